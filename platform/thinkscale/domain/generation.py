@@ -1,0 +1,65 @@
+"""What is asked of an engine and what comes back, in token ids. Knows no tokenizer and no engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+TokenIds = tuple[int, ...]
+
+Finish = Literal["stop", "length"]
+"""stop: one of the request's stop sequences or an end-of-text token came; length: max_tokens came."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; the other fields then have no effect."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: no limit."""
+    min_p: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One continuation. Its result depends on nothing but itself and the engine's weights."""
+
+    prompt_ids: TokenIds
+    max_tokens: int
+    stops: tuple[TokenIds, ...] = ()
+    """Sequences of ids that end the generation; the engine's end-of-text ids always do."""
+    forbid_first: TokenIds = ()
+    """Ids that may not be the first token generated."""
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """`ids` without the stop that ended them; `stop_ids` is that stop (empty where finish is length)."""
+
+    ids: TokenIds
+    finish: Finish
+    stop_ids: TokenIds = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineInfo:
+    """What an engine's output depends on; its fingerprint stands in manifests."""
+
+    engine: str
+    """vllm, transformers, endpoint or scripted."""
+    version: str
+    model: str
+    dtype: str
+    device: str
+    context_tokens: int
+    vocab_size: int
+    """Size of the tokenizer's vocabulary: ids from here on are never sampled."""
+    eos_ids: TokenIds
+    tensor_parallel: int = 1
+    model_hash: str = ""
+    tokenizer_hash: str = ""
+    chat_template_hash: str = ""

@@ -1,0 +1,27 @@
+"""What a stage cost: device-seconds by what they were spent on, and dollars by the campaign's prices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """Seconds summed over all devices that a stage held."""
+
+    cpu_busy_s: float = 0.0
+    cpu_startup_s: float = 0.0
+    cpu_idle_s: float = 0.0
+    cpu_tail_s: float = 0.0
+    """Idle while the last items of the stage were still under way elsewhere."""
+    gpu_busy_s: float = 0.0
+    gpu_startup_s: float = 0.0
+    gpu_idle_s: float = 0.0
+    gpu_tail_s: float = 0.0
+
+    def seconds(self, device: str) -> float:
+        """All seconds of `cpu` or `gpu`."""
+        return float(sum(value for name, value in asdict(self).items() if name.startswith(device)))
+
+    def usd(self, *, cpu_hour_usd: float, gpu_hour_usd: float) -> float:
+        return (self.seconds("cpu") * cpu_hour_usd + self.seconds("gpu") * gpu_hour_usd) / 3600

@@ -1,0 +1,44 @@
+"""A question of a pool or a benchmark. Knows nothing of where it is stored or who answers it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+AnswerKind = Literal["integer", "math", "choice", "text"]
+"""How an answer is compared with the reference: as an integer, as a mathematical expression, as the
+letter of an option, or as normalised text."""
+
+ANSWER_KINDS: tuple[str, ...] = get_args(AnswerKind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question with its reference answer.
+
+    `id` is a function of the content and the source, so that it is the same in every run.
+    """
+
+    id: str
+    question: str
+    """What the model is asked, options rendered in."""
+    answer: str
+    """The reference answer; for `choice` the letter of the right option."""
+    kind: AnswerKind
+    source: str
+    """Name of the pool source or benchmark it came from."""
+    locator: str = ""
+    """Where in the source it stands: file and line, or family and index."""
+    domain: str | None = None
+    solution: str | None = None
+    """A worked solution without delimiters, where the source carries one."""
+    options: tuple[str, ...] = ()
+    licence: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def question_id(source: str, question: str, answer: str) -> str:
+    """A stable id: the source's name and 64 bits of SHA-256 over question and reference answer."""
+    digest = hashlib.sha256(f"{question}\x1f{answer}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{source}-{digest[:16]}"

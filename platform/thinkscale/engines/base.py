@@ -1,0 +1,33 @@
+"""The interface that every engine has: token ids in, token ids out, many requests at once."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from thinkscale.domain.generation import Completion, EngineInfo, Request
+
+
+class EngineError(RuntimeError):
+    """An engine could not be built or failed on a request; the message says what to do."""
+
+
+class Engine(Protocol):
+    """Turns token ids into token ids. Requests advance independently of each other."""
+
+    info: EngineInfo
+
+    async def generate(self, request: Request) -> Completion:
+        """Continue `request.prompt_ids`.
+
+        The completion ends at the first complete occurrence of a stop sequence or an end-of-text id,
+        or after `max_tokens` tokens. Cancelling the call drops the request from the engine.
+
+        Raises:
+            EngineError: the engine failed; the request may be tried again elsewhere.
+            ValueError: the request itself is impossible (prompt and max_tokens exceed the context).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free the device. No request may be under way."""
+        ...

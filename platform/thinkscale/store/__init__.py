@@ -1,0 +1,1 @@
+"""Artifacts, manifests and Parquet on a local directory or S3."""

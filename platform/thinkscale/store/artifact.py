@@ -1,0 +1,274 @@
+"""Artifacts: directories of Parquet whose manifest, written last, is the commit.
+
+A stage commits its work in segments. A segment's rows lie in `part-*.parquet` (and the rows it dropped
+in `dropped/part-*.parquet`); the segment counts once its record `segments/<key>.json` exists, which is
+created conditionally: of two writers of a segment one wins, and the other's files are removed at the
+commit. Knows nothing of what the rows mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thinkscale import __version__
+from thinkscale.store.filesystem import Store
+
+READERS = 16
+
+
+class ArtifactError(RuntimeError):
+    """An artifact is missing, incomplete or damaged; the message says which and what to do."""
+
+
+class ConfigDriftError(ArtifactError):
+    """An artifact was begun with another config or other inputs; the message lists the differing keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    path: str
+    """Relative to the artifact."""
+    size: int
+    sha256: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a committed artifact holds and where it came from."""
+
+    artifact: str
+    schema: str
+    """Schema name and version, as `questions/1`."""
+    rows: int
+    files: list[StoredFile]
+    inputs: dict[str, str]
+    """Fingerprints of the artifacts read, by name."""
+    config: dict[str, Any]
+    """The resolved part of the campaign that this stage's rows depend on."""
+    config_fingerprint: str
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows dropped, by reason."""
+    stats: dict[str, float] = field(default_factory=dict)
+    """Sums over the segments: seconds, tokens, dollars."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Stage-specific facts: engine fingerprint, teacher's terms, ..."""
+    code_version: str = __version__
+    created_at: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the rows or what they depend on change; not with timings."""
+        return fingerprint({"files": [f.sha256 for f in self.files], "config": self.config_fingerprint})
+
+    @staticmethod
+    def from_json(data: bytes) -> Manifest:
+        raw = json.loads(data)
+        return Manifest(**{**raw, "files": [StoredFile(**f) for f in raw["files"]]})
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits over a JSON value, independent of key order."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """`<root>/<path>/`. Picklable."""
+
+    store: Store
+    path: str
+
+    @property
+    def url(self) -> str:
+        return self.store.url(self.path)
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None where the artifact is not committed."""
+        try:
+            return Manifest.from_json(self.store.read_bytes(f"{self.path}/manifest.json"))
+        except FileNotFoundError:
+            return None
+
+    def require(self) -> Manifest:
+        """The manifest. Raises ArtifactError where the artifact is not committed."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise ArtifactError(
+                f"{self.url} is not complete: it has no manifest.json. Run the stage that writes it first "
+                "(rerunning a stage resumes it)."
+            )
+        return manifest
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    def begin(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> set[str]:
+        """Start or resume writing; returns the keys of the segments that are already committed.
+
+        Raises ConfigDriftError where the artifact was begun with another config or other inputs.
+        """
+        spec = json.loads(json.dumps({"config": config, "inputs": inputs}))
+        marker = f"{self.path}/stage.json"
+        if not self.store.create(marker, json.dumps(spec, indent=1, sort_keys=True).encode()):
+            began = json.loads(self.store.read_bytes(marker))
+            if began != spec:
+                raise ConfigDriftError(
+                    f"{self.url} was made with another configuration: {'; '.join(_differences(began, spec))}. "
+                    "Give the campaign another name (--set name=...), restore the value, or delete that directory."
+                )
+        return {name.removesuffix(".json") for name in self.store.files(f"{self.path}/segments")}
+
+    def commit_segment(
+        self,
+        key: str,
+        table: pa.Table,
+        *,
+        dropped: pa.Table | None = None,
+        stats: Mapping[str, float] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Write a segment's rows and commit them; says whether this call's rows are the ones that count."""
+        attempt = uuid.uuid4().hex[:8]
+        record: dict[str, Any] = {"key": key, "stats": dict(stats or {}), "extra": dict(extra or {})}
+        record["file"] = asdict(self._write_part(f"part-{key}-{attempt}.parquet", table))
+        if dropped is not None and dropped.num_rows:
+            record["dropped_file"] = asdict(self._write_part(f"dropped/part-{key}-{attempt}.parquet", dropped))
+            record["dropped"] = dict(Counter(dropped.column("reason").to_pylist()))
+        return self.store.create(f"{self.path}/segments/{key}.json", json.dumps(record).encode())
+
+    def add_file(self, source: Path, name: str) -> StoredFile:
+        """Copy a local file into the artifact. It counts once `commit` lists it."""
+        digest = hashlib.sha256()
+        with source.open("rb") as file:
+            while block := file.read(16 << 20):
+                digest.update(block)
+        self.store.upload(source, f"{self.path}/{name}")
+        return StoredFile(path=name, size=source.stat().st_size, sha256=digest.hexdigest())
+
+    def commit(
+        self,
+        schema: pa.Schema | str,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        files: list[StoredFile] | None = None,
+        expected_segments: set[str] | None = None,
+    ) -> Manifest:
+        """Write the manifest over all committed segments and `files`; the artifact is then complete.
+
+        A second commit of the same artifact returns the first one's manifest.
+        """
+        spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
+        records = self.segment_records()
+        if expected_segments is not None and {r["key"] for r in records} != expected_segments:
+            missing = sorted(expected_segments - {r["key"] for r in records})
+            raise ArtifactError(f"{self.url}: segments {missing[:5]} are not committed; rerun the stage")
+        parts = [StoredFile(**r["file"]) for r in records]
+        drops = [StoredFile(**r["dropped_file"]) for r in records if "dropped_file" in r]
+        reasons: Counter[str] = Counter()
+        stats: Counter[str] = Counter()
+        merged: dict[str, Any] = {}
+        for record in records:
+            reasons.update(record.get("dropped", {}))
+            stats.update(record["stats"])
+            merged.update(record["extra"])
+        manifest = Manifest(
+            artifact=self.path,
+            schema=schema if isinstance(schema, str) else schema_name(schema),
+            rows=sum(part.rows or 0 for part in parts),
+            files=[*parts, *drops, *(files or [])],
+            inputs=spec["inputs"],
+            config=spec["config"],
+            config_fingerprint=fingerprint(spec["config"]),
+            dropped=dict(sorted(reasons.items())),
+            stats={name: round(value, 6) for name, value in sorted(stats.items())},
+            extra={**merged, **(extra or {})},
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self._remove_orphans({file.path for file in manifest.files})
+        body = json.dumps(asdict(manifest), indent=1, ensure_ascii=False).encode()
+        if not self.store.create(f"{self.path}/manifest.json", body):
+            return self.require()
+        return manifest
+
+    def segment_records(self) -> list[dict[str, Any]]:
+        """The records of the committed segments, by key."""
+        names = [f"{self.path}/segments/{name}" for name in self.store.files(f"{self.path}/segments")]
+        with ThreadPoolExecutor(READERS) as pool:
+            return [json.loads(data) for data in pool.map(self.store.read_bytes, names)]
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows, in the order of the segments' keys. Raises ArtifactError where not committed or damaged."""
+        tables = list(self.iter_tables(columns))
+        return pa.concat_tables(tables) if tables else pa.table({})
+
+    def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The rows one part at a time, for bounded memory."""
+        for file in self.parts():
+            yield self._read_part(file, columns)
+
+    def parts(self) -> list[StoredFile]:
+        """The committed parts, dropped rows apart."""
+        return [f for f in self.require().files if f.rows is not None and f.path.startswith("part-")]
+
+    def read_dropped(self) -> pa.Table | None:
+        """The dropped rows, or None where there are none."""
+        files = [f for f in self.require().files if f.path.startswith("dropped/")]
+        return pa.concat_tables([self._read_part(f, None) for f in files]) if files else None
+
+    def _read_part(self, file: StoredFile, columns: list[str] | None) -> pa.Table:
+        try:
+            data = self.store.read_bytes(f"{self.path}/{file.path}")
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{self.url}/{file.path} is in the manifest but not there; delete {self.url} and run the stage again"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise ArtifactError(
+                f"{self.url}/{file.path} is damaged: its checksum differs from the manifest's; delete {self.url} "
+                "and run the stage again"
+            )
+        return pq.read_table(io.BytesIO(data), columns=columns)
+
+    def _write_part(self, name: str, table: pa.Table) -> StoredFile:
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        data = buffer.getvalue()
+        self.store.write_bytes(f"{self.path}/{name}", data)
+        return StoredFile(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows)
+
+    def _remove_orphans(self, keep: set[str]) -> None:
+        """Remove parts of attempts that lost or died, so that reading `part-*.parquet` reads each row once."""
+        for name in self.store.files(self.path, recursive=True):
+            if name.rpartition("/")[2].startswith("part-") and name not in keep:
+                self.store.delete(f"{self.path}/{name}")
+
+
+def schema_name(schema: pa.Schema) -> str:
+    """Name and version of a schema of `store.schemas`, as `questions/1`."""
+    return str((schema.metadata or {})[b"thinkscale.schema"].decode())
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in sorted(before.keys() | now.keys())
+            for line in _differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    return [] if before == now else [f"{prefix.removeprefix('config.')} was {before!r}, is {now!r}"]

@@ -1,0 +1,94 @@
+"""Reading campaign files: TOML, overrides, and refusals that name the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from thinkscale.domain.campaign import Campaign
+
+
+class CampaignError(ValueError):
+    """A campaign file cannot be read or says something impossible."""
+
+
+def load_campaign(name_or_path: str, overrides: Sequence[str] = ()) -> Campaign:
+    """A packaged campaign's name (`demo`) or a TOML file's path, with `key.path=value` overrides.
+
+    Raises:
+        CampaignError: no such campaign, broken TOML, an unknown key, a wrong type, an impossible value.
+    """
+    where, raw = _read(name_or_path)
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Campaign.model_validate(raw)
+    except ValidationError as error:
+        raise CampaignError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+
+
+def packaged_campaigns() -> list[str]:
+    files = (resources.files("thinkscale") / "campaigns").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or "/" in name_or_path:
+        if not path.is_file():
+            raise CampaignError(f"no campaign file {name_or_path}")
+        text = path.read_text(encoding="utf-8")
+    elif name_or_path in packaged_campaigns():
+        text = (resources.files("thinkscale") / "campaigns" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    else:
+        known = ", ".join(packaged_campaigns())
+        raise CampaignError(f"no campaign {name_or_path!r}: give a .toml file's path or one of {known}")
+    try:
+        return name_or_path, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CampaignError(f"{name_or_path} is not valid TOML: {error}") from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value`; the value is TOML, or a bare string where it is not. Lists take an index."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise CampaignError(f"--set {override!r}: must read key.path=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node: Any = raw
+    for part in parents:
+        node = node[int(part)] if isinstance(node, list) and _is_index(node, part) else _child(node, part, override)
+    if isinstance(node, list):
+        if not _is_index(node, last):
+            raise CampaignError(f"--set {override!r}: {'.'.join(parents)} is a list of {len(node)}; use an index")
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _is_index(node: list[Any], part: str) -> bool:
+    return part.isdigit() and int(part) < len(node)
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if not isinstance(node, dict):
+        raise CampaignError(f"--set {override!r}: {part!r} is not inside a section")
+    return node.setdefault(part, {})
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "campaign"
+    if error["type"] == "extra_forbidden":
+        return f"  {key}: unknown key (value {error['input']!r})"
+    if error["type"] == "missing":
+        return f"  {key}: must be given"
+    return f"  {key}: {error['input']!r} is refused: {error['msg'].removeprefix('Value error, ')}"

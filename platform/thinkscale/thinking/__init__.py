@@ -1,0 +1,1 @@
+"""Pure semantics of thinking: formats, budget forcing, sweeps, voting, grading."""
