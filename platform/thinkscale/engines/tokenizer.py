@@ -22,7 +22,7 @@ class ModelTokenizer:
         self.eos_ids: TokenIds = _eos_ids(directory, self._tokenizer)
         self._special: dict[str, int] = {
             str(token): i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special
-        } | {token: int(self._tokenizer.convert_tokens_to_ids(token)) for token in self._tokenizer.all_special_tokens}
+        } | {token: int(self._tokenizer.get_vocab()[token]) for token in self._tokenizer.all_special_tokens}
         for word in ("<think>", "</think>"):  # added, but in some families not flagged as special
             if word in self._tokenizer.get_added_vocab():
                 self._special[word] = self._tokenizer.get_added_vocab()[word]
