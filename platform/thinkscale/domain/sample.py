@@ -38,7 +38,9 @@ class Thought:
     """How the answer ended; none where there was no answer (overflow)."""
     prompt_tokens: int = 0
     decoded_tokens: int = 0
-    """Tokens the engine decoded for this result alone, shared prefixes counted once per sweep."""
+    """Tokens that an engine decodes for this result where nothing is shared with other budgets."""
+    answer_decoded_tokens: int = 0
+    """The part of decoded_tokens that is the answer's, its stop included."""
 
     @property
     def thinking_tokens(self) -> int:

@@ -1,0 +1,54 @@
+"""Running thinking programs on an engine. Knows nothing of what a program is for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from typing import Any
+
+from thinkscale.domain.generation import Completion, TokenIds
+from thinkscale.engines.base import Engine
+from thinkscale.thinking.forcing import Ask, Fork, Program
+
+
+async def run(engine: Engine, program: Program) -> Any:
+    """Run a program to its end, its forks beside it; returns what it returns.
+
+    Requests of a program's forks are under way together. An error or a cancellation ends all of them.
+    """
+    forks: dict[Hashable, asyncio.Task[Any]] = {}
+    async with asyncio.TaskGroup() as group:
+
+        def start(fork: Fork) -> None:
+            if fork.key not in forks:
+                forks[fork.key] = group.create_task(run(engine, fork.program))
+
+        reply: Any = None
+        while True:
+            try:
+                step = program.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            match step:
+                case Fork():
+                    start(step)
+                    reply = None
+                case Ask():
+                    reply = await _ask(engine, step, start)
+                case _:
+                    reply = {key: await task for key, task in forks.items()}
+
+
+async def _ask(engine: Engine, step: Ask, start: Any) -> Completion:
+    """Run one request; its marks fork while it runs, or, on an engine that does not stream, when it is done."""
+
+    def on_tokens(come: TokenIds) -> None:
+        for mark in [mark for mark in step.marks if mark not in passed and mark <= len(come)]:
+            passed.add(mark)
+            start(step.marks[mark](come[:mark]))
+
+    passed: set[int] = set()
+    completion = await engine.generate(step.request)
+    whole = completion.ids + completion.stop_ids
+    on_tokens(whole[:-1] if completion.finish == "stop" else whole)
+    return completion
