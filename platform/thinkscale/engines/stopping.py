@@ -1,0 +1,54 @@
+"""Where a generation may begin and where it ends: the rules that every engine shares.
+
+Owns the check of a request against an engine's limits and the matching of stop sequences. Knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from thinkscale.domain.generation import Completion, EngineInfo, Request, TokenIds
+
+
+def check_request(request: Request, info: EngineInfo) -> None:
+    """Refuse a request that this engine can never serve.
+
+    Raises:
+        ValueError: naming the figure that is out of range.
+    """
+    if not request.prompt_ids:
+        raise ValueError("the prompt is empty: an engine continues at least one token")
+    if request.max_tokens < 1:
+        raise ValueError(f"max_tokens is {request.max_tokens}: must be 1 or more")
+    needed = len(request.prompt_ids) + request.max_tokens
+    if needed > info.context_tokens:
+        raise ValueError(
+            f"prompt of {len(request.prompt_ids)} tokens + max_tokens {request.max_tokens} = {needed}: "
+            f"more than the context of {info.context_tokens}"
+        )
+    if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= info.vocab_size:
+        raise ValueError(f"the prompt holds ids outside the vocabulary of {info.vocab_size}")
+    if any(not stop for stop in request.stops):
+        raise ValueError("a stop sequence is empty")
+
+
+class Continuation:
+    """The ids of one request as an engine decodes them, until they are complete."""
+
+    def __init__(self, request: Request, eos_ids: TokenIds) -> None:
+        self._max_tokens = request.max_tokens
+        self._stops: dict[int, list[TokenIds]] = defaultdict(list)
+        # Longest first: of two stops that end at the same id, the one that began earlier counts.
+        for stop in sorted({*request.stops, *((eos,) for eos in eos_ids)}, key=len, reverse=True):
+            self._stops[stop[-1]].append(stop)
+        self.ids: list[int] = []
+
+    def add(self, token: int) -> Completion | None:
+        """Take the next id; the completion, once this id completes it."""
+        self.ids.append(token)
+        for stop in self._stops.get(token, ()):
+            if tuple(self.ids[-len(stop) :]) == stop:
+                return Completion(ids=tuple(self.ids[: -len(stop)]), finish="stop", stop_ids=stop)
+        if len(self.ids) >= self._max_tokens:
+            return Completion(ids=tuple(self.ids), finish="length")
+        return None
