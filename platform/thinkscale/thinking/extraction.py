@@ -1,0 +1,253 @@
+r"""Reading the answer out of a model's response, as text.
+
+Owns where an answer stands: in `\boxed{}`, after "Answer:", "Final Answer:" or "the answer is", after
+`####`, or plainly at the end; of several explicit answers the last one counts. Knows nothing of what is
+right. Every scan is linear in the length of the response.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from thinkscale.domain.question import AnswerKind
+from thinkscale.thinking.notation import clean, is_prose, number_text, option_letters
+
+TAIL_CHARACTERS = 40_000
+"""Only so much of the end of a response is read: an answer stands at the end."""
+LONGEST_ANSWER = 2_000
+
+_THINKING_ENDS = ("</think>", "<|im_start|>answer", "</Thought>")
+
+_BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(\d+)\b)")
+_JOINS = re.compile(r"[\s$.,;:&\\()\[\]*]*(?:\band\b|\bor\b)?[\s$,;:&\\()\[\]*]*", re.IGNORECASE)
+
+_MARKER = re.compile(
+    r"""\b(?:answers?|ans)\b
+        (?:
+            [ \t*_`"'”)]{0,8} (?: : | = | \b(?:is|are|would\ be|will\ be|should\ be|must\ be)\b )
+          | [ ,][^.:=\n$\\]{1,80}? \b(?:is|are)\b
+          | [ \t*_]{0,8} (?=\n)
+        )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_CHOICE_MARKER = re.compile(
+    r"\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)|\b(?:choose|select|pick)\b", re.IGNORECASE
+)
+_HASHES = re.compile(r"^####[ \t]*(\S[^\n]{0,200})$", re.MULTILINE)
+_EMPTY_MARKER = re.compile(r"(?:\b(?:the|final|my)\s+)*\banswers?[\s:*_#]*\Z", re.IGNORECASE)
+_LEAD_IN = re.compile(r"[\s:*_#>`\"“”'=-]*?(?=[^\s:*_#>`\"“”'=])")
+_SENTENCE_END = re.compile(r"(?<=[^.\s][.!?])\s+(?=[A-Z])|(?<=。)")
+
+_SEGMENT = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$((?:[^$\\]|\\.)+?)\$", re.DOTALL)
+
+
+def extract(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lines: int = 1) -> str | None:
+    """The answer that a response gives, or None where it gives none.
+
+    Args:
+        kind: How the answer will be compared; it decides what can be an answer at all.
+        response: The answer part of a model's turn, or the whole turn.
+        options: The texts of the options of a choice question.
+        lines: How many lines an answer of kind `text` has.
+    """
+    text = answer_part(response)
+    for region in reversed(list(explicit_regions(text, kind, lines=lines))):
+        found = _read(kind, region, options)
+        if found is not None:
+            return found
+    return _plain(kind, text, options, lines)
+
+
+def answer_part(response: str) -> str:
+    """What follows the thinking, where its end is marked; of that, the end."""
+    for delimiter in _THINKING_ENDS:
+        _, found, rest = response.rpartition(delimiter)
+        if found and rest.strip():
+            response = rest
+    return response[-TAIL_CHARACTERS:].replace("\0", "")
+
+
+def explicit_regions(text: str, kind: AnswerKind, *, lines: int = 1) -> Iterator[str]:
+    """The pieces of a text that present themselves as the answer, in order."""
+    regions = [*_boxes(text), *_marked(text, kind, lines)]
+    for _, region in sorted(regions, key=lambda item: item[0]):
+        yield region
+
+
+def _boxes(text: str) -> list[tuple[int, str]]:
+    """Contents of boxes; boxes joined by nothing but commas and conjunctions are one answer."""
+    found: list[tuple[int, int, str]] = []
+    for match in _BOXED.finditer(text):
+        if match[1]:
+            found.append((match.start(), match.end(), match[1]))
+            continue
+        end = _closing_brace(text, match.end())
+        if end is not None and text[match.end() : end].strip():
+            found.append((match.start(), end + 1, text[match.end() : end].strip()))
+    joined: list[tuple[int, str]] = []
+    last_end = -1
+    for start, end, content in found:
+        if joined and start < last_end:  # a box within a box
+            continue
+        gap = text[last_end:start]
+        if joined and len(gap) <= 24 and "\n\n" not in gap and _JOINS.fullmatch(gap):
+            previous = joined[-1][1]
+            joined[-1] = (start, previous if previous == content else f"{previous}, {content}")
+        else:
+            joined.append((start, content))
+        last_end = end
+    return joined
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 1
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start, start + LONGEST_ANSWER):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str]]:
+    for match in _MARKER.finditer(text):
+        region = _region(text, match.end(), lines)
+        if region:
+            yield match.end(), region
+    if kind == "choice":
+        for match in _CHOICE_MARKER.finditer(text):
+            region = _region(text, match.end(), lines)
+            if region:
+                yield match.end(), region
+    for match in _HASHES.finditer(text):
+        # A heading has the same form: count it only where nothing but a number or the end of the text follows.
+        if number_text(match[1]) is not None or not text[match.end() :].strip():
+            yield match.start(), match[1]
+
+
+def _region(text: str, start: int, lines: int) -> str:
+    """What a marker announces: the rest of its line, else the next line that holds something."""
+    lead = _LEAD_IN.match(text, start, start + 200)
+    if lead is None:
+        return ""
+    start = lead.end()
+    if text[start - 1 : start] in ("-", "=") and text[start : start + 1] not in ("", " "):
+        start -= 1 if text[start - 1] == "-" else 0
+    for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("\\begin{", "\\end{")):
+        if text.startswith(opening, start):
+            end = text.find(closing, start + 2, start + LONGEST_ANSWER)
+            if end >= 0:
+                return text[start : text.find("\n", end) if text.find("\n", end) >= 0 else len(text)].strip()
+    end = start
+    for _ in range(lines):
+        newline = text.find("\n", end + 1 if end > start else end)
+        end = len(text) if newline < 0 else newline
+    return text[start : min(end, start + LONGEST_ANSWER)].strip()
+
+
+def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> str | None:
+    """The answer within a region that announces one, or None where it holds nothing of that kind."""
+    if kind == "choice":
+        return option_letters(region, options, announced=True)
+    if kind == "text":
+        return _plain_text(region)
+    if kind == "integer":
+        return _number_in(region)
+    return _expression_in(region)
+
+
+def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> str | None:
+    """The answer of a response that announces none: what stands last."""
+    stripped = _EMPTY_MARKER.sub("", text).strip()
+    if not stripped:
+        return None
+    if kind == "choice":
+        return option_letters(stripped, options, announced=False)
+    rows = [row for row in stripped.splitlines() if row.strip()]
+    if kind == "text":
+        return _plain_text("\n".join(rows[-lines:]))
+    if kind == "integer":
+        return _last_number(stripped)
+    segments = [m for m in _SEGMENT.finditer(stripped) if not _is_currency(m)]
+    if segments:
+        return _joined_segments(stripped, segments)
+    if len(rows) == 1 and not is_prose(rows[0]):
+        return _expression_in(rows[0])
+    return _last_number(stripped)
+
+
+def _plain_text(region: str) -> str | None:
+    text = clean(region)
+    return text or None
+
+
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+]?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?", re.ASCII
+)
+_OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s*[*+/-]\s*\d")
+
+
+def _number_in(region: str) -> str | None:
+    """The number that a region announces: all of it, else after its last equals sign, else its first or last one."""
+    head = _SENTENCE_END.split(region, maxsplit=1)[0]
+    for part in (head.rpartition("=")[2], head):
+        number = number_text(part)
+        if number is not None:
+            return number
+    tail = head.rpartition("=")[2].strip()
+    segments = [m for m in _SEGMENT.finditer(head) if not _is_currency(m)]
+    if segments:
+        return _number_in(next(g for g in segments[-1].groups() if g is not None)) or _last_number(head)
+    if _OPERATORS.search(tail) and not is_prose(tail):
+        return clean(tail) or None
+    starts = re.match(r"[^\w(]{0,4}\d", clean(tail))
+    return _first_number(tail) if starts else _last_number(tail) or _last_number(region)
+
+
+def _first_number(text: str) -> str | None:
+    match = _NUMBER.search(clean(text))
+    return number_text(match[0]) if match else None
+
+
+def _last_number(text: str) -> str | None:
+    last = None
+    for match in _NUMBER.finditer(clean(text)):
+        last = match[0]
+    return number_text(last) if last else None
+
+
+def _expression_in(region: str) -> str | None:
+    """The mathematical expression that a region announces."""
+    head = _SENTENCE_END.split(region, maxsplit=1)[0]
+    segments = [m for m in _SEGMENT.finditer(head) if not _is_currency(m)]
+    if segments:
+        return _joined_segments(head, segments)
+    text = clean(head)
+    if not text:
+        return None
+    if is_prose(text):
+        return _last_number(text)
+    return text
+
+
+def _joined_segments(text: str, segments: Sequence[re.Match[str]]) -> str | None:
+    """The last formula, together with those before it that only a comma or a conjunction separates."""
+    group = [segments[-1]]
+    for segment in reversed(segments[:-1]):
+        gap = text[segment.end() : group[0].start()]
+        if len(gap) > 24 or "\n" in gap or not _JOINS.fullmatch(gap):
+            break
+        group.insert(0, segment)
+    parts = [clean(next(g for g in segment.groups() if g is not None)) for segment in group]
+    tail = text[group[-1].end() :].lstrip()
+    percent = "%" if tail.startswith(("%", "\\%", "percent")) else ""
+    return (", ".join(part for part in parts if part) + percent) or None
+
+
+def _is_currency(match: re.Match[str]) -> bool:
+    """Whether a `$...$` match is the text between two amounts of money."""
+    inner = match[4]
+    if inner is None:
+        return False
+    after = match.string[match.end() : match.end() + 1]
+    return after.isdigit() and bool(re.match(r"\d", inner)) and (inner[-1:].isspace() or is_prose(inner))

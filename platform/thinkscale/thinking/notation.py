@@ -1,0 +1,193 @@
+r"""The many ways to write one answer, brought to one form.
+
+Owns the reading of numbers, LaTeX wrappings, units and option letters as text. Knows neither references
+nor verdicts, and evaluates nothing but plain numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+LONGEST_NUMBER = 400
+"""Characters of a number that is still read as one."""
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/",
+        "∕": "/", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "≈": "\\approx ",
+        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "√": "\\sqrt ", "θ": "\\theta ", "°": "^\\circ ",
+        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2062": "", "\u200b": "", "\ufeff": "", "，": ",", "。": ".",
+        "：": ":", "（": "(", "）": ")", "％": "%", "½": " \\frac{1}{2}", "¼": " \\frac{1}{4}", "¾": " \\frac{3}{4}",
+    }
+)  # fmt: skip
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPT_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+
+_SPACING = re.compile(
+    r"\\(?:[,;:!> ]|quad|qquad|displaystyle|textstyle|limits|left(?![a-z])|right(?![a-z])|[bB]igg?[lr]?(?![a-z]))|~"
+)
+_WRAPPERS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathbf|mathrm|mathit|mathsf|mathtt|mathnormal|mbox|hbox"
+    r"|boldsymbol|bm|operatorname|boxed|fbox|emph|underline|bold)\s*\{([^{}]*)\}"
+)
+_DEGREES = re.compile(r"\s*\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree|\\degrees")
+_BAD_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
+_MARKUP = '*_`"“”'
+
+
+def clean(text: str) -> str:
+    """An answer without wrappings, spacing commands, markup and final punctuation."""
+    text = text.replace("\0", "").translate(_UNICODE)
+    text = _SUPERSCRIPTS.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPT_DIGITS)}}}", text)
+    text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\!", "")
+    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
+    text = _SPACING.sub(" ", text)
+    for _ in range(4):  # wrappers nest, but not deep
+        text, count = _WRAPPERS.subn(r" \1 ", text)
+        if not count:
+            break
+    text = _DEGREES.sub("", text)
+    text = _BAD_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    for token in ("\\(", "\\)", "\\[", "\\]", "$$"):
+        text = text.replace(token, " ")
+    text = re.sub(r"\s+", " ", text).strip()
+    text = text.strip(_MARKUP + " ").rstrip(".;:,? ").strip(_MARKUP + " ")
+    if len(text) > 1 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text
+
+
+_CURRENCY_OR_HEDGE = re.compile(
+    r"^(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly|[$€£¥₹]|Rs\.?|USD)\s*"
+)
+_UNIT = re.compile(r"(?:\s*[-/]?\s*(?:[A-Za-zµμ²³]+\.?)(?:\s*\^\s*\{?-?\d\}?|[²³])?)+$")
+_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
+_FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([-+]?[\d.,]+)\s*\}", re.ASCII)
+_SLASHED = re.compile(r"([-+]?[\d.,]+)\s*/\s*([-+]?[\d.,]+)", re.ASCII)
+_MIXED = re.compile(r"([-+]?)(\d+)\s*(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?<=\s)(\d+)\s*/\s*(\d+))", re.ASCII)
+_SCIENTIFIC = re.compile(r"([-+]?[\d.,]+)\s*\\(?:times|cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", re.ASCII)
+
+
+def number(text: str) -> Fraction | None:
+    """The exact value of a text that is one number, with or without a unit; None for anything else.
+
+    A percent sign is dropped: `50%` is 50.
+    """
+    text = clean(text)
+    if not text or len(text) > LONGEST_NUMBER:
+        return None
+    previous = None
+    while previous != text:
+        previous = text
+        sign = text[:1] if text[:1] in "-+" else ""
+        text = sign + _CURRENCY_OR_HEDGE.sub("", text[len(sign) :].lstrip())
+    text = text.rstrip("% $").strip()
+    value = _bare_number(text)
+    if value is not None:
+        return value
+    without_unit = _UNIT.sub("", text).rstrip("% $").strip()
+    return _bare_number(without_unit) if without_unit != text else None
+
+
+def _bare_number(text: str) -> Fraction | None:
+    while len(text) > 2 and text[0] == "{" and text[-1] == "}":
+        text = text[1:-1].strip()
+    if _PLAIN.fullmatch(text):
+        return _decimal(text)
+    if match := _FRACTION.fullmatch(text):
+        return _ratio(match[2], match[3], match[1])
+    if match := _SLASHED.fullmatch(text):
+        return _ratio(match[1], match[2], "")
+    if match := _MIXED.fullmatch(text):
+        part = _ratio(match[3] or match[5], match[4] or match[6], "")
+        return None if part is None else (-1 if match[1] == "-" else 1) * (int(match[2]) + part)
+    if match := _SCIENTIFIC.fullmatch(text):
+        mantissa = _decimal(match[1])
+        return None if mantissa is None else mantissa * Fraction(10) ** int(match[2])
+    return None
+
+
+def _decimal(text: str) -> Fraction | None:
+    text = text.replace(",", "")
+    if not any(character.isdigit() for character in text) or text[:1] in "eE":
+        return None
+    try:
+        return Fraction(text.rstrip("."))
+    except ValueError:
+        return None
+
+
+def _ratio(numerator: str, denominator: str, sign: str) -> Fraction | None:
+    above, below = _decimal(numerator), _decimal(denominator)
+    if above is None or not below:
+        return None
+    return (-1 if sign == "-" else 1) * above / below
+
+
+def number_text(text: str) -> str | None:
+    """A number in its shortest exact form (`1,200.50 dollars` is `2401/2`), None where the text is not one."""
+    value = number(text)
+    return None if value is None else str(value)
+
+
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def is_prose(text: str) -> bool:
+    """Whether a text is a sentence rather than an expression, a number with its unit or a short name."""
+    words = _WORD.findall(_COMMAND.sub(" ", text))
+    return len(words) > 4
+
+
+_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]*(?:option|choice|answer)?[\s(\[{*_`\"':]*([A-Za-z])(?![\w'’])")
+_LISTED = re.compile(r"\(?([A-Z])\)?(?:\s*(?:,|and|&|or)\s*\(?([A-Z])\)?)+(?![\w'])")
+_WRAPPED = re.compile(
+    r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])\)?[.:]?\*\*|\b(?:option|choice)\s+\(?([A-Z])\b|^\s*([A-Z])[.):]?\s*$",
+    re.MULTILINE,
+)
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str | None:
+    """The letter of the option that a text names (`B`, or `A,C` for several), None where it names none.
+
+    Args:
+        text: An announced answer, or a whole response.
+        options: The texts of the options: a text that is one of them names its letter.
+        announced: Whether the text is an announced answer; else only a letter set apart counts.
+    """
+    allowed = _LETTERS[: len(options)] if options else _LETTERS[:10]
+    plain = clean(text)
+    for letter, option in zip(_LETTERS, options, strict=False):
+        if _same_text(plain, option):
+            return letter
+    if announced:
+        if listed := _LISTED.match(plain):
+            letters = sorted(set(re.findall(r"[A-Z]", re.sub(r"\b(?:and|or)\b", " ", listed[0]))))
+            if all(letter in allowed for letter in letters):
+                return ",".join(letters)
+        match = _LETTER.match(plain)
+        if match and match[1].upper() in allowed and not _is_article(plain, match):
+            return match[1].upper()
+    found = None
+    for match in _WRAPPED.finditer(plain if announced else text):
+        letter = next(group for group in match.groups() if group)
+        if letter in allowed:
+            found = letter
+    return found
+
+
+def _is_article(text: str, match: re.Match[str]) -> bool:
+    """Whether the letter is the word `A`, `a` or `I` of a sentence, or a lower-case letter that begins one."""
+    follows = re.match(r"\s+([a-z]+)", text[match.end() :])
+    if match[1].islower():
+        return bool(text[match.end() :].strip(" .)]}*:"))
+    return match[1] in "AI" and follows is not None and follows[1] not in ("because", "since", "as", "is", "and", "or")
+
+
+def _same_text(left: str, right: str) -> bool:
+    folded = re.sub(r"\s+", "", clean(right)).casefold()
+    return bool(folded) and re.sub(r"\s+", "", left).casefold() == folded
