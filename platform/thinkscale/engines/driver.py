@@ -14,8 +14,15 @@ from thinkscale.thinking.forcing import Ask, Fork, Program
 async def run(engine: Engine, program: Program) -> Any:
     """Run a program to its end, its forks beside it; returns what it returns.
 
-    Requests of a program's forks are under way together. An error or a cancellation ends all of them.
+    Requests of a program's forks are under way together. The first error ends all of them and is raised.
     """
+    try:
+        return await _run(engine, program)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _run(engine: Engine, program: Program) -> Any:
     forks: dict[Hashable, asyncio.Task[Any]] = {}
     async with asyncio.TaskGroup() as group:
 

@@ -17,6 +17,8 @@ from urllib.parse import urlparse
 import pyarrow.fs as pafs
 
 S3_ATTEMPTS = 10
+PROBE_ATTEMPTS = 2
+"""Of the first write to a root: a wrong endpoint shall be named soon."""
 
 
 class StoreError(RuntimeError):
@@ -51,7 +53,7 @@ class Store:
 
     @property
     def fs(self) -> pafs.FileSystem:
-        return _s3_filesystem() if self.is_s3 else pafs.LocalFileSystem()
+        return _s3_filesystem(_endpoint(), _region()) if self.is_s3 else pafs.LocalFileSystem()
 
     def absolute(self, path: str) -> str:
         """The path as `fs` wants it: `bucket/prefix/path` or `/root/path`."""
@@ -95,10 +97,10 @@ class Store:
         temporary = self._write_temporary(target, data)
         os.replace(temporary, target)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes, *, attempts: int = S3_ATTEMPTS) -> bool:
         """Write an object only if there is none of that name; say whether this call wrote it."""
         if self.is_s3:
-            return self._create_s3(path, data)
+            return self._create_s3(path, data, attempts)
         target = Path(self.absolute(path))
         temporary = self._write_temporary(target, data)
         try:
@@ -155,7 +157,7 @@ class Store:
         """
         probe = f".probe-{uuid.uuid4().hex}"
         try:
-            self.create(probe, b"1")
+            self.create(probe, b"1", attempts=PROBE_ATTEMPTS)
             refused = not self.create(probe, b"2")
             self.delete(probe)
         except Exception as error:
@@ -178,20 +180,21 @@ class Store:
             os.fsync(file.fileno())
         return temporary
 
-    def _create_s3(self, path: str, data: bytes) -> bool:
+    def _create_s3(self, path: str, data: bytes, attempts: int) -> bool:
         from botocore.exceptions import ClientError
 
         bucket, _, key = self.absolute(path).partition("/")
-        for attempt in range(S3_ATTEMPTS):
+        client = _s3_client(_endpoint(), _region(), attempts)
+        for attempt in range(attempts):
             try:
-                _s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
                 return True
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if status == 412:
                     # A retried put can find the object that its own first try wrote.
                     return self.read_bytes(path) == data
-                if status != 409 or attempt == S3_ATTEMPTS - 1:  # 409: another writer is at it right now
+                if status != 409 or attempt == attempts - 1:  # 409: another writer is at it right now
                     raise
         raise AssertionError("unreachable")
 
@@ -200,31 +203,35 @@ def _endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
-@lru_cache(maxsize=1)
-def _s3_filesystem() -> pafs.FileSystem:
+def _region() -> str | None:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
+@lru_cache(maxsize=4)
+def _s3_filesystem(endpoint: str | None, region: str | None) -> pafs.FileSystem:
     options: dict[str, Any] = {
         "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
         "allow_delayed_open": True,
     }
-    if endpoint := _endpoint():
+    if endpoint:
         parsed = urlparse(endpoint)
         options |= {"endpoint_override": parsed.netloc, "scheme": parsed.scheme}
-    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+    if region:
         options["region"] = region
     return pafs.S3FileSystem(**options)
 
 
-@lru_cache(maxsize=1)
-def _s3_client() -> Any:
+@lru_cache(maxsize=4)
+def _s3_client(endpoint: str | None, region: str | None, attempts: int) -> Any:
     import boto3
     from botocore.config import Config
 
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region is None and _endpoint():
+    if region is None and endpoint:
         region = "us-east-1"  # own servers take any region, but the signature needs one
     config = Config(
-        retries={"max_attempts": S3_ATTEMPTS, "mode": "adaptive"},
+        connect_timeout=10,
+        retries={"total_max_attempts": attempts, "mode": "standard"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.client("s3", endpoint_url=_endpoint(), region_name=region, config=config)
+    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)

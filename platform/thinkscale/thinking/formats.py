@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from thinkscale.domain.budget import Budget
+from thinkscale.domain.campaign import Model
 from thinkscale.domain.generation import TokenIds
 
 
@@ -111,3 +112,12 @@ def forcing_ids(tokenizer: Tokenizer, thinking_format: ThinkingFormat, budget: B
 @lru_cache(maxsize=8)
 def _newline_ending(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).endswith("\n"))
+
+
+def resolve_format(model: Model, tokenizer: Tokenizer) -> ThinkingFormat:
+    """The format that the campaign names, or the one that the tokenizer calls for."""
+    if model.format == "custom":
+        assert model.start is not None
+        assert model.end is not None  # the campaign's validation saw to both
+        return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=model.end_suffix or "\n")
+    return {"s1": S1, "think": THINK}.get(model.format) or detect_format(tokenizer)

