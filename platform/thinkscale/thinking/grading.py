@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -131,7 +132,7 @@ class GradingPool:
     """Grades many responses; a comparison that hangs or kills its process is `ungradable`, and costs no other.
 
     A context manager. Plain numbers, letters and texts are judged in the caller's process; the processes
-    start with the first answer that needs algebra. Not safe for use by several threads at once.
+    start with the first answer that needs algebra. Threads may share a pool; they take turns in its processes.
 
     Args:
         processes: How many comparisons run at once.
@@ -145,6 +146,7 @@ class GradingPool:
         self._processes = processes
         self._limit_s = limit_s
         self._comparers: list[_Comparer] = []
+        self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +170,9 @@ class GradingPool:
                 pending.setdefault((item.reference, answer), []).append(index)
                 verdict = _verdict(item.kind, "ungradable", answer)
             verdicts.append(verdict)
-        for pair, equal in self._compare(list(pending)).items():
+        with self._turn:
+            decided = self._compare(list(pending))
+        for pair, equal in decided.items():
             if equal is not None:
                 for index in pending[pair]:
                     verdicts[index] = replace(verdicts[index], verdict="correct" if equal else "wrong")

@@ -1,0 +1,119 @@
+"""Two runs, or two models of one run, over the same questions: what differs and whether it is more than chance.
+
+Owns the pairing. Knows no files and draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from thinkscale.report.metrics import budget_label, cells, question_accuracies, tally
+from thinkscale.report.statistics import Gate, difference_interval, gate, mcnemar
+
+PerQuestion = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """B against A under one budget, over the questions that both answered."""
+
+    benchmark: str
+    model_a: str
+    model_b: str
+    budget: str
+    """The budget in words; `all budgets`: the mean over the budgets that both have."""
+    questions: int
+    unpaired: int
+    """Questions that only one of the two has."""
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    """B - A, in 0..1."""
+    low: float
+    high: float
+    questions_better: int
+    """Questions on which B is right more often."""
+    questions_worse: int
+    p_mcnemar: float
+    gate: Gate
+    """B is better or worse where the interval of the difference excludes 0."""
+
+
+def compare(
+    samples_a: pa.Table | Iterable[pa.Table], samples_b: pa.Table | Iterable[pa.Table], *, seed: int = 0
+) -> list[Comparison]:
+    """Compare two runs, each of one model, budget by budget and over all budgets together.
+
+    Raises:
+        ValueError: a run holds several models, or the two share no benchmark, budget and question.
+    """
+    found = compare_tallies(tally(samples_a), tally(samples_b), seed=seed)
+    if not found:
+        raise ValueError("the two runs share no question of the same benchmark under the same budget")
+    return found
+
+
+def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> list[Comparison]:
+    """As `compare`, from tallies; empty where they share nothing."""
+    grids_a, grids_b = _grids(tally_a, "the first run"), _grids(tally_b, "the second run")
+    found = []
+    for benchmark in [name for name in grids_a if name in grids_b]:
+        (model_a, grid_a), (model_b, grid_b) = grids_a[benchmark], grids_b[benchmark]
+        shared = [cell for cell in grid_a if cell in grid_b]
+        names = (benchmark, model_a, model_b)
+        rows = [_compare_cell(*names, budget_label(*cell), grid_a[cell], grid_b[cell], seed) for cell in shared]
+        if len(shared) > 1:
+            mean_a = _mean_over([grid_a[cell] for cell in shared])
+            mean_b = _mean_over([grid_b[cell] for cell in shared])
+            rows.append(_compare_cell(*names, "all budgets", mean_a, mean_b, seed))
+        found += [row for row in rows if row is not None]
+    return found
+
+
+def _grids(tallied: pa.Table, which: str) -> dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]]:
+    """By benchmark the model's name and per budget the accuracy of each question."""
+    found: dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]] = {}
+    for cell, rows in cells(tallied).items():
+        model, benchmark, cap, waits = cell
+        known, grid = found.setdefault(benchmark, (model, {}))
+        if known != model:
+            raise ValueError(f"{which} holds several models on {benchmark} ({known}, {model}): compare one with one")
+        grid[cap, waits] = dict(zip(rows["question_id"].to_pylist(), question_accuracies(rows).tolist(), strict=True))
+    return found
+
+
+def _mean_over(grids: list[PerQuestion]) -> PerQuestion:
+    shared = set.intersection(*(set(grid) for grid in grids))
+    return {question: float(np.mean([grid[question] for grid in grids])) for question in sorted(shared)}
+
+
+def _compare_cell(
+    benchmark: str, model_a: str, model_b: str, budget: str, a: PerQuestion, b: PerQuestion, seed: int
+) -> Comparison | None:
+    paired = sorted(a.keys() & b.keys())
+    if not paired:
+        return None
+    before = np.array([a[question] for question in paired])
+    after = np.array([b[question] for question in paired])
+    difference = difference_interval(before, after, seed=seed)
+    return Comparison(
+        benchmark=benchmark,
+        model_a=model_a,
+        model_b=model_b,
+        budget=budget,
+        questions=len(paired),
+        unpaired=len(a.keys() ^ b.keys()),
+        accuracy_a=float(before.mean()),
+        accuracy_b=float(after.mean()),
+        difference=difference.mean,
+        low=difference.low,
+        high=difference.high,
+        questions_better=int((after > before).sum()),
+        questions_worse=int((after < before).sum()),
+        p_mcnemar=mcnemar(before, after),
+        gate=gate(difference),
+    )

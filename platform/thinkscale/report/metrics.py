@@ -1,0 +1,219 @@
+"""From samples to the points of a scaling curve.
+
+Owns what accuracy, thinking tokens, Control, Scaling and Performance mean over the samples table. Works on
+one part of the table after the other, so that a million samples need little memory. Draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thinkscale.report.statistics import Interval, mean_interval
+
+CELL = ["model", "benchmark", "max_thinking_tokens", "num_waits"]
+QUESTION = [*CELL, "question_id"]
+COLUMNS = [*QUESTION, "status", "verdict", "end", "thinking_tokens", "forced_tokens", "answer_tokens"]
+"""The columns of `store.schemas.SAMPLES` that a tally reads."""
+
+_SUMS = [
+    "samples", "ok", "correct", "unanswered", "ungradable", "capped", "within_cap",
+    "thinking_tokens", "forced_tokens", "answer_tokens",
+]  # fmt: skip
+_COMPACT_ROWS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One model on one benchmark under one budget."""
+
+    model: str
+    benchmark: str
+    max_thinking_tokens: int | None
+    num_waits: int
+    questions: int
+    samples: int
+    accuracy: float
+    """Mean over questions of the share of right samples, 0..1; failed and unanswered samples are not right."""
+    low: float
+    high: float
+    mean_thinking_tokens: float
+    mean_answer_tokens: float
+    correct: int
+    failed: int
+    unanswered: int
+    """Without the failed ones."""
+    ungradable: int
+    capped: int
+    """Samples whose thinking was cut at the cap."""
+    within_cap: int
+    """Samples whose thinking tokens do not exceed the cap."""
+
+    @property
+    def budget(self) -> str:
+        """The budget in words, as `cap 512, 2 waits`."""
+        return budget_label(self.max_thinking_tokens, self.num_waits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveMetrics:
+    """The paper's three numbers of a scaling curve (arXiv 2501.19393, section 3.2)."""
+
+    model: str
+    benchmark: str
+    control: float
+    """Share of samples whose thinking kept its cap, mean over budgets, in %."""
+    scaling: float | None
+    """Mean slope over all pairs of budgets, in points of accuracy per 1,000 thinking tokens; None: one budget."""
+    performance: float
+    """The best accuracy of any budget, in %."""
+
+
+def budget_label(max_thinking_tokens: int | None, num_waits: int) -> str:
+    cap = "no cap" if max_thinking_tokens is None else f"cap {max_thinking_tokens:,}"
+    return cap if not num_waits else f"{cap}, {num_waits} wait{'s' if num_waits > 1 else ''}"
+
+
+def tally(samples: pa.Table | Iterable[pa.Table]) -> pa.Table:
+    """One row per model, benchmark, budget and question with counts of its samples, sorted by these.
+
+    Args:
+        samples: The samples table, or its parts one after the other.
+    """
+    tallies: list[pa.Table] = []
+    for part in [samples] if isinstance(samples, pa.Table) else samples:
+        tallies.append(_sum(_indicators(part)))
+        if sum(each.num_rows for each in tallies[1:]) > _COMPACT_ROWS:
+            tallies = [_sum(pa.concat_tables(tallies))]
+    if not tallies:
+        return _sum(_indicators(pa.table({name: [] for name in COLUMNS})))
+    order = [(name, "ascending") for name in QUESTION]
+    return _sum(pa.concat_tables(tallies, promote_options="permissive")).sort_by(order)
+
+
+def _indicators(part: pa.Table) -> pa.Table:
+    """Per sample the numbers that a tally sums up."""
+    ok = pc.equal(part["status"].cast(pa.string()), "ok")
+
+    def count(mask: pa.ChunkedArray) -> pa.ChunkedArray:
+        return pc.fill_null(pc.and_(ok, mask), False).cast(pa.int64())
+
+    def verdict(name: str) -> pa.ChunkedArray:
+        return count(pc.equal(part["verdict"].cast(pa.string()), name))
+
+    tokens, cap = part["thinking_tokens"].cast(pa.int64()), part["max_thinking_tokens"].cast(pa.int64())
+    columns = {
+        **{name: part[name].cast(pa.string()) for name in ("model", "benchmark")},
+        "max_thinking_tokens": cap,
+        "num_waits": part["num_waits"].cast(pa.int64()),
+        "question_id": part["question_id"].cast(pa.string()),
+        "samples": pa.array(np.ones(part.num_rows, np.int64)),
+        "ok": ok.cast(pa.int64()),
+        "correct": verdict("correct"),
+        "unanswered": verdict("unanswered"),
+        "ungradable": verdict("ungradable"),
+        "capped": count(pc.equal(part["end"].cast(pa.string()), "cap")),
+        "within_cap": count(pc.or_kleene(pc.is_null(cap), pc.less_equal(tokens, cap))),
+    }
+    for name in ("thinking_tokens", "forced_tokens", "answer_tokens"):
+        columns[name] = pc.fill_null(part[name].cast(pa.int64()), 0)
+    return pa.table(columns)
+
+
+def _sum(rows: pa.Table) -> pa.Table:
+    grouped = rows.group_by(QUESTION).aggregate([(name, "sum") for name in _SUMS])
+    return grouped.rename_columns([name.removesuffix("_sum") for name in grouped.column_names])
+
+
+def points(tallied: pa.Table, *, seed: int = 0) -> list[Point]:
+    """The points of all curves from a tally, by model, benchmark, cap and waits."""
+    found = []
+    for (model, benchmark, cap, waits), rows in cells(tallied).items():
+        total = {name: int(pc.sum(rows[name]).as_py()) for name in _SUMS}
+        interval: Interval = mean_interval(question_accuracies(rows), seed=seed)
+        ok = max(total["ok"], 1)
+        found.append(
+            Point(
+                model=model,
+                benchmark=benchmark,
+                max_thinking_tokens=cap,
+                num_waits=waits,
+                questions=rows.num_rows,
+                samples=total["samples"],
+                accuracy=interval.mean,
+                low=interval.low,
+                high=interval.high,
+                mean_thinking_tokens=total["thinking_tokens"] / ok,
+                mean_answer_tokens=total["answer_tokens"] / ok,
+                correct=total["correct"],
+                failed=total["samples"] - total["ok"],
+                unanswered=total["unanswered"],
+                ungradable=total["ungradable"],
+                capped=total["capped"],
+                within_cap=total["within_cap"],
+            )
+        )
+    return found
+
+
+def summary_rows(samples: pa.Table | Iterable[pa.Table]) -> list[Point]:
+    """The accuracy-by-budget table of a run."""
+    return points(tally(samples))
+
+
+Cell = tuple[str, str, int | None, int]
+
+
+def cells(tallied: pa.Table) -> dict[Cell, pa.Table]:
+    """The rows of a tally by (model, benchmark, cap, waits), in that order, no cap last."""
+    keys = tallied.group_by(CELL, use_threads=False).aggregate([]).to_pylist()
+    found = {}
+    for key in sorted(keys, key=lambda k: (k["model"], k["benchmark"], _cap_order(k), k["num_waits"])):
+        mask = pc.and_(pc.equal(tallied["model"], key["model"]), pc.equal(tallied["benchmark"], key["benchmark"]))
+        mask = pc.and_(mask, pc.equal(tallied["num_waits"], key["num_waits"]))
+        cap = key["max_thinking_tokens"]
+        column = tallied["max_thinking_tokens"]
+        mask = pc.and_(mask, pc.is_null(column) if cap is None else pc.fill_null(pc.equal(column, cap), False))
+        found[key["model"], key["benchmark"], cap, key["num_waits"]] = tallied.filter(mask)
+    return found
+
+
+def _cap_order(key: dict[str, int | None]) -> float:
+    cap = key["max_thinking_tokens"]
+    return float("inf") if cap is None else cap
+
+
+def question_accuracies(rows: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Per question the share of right samples, in the order of a cell's rows."""
+    return np.asarray(rows["correct"].to_numpy() / rows["samples"].to_numpy(), dtype=np.float64)
+
+
+def curve_metrics(curve: Sequence[Point]) -> CurveMetrics:
+    """Control, Scaling and Performance of the points of one model on one benchmark."""
+    ok = [point.samples - point.failed for point in curve]
+    kept = [point.within_cap / total for point, total in zip(curve, ok, strict=True) if total]
+    slopes = [
+        (right.accuracy - left.accuracy) / (right.mean_thinking_tokens - left.mean_thinking_tokens)
+        for left, right in combinations(sorted(curve, key=lambda point: point.mean_thinking_tokens), 2)
+        if right.mean_thinking_tokens > left.mean_thinking_tokens
+    ]
+    return CurveMetrics(
+        model=curve[0].model,
+        benchmark=curve[0].benchmark,
+        control=100 * sum(kept) / len(kept) if kept else 0.0,
+        scaling=100 * 1000 * sum(slopes) / len(slopes) if slopes else None,
+        performance=100 * max(point.accuracy for point in curve),
+    )
+
+
+def curves(found: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:
+    """Points by (model, benchmark), each curve by thinking tokens used."""
+    grouped: dict[tuple[str, str], list[Point]] = {}
+    for point in found:
+        grouped.setdefault((point.model, point.benchmark), []).append(point)
+    return {key: sorted(curve, key=lambda p: (p.mean_thinking_tokens, p.num_waits)) for key, curve in grouped.items()}

@@ -1,0 +1,129 @@
+"""Points and the paper's curve metrics from samples tables."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from made_samples import CELLS, made_samples
+from thinkscale.report.comparison import compare
+from thinkscale.report.metrics import COLUMNS, Point, curve_metrics, curves, points, summary_rows, tally
+from thinkscale.store.schemas import SAMPLES, table
+
+
+def row(
+    question: str, verdict: str | None, *, cap: int | None = 64, tokens: int = 10, **changes: object
+) -> dict[str, object]:
+    return {
+        "sample_id": f"{question}/0/{cap}/0",
+        "question_id": question,
+        "model": "base",
+        "benchmark": "b",
+        "sample": 0,
+        "max_thinking_tokens": cap,
+        "num_waits": 0,
+        "status": "ok",
+        "end": "natural",
+        "thinking_tokens": tokens,
+        "verdict": verdict,
+        **changes,
+    }
+
+
+def test_a_point_counts_what_failed_and_what_was_not_answered() -> None:
+    samples = table(
+        [
+            row("q1", "correct", tokens=10),
+            row("q2", "wrong", tokens=20, end="cap"),
+            row("q3", "unanswered", tokens=80),
+            row("q4", None, status="failed", error="out of memory", thinking_tokens=None, end=None),
+            row("q5", "ungradable", tokens=10),
+        ],
+        SAMPLES,
+    )
+    (point,) = summary_rows(samples)
+    assert (point.samples, point.questions, point.correct) == (5, 5, 1)
+    assert (point.failed, point.unanswered, point.ungradable, point.capped) == (1, 1, 1, 1)
+    assert point.accuracy == pytest.approx(1 / 5)
+    assert point.mean_thinking_tokens == pytest.approx(30)  # of the samples that did not fail
+    assert point.low < point.accuracy < point.high
+    assert curve_metrics([point]).control == pytest.approx(75)
+
+
+def test_questions_weigh_the_same_whatever_their_number_of_samples() -> None:
+    samples = table(
+        [row("q1", "correct"), *(row("q2", "wrong", sample=i, sample_id=f"q2/{i}/64/0") for i in range(3))], SAMPLES
+    )
+    assert summary_rows(samples)[0].accuracy == 0.5
+
+
+def test_parts_give_what_the_whole_table_gives() -> None:
+    samples = made_samples(models={"base": 0.4, "tuned": 0.8}, samples=3, failures=2)
+    parts = (samples.slice(start, 97) for start in range(0, samples.num_rows, 97))
+    assert summary_rows(parts) == summary_rows(samples)
+    assert len(summary_rows(samples)) == 2 * len(CELLS)
+
+
+def test_a_run_without_samples_has_no_points() -> None:
+    assert summary_rows([]) == []
+    assert summary_rows(SAMPLES.empty_table()) == []
+
+
+def test_no_cap_is_a_budget_of_its_own() -> None:
+    found = summary_rows(table([row("q1", "correct", cap=None, tokens=900), row("q1", "wrong", cap=64)], SAMPLES))
+    assert [point.budget for point in found] == ["cap 64", "no cap"]
+    assert curve_metrics(found).control == 100
+
+
+def test_curve_metrics_are_those_of_the_paper() -> None:
+    def point(tokens: float, accuracy: float, within: int) -> Point:
+        return Point(
+            model="m", benchmark="b", max_thinking_tokens=1, num_waits=0, questions=10, samples=10, accuracy=accuracy,
+            low=0, high=1, mean_thinking_tokens=tokens, mean_answer_tokens=0, correct=0, failed=0, unanswered=0,
+            ungradable=0, capped=0, within_cap=within,
+        )  # fmt: skip
+
+    metrics = curve_metrics([point(1000, 0.1, 10), point(2000, 0.3, 10), point(4000, 0.4, 4)])
+    # Pairs: 20 points over 1K, 30 over 3K, 10 over 2K.
+    assert metrics.scaling == pytest.approx((20 + 10 + 5) / 3)
+    assert metrics.control == pytest.approx(80)
+    assert metrics.performance == pytest.approx(40)
+    assert curve_metrics([point(1000, 0.1, 10)]).scaling is None
+
+
+def test_curves_run_along_the_tokens_used() -> None:
+    found = curves(points(tally(made_samples(models={"base": 0.5}))))
+    (curve,) = found.values()
+    assert [(p.max_thinking_tokens, p.num_waits) for p in curve] == CELLS
+
+
+def test_compare_finds_the_better_run() -> None:
+    base, tuned = made_samples(models={"base": 0.2}), made_samples(models={"tuned": 0.9})
+    rows = compare(base, tuned)
+    assert [r.budget for r in rows][-1] == "all budgets"
+    overall = rows[-1]
+    assert overall.gate == "better"
+    assert overall.low > 0
+    assert overall.difference == pytest.approx(overall.accuracy_b - overall.accuracy_a)
+    assert overall.questions == 40
+    assert [r.gate for r in compare(tuned, base)][-1] == "worse"
+    assert {r.gate for r in compare(base, base)} == {"inconclusive"}
+
+
+def test_compare_pairs_only_shared_questions() -> None:
+    base = made_samples(models={"base": 0.2}, questions=10)
+    tuned = made_samples(models={"tuned": 0.9}, questions=14)
+    assert {(r.questions, r.unpaired) for r in compare(base, tuned)[:-1]} == {(10, 4)}
+
+
+def test_compare_refuses_what_cannot_be_paired() -> None:
+    both = made_samples(models={"base": 0.2, "tuned": 0.9})
+    with pytest.raises(ValueError, match="several models"):
+        compare(both, both)
+    with pytest.raises(ValueError, match="share no question"):
+        compare(made_samples(models={"base": 0.2}), made_samples(models={"base": 0.2}, benchmark="other"))
+
+
+def test_schema_columns_are_enough_for_a_tally() -> None:
+    samples: pa.Table = made_samples(models={"base": 0.5})
+    assert tally(samples.select(COLUMNS)).equals(tally(samples))
