@@ -165,9 +165,12 @@ class Artifact:
         *,
         extra: Mapping[str, Any] | None = None,
         files: list[StoredFile] | None = None,
+        stats: Mapping[str, float] | None = None,
         expected_segments: set[str] | None = None,
     ) -> Manifest:
         """Write the manifest over all committed segments and `files`; the artifact is then complete.
+
+        `stats` and `extra` are added to those of the segments.
 
         A second commit of the same artifact returns the first one's manifest.
         """
@@ -179,11 +182,11 @@ class Artifact:
         parts = [StoredFile(**r["file"]) for r in records]
         drops = [StoredFile(**r["dropped_file"]) for r in records if "dropped_file" in r]
         reasons: Counter[str] = Counter()
-        stats: Counter[str] = Counter()
+        sums: Counter[str] = Counter(stats or {})
         merged: dict[str, Any] = {}
         for record in records:
             reasons.update(record.get("dropped", {}))
-            stats.update(record["stats"])
+            sums.update(record["stats"])
             merged.update(record["extra"])
         manifest = Manifest(
             artifact=self.path,
@@ -194,7 +197,7 @@ class Artifact:
             config=spec["config"],
             config_fingerprint=fingerprint(spec["config"]),
             dropped=dict(sorted(reasons.items())),
-            stats={name: round(value, 6) for name, value in sorted(stats.items())},
+            stats={name: round(value, 6) for name, value in sorted(sums.items())},
             extra={**merged, **(extra or {})},
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -220,7 +223,7 @@ class Artifact:
     def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The rows one part at a time, for bounded memory."""
         for file in self.parts():
-            yield self._read_part(file, columns)
+            yield self.read_part(file, columns)
 
     def parts(self) -> list[StoredFile]:
         """The committed parts, dropped rows apart."""
@@ -229,9 +232,10 @@ class Artifact:
     def read_dropped(self) -> pa.Table | None:
         """The dropped rows, or None where there are none."""
         files = [f for f in self.require().files if f.path.startswith("dropped/")]
-        return pa.concat_tables([self._read_part(f, None) for f in files]) if files else None
+        return pa.concat_tables([self.read_part(f, None) for f in files]) if files else None
 
-    def _read_part(self, file: StoredFile, columns: list[str] | None) -> pa.Table:
+    def read_part(self, file: StoredFile, columns: list[str] | None = None) -> pa.Table:
+        """One file of rows that the manifest lists. Raises ArtifactError where it is missing or damaged."""
         try:
             data = self.store.read_bytes(f"{self.path}/{file.path}")
         except FileNotFoundError as error:

@@ -1,0 +1,156 @@
+"""The fine-tuned model in the Hugging Face layout, with a model card.
+
+Owns the files that a serving engine loads. Weights are gathered one parameter at a time, so that no host
+holds more than one file of them. Knows no artifact: it hands over one finished local file after another.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from thinkscale.learn.loop import StepMetrics
+from thinkscale.learn.model import PackedCausalLM, whole_parameters
+
+FILE_BYTES = 4 << 30
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files of the base model that hold for the tuned one as well, where it has them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardFacts:
+    """What the model card says beside the training's own figures."""
+
+    name: str
+    base_model: str
+    traces: int
+    cut: int
+    dropped: int
+    teachers: Sequence[str]
+    terms: Mapping[str, Any] | None
+    """The teacher's licence and whether its output may train other models."""
+    settings: Mapping[str, Any]
+    gpu_hours: float
+    cpu_hours: float
+    usd: float
+
+
+def export_weights(
+    model: PackedCausalLM, base: Path, directory: Path, on_file: Callable[[Path], None], *, file_bytes: int = FILE_BYTES
+) -> None:
+    """Write the weights and the base model's other files, in the base model's dtype. All ranks call it.
+
+    Args:
+        directory: a local directory for one file at a time; used on rank 0 only.
+        on_file: called on rank 0 with each finished file, which may then be removed.
+    """
+    writing = dist.get_rank() == 0
+    dtype = model.config.dtype if isinstance(model.config.dtype, torch.dtype) else torch.bfloat16
+    files = _plan_files(model, dtype, file_bytes)
+    weights = whole_parameters(model)
+    for path, names in files.items():
+        tensors = {}
+        for _ in names:
+            name, tensor = next(weights)
+            if writing:
+                tensors[name] = tensor.detach().to("cpu", dtype).contiguous()
+        if writing:
+            from safetensors.torch import save_file
+
+            save_file(tensors, directory / path, metadata={"format": "pt"})
+            on_file(directory / path)
+    if writing:
+        for path in _small_files(model, base, directory, files, dtype):
+            on_file(path)
+    dist.barrier()
+
+
+def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> dict[str, list[str]]:
+    """Parameter names by file, in the parameters' order."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, parameter in model.named_parameters():
+        size += parameter.numel() * dtype.itemsize
+        if size > file_bytes and groups[-1]:
+            groups.append([])
+            size = parameter.numel() * dtype.itemsize
+        groups[-1].append(name)
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups, 1)}
+
+
+def _small_files(
+    model: PackedCausalLM, base: Path, directory: Path, files: Mapping[str, list[str]], dtype: torch.dtype
+) -> list[Path]:
+    written = []
+    for name in COPIED:
+        if (base / name).exists():
+            written.append(Path(shutil.copyfile(base / name, directory / name)))
+    if len(files) > 1:
+        total = sum(p.numel() for p in model.parameters()) * dtype.itemsize
+        index: dict[str, Any] = {
+            "metadata": {"total_size": total},
+            "weight_map": {name: file for file, names in files.items() for name in names},
+        }
+        path = directory / "model.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=1, sort_keys=True))
+        written.append(path)
+    return written
+
+
+def model_card(facts: CardFacts, history: Sequence[StepMetrics]) -> str:
+    """The README.md of the exported model."""
+    terms = facts.terms or {}
+    last = history[-1]
+    settings = "\n".join(f"- {name}: {value}" for name, value in facts.settings.items())
+    may_train = "not stated" if terms.get("may_train") is None else "yes" if terms["may_train"] else "no"
+    return f"""---
+base_model: {facts.base_model}
+library_name: transformers
+pipeline_tag: text-generation
+tags: [reasoning, test-time-scaling, thinkscale]
+---
+
+# {facts.name}
+
+{facts.base_model}, fine-tuned on reasoning traces to think before it answers, for budget-forced decoding.
+
+## Data
+
+{facts.traces:,} traces by {", ".join(facts.teachers)}; {facts.cut:,} were cut at the context's end,
+{facts.dropped:,} were left out because they did not fit.
+
+- Terms of the teacher's output: {terms.get("licence", "not stated")}
+- They allow training other models: {may_train}
+
+## Training
+
+{last.steps:,} steps over {sum(m.tokens for m in history):,} tokens; loss {history[0].loss:.4f} at the first step,
+{last.loss:.4f} at the last. The loss is on the assistant's turn only.
+
+{settings}
+
+## Cost
+
+{facts.gpu_hours:.3f} GPU-hours, {facts.cpu_hours:.3f} CPU-hours, {facts.usd:.2f} USD at the campaign's prices.
+"""

@@ -1,0 +1,187 @@
+"""The training loop: optimizer steps over packed batches, with the paper's optimizer and schedule.
+
+Owns a step's arithmetic, its metrics, and when to checkpoint. Runs on one process or on every rank of a
+process group, on CPUs and GPUs alike; knows no Ray and no artifact.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from thinkscale.domain.campaign import Train
+from thinkscale.learn import packing
+from thinkscale.learn.masking import Sample
+from thinkscale.learn.model import PackedCausalLM
+from thinkscale.learn.schedule import learning_rate, model_flops, peak_flops
+
+PAD_MULTIPLE = 128
+"""On GPUs rows are padded to whole tiles of a matrix product."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient is NaN or infinite; the message names the step and its samples."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepMetrics:
+    """One optimizer step, over all ranks."""
+
+    step: int
+    """Steps done, this one included."""
+    steps: int
+    epoch: float
+    loss: float
+    """Mean over the batch's tokens that have a loss, in nats."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    """Input tokens of the batch, padding not counted."""
+    seconds: float
+    mfu: float | None
+    """Model FLOP/s over the devices' peak; None where that is not known."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Checkpoints(Protocol):
+    """Where the loop's state survives (`learn.checkpoint`)."""
+
+    def load_latest(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> list[StepMetrics]:
+        """Restore the newest checkpoint; returns the steps done until then, none where there is no checkpoint."""
+        ...
+
+    def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None: ...
+
+
+def total_steps(samples: int, settings: Train) -> int:
+    return settings.epochs * math.ceil(samples / settings.batch_sequences)
+
+
+def fit(
+    model: PackedCausalLM,
+    samples: Sequence[Sample],
+    settings: Train,
+    *,
+    checkpoints: Checkpoints | None = None,
+    on_step: Callable[[StepMetrics], None] | None = None,
+) -> list[StepMetrics]:
+    """Fine-tune in place, from the newest checkpoint where there is one.
+
+    Every rank calls it with the same samples. The order of samples depends on `settings.seed` alone, so
+    that a resumed run, on however many ranks, sees what an undisturbed one would have seen.
+
+    Returns:
+        The metrics of every step, those before a resume included.
+
+    Raises:
+        NonFiniteLossError: the weights are then as before that step.
+    """
+    optimizer = make_optimizer(model, settings)
+    history = checkpoints.load_latest(model, optimizer) if checkpoints else []
+    steps = total_steps(len(samples), settings)
+    per_epoch = steps // settings.epochs
+    for step in range(len(history), steps):
+        epoch, place = divmod(step, per_epoch)
+        chosen = packing.batches(len(samples), settings.batch_sequences, epoch=epoch, seed=settings.seed)[place]
+        rate = learning_rate(step, steps=steps, peak=settings.learning_rate, warmup_share=settings.warmup_share)
+        metrics = train_step(
+            model, optimizer, [samples[i] for i in chosen], settings, step=step, steps=steps, learning_rate=rate
+        )
+        history.append(metrics)
+        if checkpoints and metrics.step % settings.checkpoint_every_steps == 0 and metrics.step < steps:
+            checkpoints.save(model, optimizer, history)
+        if on_step:
+            on_step(metrics)
+    return history
+
+
+def make_optimizer(model: torch.nn.Module, settings: Train) -> torch.optim.AdamW:
+    """AdamW over the float32 master weights; norms and biases do not decay."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        fused=True,
+    )
+
+
+def train_step(
+    model: PackedCausalLM,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Sample],
+    settings: Train,
+    *,
+    step: int,
+    steps: int,
+    learning_rate: float,
+) -> StepMetrics:
+    """One optimizer step over a global batch, of which this rank computes its packed rows.
+
+    The loss is the mean over all loss tokens of the global batch, wherever they are computed.
+    """
+    began = time.perf_counter()
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    cuda = model.device.type == "cuda"
+    flops = [model_flops([s.input_tokens], model.config, model.parameter_count) for s in batch]
+    rows = packing.pack(flops, [s.input_tokens for s in batch], ranks=ranks, pack_tokens=settings.pack_tokens)[rank]
+    # FSDP averages gradients over ranks; the mean is over the batch's tokens, so undo that here.
+    scale = ranks / sum(s.loss_tokens for s in batch)
+    loss = torch.zeros((), device=model.device)
+    for row in rows:
+        arrays = packing.row([batch[i] for i in row], multiple_of=PAD_MULTIPLE if cuda else 1)
+        part = model(arrays, scale)
+        part.backward()
+        loss += part.detach() / ranks
+    dist.all_reduce(loss)
+    norm = clip_gradients(model, settings.max_grad_norm)
+    loss_value, norm_value = loss.item(), norm.item()
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        ids = ", ".join(s.question_id for s in batch)
+        raise NonFiniteLossError(
+            f"step {step + 1} of {steps}: loss {loss_value}, gradient norm {norm_value}. The batch's questions: {ids}. "
+            "The last checkpoint is intact; look at these traces, or lower train.learning_rate."
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    peak = peak_flops(torch.cuda.get_device_name(model.device)) if cuda else None
+    return StepMetrics(
+        step=step + 1,
+        steps=steps,
+        epoch=settings.epochs * (step + 1) / steps,
+        loss=loss_value,
+        learning_rate=learning_rate,
+        grad_norm=norm_value,
+        tokens=sum(s.input_tokens for s in batch),
+        seconds=seconds,
+        mfu=sum(flops) / seconds / ranks / peak if peak else None,
+    )
+
+
+@torch.no_grad()
+def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
+    """Scale all gradients so that their global norm is at most `max_norm`; returns the norm before."""
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    local = [g.to_local() if isinstance(g, DTensor) else g for g in grads]
+    # One reduction for all parameters instead of one each.
+    squares = torch.stack(torch._foreach_norm(local)).square().sum()
+    dist.all_reduce(squares)
+    norm = squares.sqrt()
+    torch._foreach_mul_(local, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

@@ -1,0 +1,107 @@
+"""Traces as token ids with a loss mask.
+
+Owns what fine-tuning sees of a trace: the chat template with the question, the assistant's turn, the
+end of the turn, and where the loss begins. Knows no model and no batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from thinkscale.domain.generation import TokenIds
+from thinkscale.domain.trace import Trace
+from thinkscale.thinking.formats import ThinkingFormat, Tokenizer
+
+ANSWER_PREFIX = "Answer: "
+
+PromptIds = Callable[[str, ThinkingFormat | None], TokenIds]
+"""The ids that evaluation prompts with: of a question alone, or with the start of thinking appended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One trace in token ids. The loss is on every id from `loss_from` on."""
+
+    question_id: str
+    ids: npt.NDArray[np.int32]
+    loss_from: int
+
+    @property
+    def input_tokens(self) -> int:
+        """What the model reads: all but the last id, which is only ever a target."""
+        return len(self.ids) - 1
+
+    @property
+    def loss_tokens(self) -> int:
+        return len(self.ids) - self.loss_from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokenized:
+    """The samples of a set of traces, and what the context's limit did to them."""
+
+    samples: tuple[Sample, ...]
+    cut: int
+    """Samples that lost their tail."""
+    dropped: tuple[str, ...]
+    """Question ids of samples that did not fit: all too long under `drop`; under `cut`, those whose
+    question alone fills the context."""
+
+
+def tokenize(
+    traces: Iterable[Trace],
+    *,
+    tokenizer: Tokenizer,
+    prompt_ids: PromptIds,
+    thinking_format: ThinkingFormat,
+    context_tokens: int,
+    overlong: Literal["cut", "drop"],
+) -> Tokenized:
+    """Every trace as a sample of at most `context_tokens` ids.
+
+    Raises:
+        ValueError: the tokenizer has no end-of-text token.
+    """
+    if not tokenizer.eos_ids:
+        raise ValueError("the tokenizer has no end-of-text token: a fine-tuned model would never stop")
+    samples: list[Sample] = []
+    dropped: list[str] = []
+    cut = 0
+    for trace in traces:
+        sample = _sample(trace, tokenizer, prompt_ids, thinking_format)
+        if len(sample.ids) > context_tokens:
+            if overlong == "drop" or sample.loss_from >= context_tokens:
+                dropped.append(trace.question_id)
+                continue
+            cut += 1
+            sample = Sample(question_id=sample.question_id, ids=sample.ids[:context_tokens], loss_from=sample.loss_from)
+        samples.append(sample)
+    return Tokenized(samples=tuple(samples), cut=cut, dropped=tuple(dropped))
+
+
+def _sample(trace: Trace, tokenizer: Tokenizer, prompt_ids: PromptIds, thinking_format: ThinkingFormat) -> Sample:
+    """The prompt's ids exactly as evaluation gives them, then the rest of the turn, encoded in one piece."""
+    question = prompt_ids(trace.question, None)
+    prompt = prompt_ids(trace.question, thinking_format)
+    turn = thinking_format.assistant_text(trace.thinking, answer_text(trace.answer))
+    rest = tokenizer.encode(turn.removeprefix(thinking_format.start))
+    ids = np.array([*prompt, *rest, tokenizer.eos_ids[0]], dtype=np.int32)
+    return Sample(question_id=trace.question_id, ids=ids, loss_from=_common_prefix(question, prompt))
+
+
+def answer_text(answer: str) -> str:
+    """The answer as fine-tuning sees it: with `Answer: ` before it where it lacks that string."""
+    return answer if ANSWER_PREFIX.strip() in answer else ANSWER_PREFIX + answer
+
+
+def _common_prefix(question: TokenIds, prompt: TokenIds) -> int:
+    """Where the start of thinking begins: at the question's end, unless the two merged into one token there."""
+    for place, (a, b) in enumerate(zip(question, prompt, strict=False)):
+        if a != b:
+            return place
+    return min(len(question), len(prompt))

@@ -1,0 +1,210 @@
+"""A causal language model ready to be fine-tuned: sharded, in mixed precision, over packed rows.
+
+Owns which model families are supported, how weights get from safetensors into shards, and the
+wrapping (FSDP2, recomputation of activations, compilation). Knows no optimizer and no data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from thinkscale.domain.campaign import Train
+from thinkscale.learn import attention
+from thinkscale.learn.loss import cross_entropy
+from thinkscale.learn.packing import Row
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+KEEP_UNSHARDED_PARAMETERS = 1_000_000_000
+"""Models up to this size keep their gathered weights between forward and backward: 2 GB at most, for
+half of the all-gathers."""
+
+
+class UnsupportedModelError(ValueError):
+    """A model cannot be fine-tuned here; the message names it and says which can."""
+
+
+class PackedCausalLM(nn.Module):
+    """A transformers decoder and its output matrix, over one packed row at a time.
+
+    Parameters bear the names of the Hugging Face layout. Tied output weights are one parameter here.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        from transformers import AutoModelForCausalLM
+
+        attention.register()
+        inner: Any = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention.IMPLEMENTATION, dtype=torch.float32
+        )
+        self.config = inner.config
+        self.model: Any = inner.model
+        self.lm_head: nn.Linear | None = None if config.tie_word_embeddings else inner.lm_head
+
+    def forward(self, row: Row, scale: float | None = None) -> torch.Tensor:
+        """The row's summed cross-entropy times `scale`, or its logits (T, V) where there is no scale."""
+        to = partial(torch.as_tensor, device=self.device)
+        output = self.model(
+            input_ids=to(row.ids).unsqueeze(0),
+            position_ids=to(row.positions).unsqueeze(0),
+            use_cache=False,
+            cu_seq_lens_q=to(row.bounds).int(),
+            max_length_q=row.longest,
+        )
+        hidden: torch.Tensor = output.last_hidden_state.squeeze(0)
+        weight: torch.Tensor = (self.lm_head or self.model.embed_tokens).weight
+        if scale is None:
+            return (hidden @ weight.T).float()
+        return cross_entropy(hidden[to(row.loss_positions)], weight, to(row.targets), scale)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+def read_config(directory: Path) -> Any:
+    """The model's transformers configuration.
+
+    Raises:
+        UnsupportedModelError: a family or a variant that is not supported.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory)
+    if config.model_type not in FAMILIES:
+        raise UnsupportedModelError(
+            f"{directory.name}: models of type {config.model_type!r} cannot be fine-tuned; "
+            f"supported are {', '.join(FAMILIES)}"
+        )
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise UnsupportedModelError(f"{directory.name}: sliding-window attention is not supported")
+    return config
+
+
+def load_model(directory: Path, settings: Train, *, device: torch.device) -> PackedCausalLM:
+    """The model of a local Hugging Face directory, sharded over all ranks, in float32 master weights.
+
+    Started on the meta device; each rank then reads only its own slices of the safetensors files, so
+    that no host ever holds the whole model in float32. Without a process group a group of one is made.
+
+    Raises:
+        UnsupportedModelError: the family is not supported.
+        FileNotFoundError: the directory holds no safetensors, or weights are missing.
+    """
+    model = build_model(read_config(directory), settings, device=device)
+    _load_weights(model, directory)
+    return model
+
+
+def build_model(config: Any, settings: Train, *, device: torch.device) -> PackedCausalLM:
+    """A sharded model whose weights are not yet filled in."""
+    with torch.device("meta"):
+        model = PackedCausalLM(config)
+    model.train()
+    _wrap(model, settings, process_mesh(device))
+    model.to_empty(device=device)
+    # Its buffers are computed, not stored, and the meta device lost them.
+    with device:
+        model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
+    return model
+
+
+def process_mesh(device: torch.device) -> DeviceMesh:
+    """All ranks in one dimension; starts a process group of one where there is none."""
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    return init_device_mesh(device.type, (dist.get_world_size(),))
+
+
+def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
+    """Per decoder layer, from the inside out: recompute, compile, shard."""
+    policy = MixedPrecisionPolicy()
+    if settings.compute_dtype == "bfloat16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    reshard = model.parameter_count > KEEP_UNSHARDED_PARAMETERS
+    layers = model.model.layers
+    for index, layer in enumerate(layers):
+        if recomputed(index, len(layers), settings.checkpoint_layers):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        if settings.compile:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def recomputed(index: int, layers: int, share: float) -> bool:
+    """Whether a layer is among the share whose activations are recomputed, spread evenly."""
+    return math.floor((index + 1) * share + 1e-9) > math.floor(index * share + 1e-9)
+
+
+def _load_weights(model: PackedCausalLM, directory: Path) -> None:
+    from safetensors import safe_open
+
+    files = _weight_files(directory)
+    handles: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        if name not in files:
+            raise FileNotFoundError(f"{directory} holds no weights for {name}: the model is incomplete")
+        path = files[name]
+        handle = handles.setdefault(path, safe_open(directory / path, framework="pt"))
+        stored = handle.get_slice(name)
+        if tuple(stored.get_shape()) != tuple(parameter.shape):
+            raise ValueError(
+                f"{directory}/{path}: {name} has shape {stored.get_shape()}, config.json says {list(parameter.shape)}"
+            )
+        local, rows = _own_rows(parameter)
+        if local.numel():
+            local.copy_(stored[rows].to(local.dtype))
+
+
+@torch.no_grad()
+def _own_rows(parameter: torch.Tensor) -> tuple[torch.Tensor, slice]:
+    """This rank's shard and which rows of the whole it is (FSDP2 shards the first dimension in chunks)."""
+    if not isinstance(parameter, DTensor):
+        return parameter.detach(), slice(None)
+    mesh = parameter.device_mesh
+    chunk = -(-parameter.shape[0] // mesh.size())
+    local = parameter.to_local().detach()
+    start = min(mesh.get_local_rank() * chunk, parameter.shape[0])
+    return local, slice(start, start + local.shape[0])
+
+
+def _weight_files(directory: Path) -> dict[str, str]:
+    """File name by parameter name."""
+    from safetensors import safe_open
+
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        return dict(json.loads(index.read_text())["weight_map"])
+    files: dict[str, str] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as handle:
+            files.update(dict.fromkeys(handle.keys(), path.name))
+    if not files:
+        raise FileNotFoundError(f"{directory} holds no .safetensors file: export the model in that format first")
+    return files
+
+
+def whole_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each parameter gathered from all ranks, one at a time. Every rank must iterate."""
+    for name, parameter in model.named_parameters():
+        yield name, parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

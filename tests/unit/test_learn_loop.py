@@ -1,0 +1,266 @@
+"""Fine-tuning of tiny random models: packing changes nothing, runs resume, exports are what was trained."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from thinkscale.domain.campaign import Train
+from thinkscale.learn.checkpoint import CheckpointFolder
+from thinkscale.learn.export import export_weights
+from thinkscale.learn.loop import NonFiniteLossError, fit, make_optimizer, total_steps
+from thinkscale.learn.loss import cross_entropy
+from thinkscale.learn.masking import Sample
+from thinkscale.learn.model import (
+    PackedCausalLM,
+    UnsupportedModelError,
+    load_model,
+    read_config,
+    recomputed,
+    whole_parameters,
+)
+from thinkscale.learn.packing import row
+from thinkscale.learn.schedule import learning_rate, model_flops
+
+CPU = torch.device("cpu")
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 61,
+    "max_position_embeddings": 128,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=False),
+}
+EXACT = Train(epochs=2, batch_sequences=4, learning_rate=1e-2, compute_dtype="float32", checkpoint_layers=0.5)
+
+
+@pytest.fixture(params=list(CONFIGS))
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return save_base(tmp_path / "base", request.param)
+
+
+def save_base(directory: Path, family: str, **options: Any) -> Path:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family], dtype=torch.float32)
+    model.save_pretrained(directory, **options)
+    return directory
+
+
+def make_samples(count: int, seed: int = 0) -> list[Sample]:
+    random = np.random.default_rng(seed)
+    return [
+        Sample(
+            question_id=f"q{i}",
+            ids=random.integers(0, 61, size=int(random.integers(5, 30))).astype(np.int32),
+            loss_from=int(random.integers(1, 5)),
+        )
+        for i in range(count)
+    ]
+
+
+def gradients(model: PackedCausalLM) -> dict[str, torch.Tensor]:
+    return {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}  # type: ignore[attr-defined]
+
+
+def test_logits_and_gradients_of_a_packed_row_are_those_of_transformers_one_by_one(base: Path) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = load_model(base, EXACT, device=CPU)
+    samples = make_samples(5)
+    packed = row(samples)
+    with torch.no_grad():
+        logits = model(packed)
+    scale = 1 / sum(s.loss_tokens for s in samples)
+    loss = torch.zeros(())
+    for sample, start, stop in zip(samples, packed.bounds, packed.bounds[1:], strict=False):
+        ids = torch.from_numpy(sample.ids.astype(np.int64))
+        alone = reference(ids[None, :-1]).logits[0]
+        torch.testing.assert_close(logits[start:stop], alone, atol=2e-5, rtol=1e-4)
+        targets = ids[1:].clone()
+        targets[: sample.loss_from - 1] = -100
+        loss = loss + torch.nn.functional.cross_entropy(alone, targets, reduction="sum") * scale
+    loss.backward()
+    ours = model(packed, scale)
+    ours.backward()
+    torch.testing.assert_close(ours, loss)
+    expected = dict(reference.named_parameters())
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name].grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_curve_is_the_same_packed_unpacked_padded_and_recomputed(tmp_path: Path) -> None:
+    base, samples = save_base(tmp_path / "base", "qwen2"), make_samples(10)
+    curves = []
+    for changes in ({}, {"pack_tokens": 1}, {"pack_tokens": 40, "checkpoint_layers": 1.0}):
+        model = load_model(base, EXACT.model_copy(update=changes), device=CPU)
+        curves.append([m.loss for m in fit(model, samples, EXACT.model_copy(update=changes))])
+    assert len(curves[0]) == 6
+    assert curves[0][-1] < curves[0][0]
+    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-5)
+    np.testing.assert_allclose(curves[2], curves[0], rtol=2e-5)
+
+
+def test_bfloat16_compute_follows_float32(tmp_path: Path) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(8)
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        settings = EXACT.model_copy(update={"compute_dtype": dtype, "learning_rate": 1e-3})
+        losses.append([m.loss for m in fit(load_model(base, settings, device=CPU), samples, settings)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-2)
+
+
+@pytest.mark.parametrize("chunk_bytes", [4 * 61, 4 * 61 * 3, 1 << 29])
+def test_the_chunked_loss_is_the_whole_one(chunk_bytes: int) -> None:
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(7, 8, requires_grad=True), torch.randn(61, 8, requires_grad=True)
+    targets = torch.randint(0, 61, (7,))
+    expected = 0.25 * torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    wanted = torch.autograd.grad(expected, (hidden, weight))
+    loss = cross_entropy(hidden, weight, targets, 0.25, chunk_bytes=chunk_bytes)
+    got = torch.autograd.grad(loss * 3, (hidden, weight))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(got, tuple(3 * g for g in wanted))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
+    settings = EXACT.model_copy(update={"checkpoint_every_steps": 2})
+    undisturbed = fit(load_model(base, settings, device=CPU), samples, settings)
+    local = pafs.LocalFileSystem()
+    folder = (
+        CheckpointFolder(pafs.SubTreeFileSystem(str(tmp_path), local), "checkpoints")
+        if remote
+        else CheckpointFolder(local, str(tmp_path / "checkpoints"))
+    )
+
+    class Killed(Exception):
+        pass
+
+    def kill(metrics: Any) -> None:
+        if metrics.step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=kill)
+    assert folder.steps() == [2, 4]
+    (tmp_path / "checkpoints" / "step-5").mkdir()  # one that was being written when its writer died
+    seen: list[int] = []
+    resumed = fit(
+        load_model(base, settings, device=CPU),
+        samples,
+        settings,
+        checkpoints=folder,
+        on_step=lambda metrics: seen.append(metrics.step),
+    )
+    assert seen == [5, 6]
+    assert [m.learning_rate for m in resumed] == [m.learning_rate for m in undisturbed]
+    np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_questions_named_and_the_weights_untouched(tmp_path: Path) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(3)
+    model = load_model(base, EXACT, device=CPU)
+    with torch.no_grad():
+        model.model.norm.weight.to_local().fill_(float("nan"))  # type: ignore[union-attr, operator]
+    before = {name: p.clone() for name, p in whole_parameters(model)}
+    with pytest.raises(NonFiniteLossError, match=r"step 1 of 2: loss nan.*q[012], q[012], q[012]"):
+        fit(model, samples, EXACT)
+    for name, after in whole_parameters(model):
+        torch.testing.assert_close(after, before[name], equal_nan=True)
+
+
+@pytest.mark.parametrize("file_bytes", [4 << 30, 5000])
+def test_the_export_loads_in_transformers_with_the_logits_of_training(
+    base: Path, tmp_path: Path, file_bytes: int
+) -> None:
+    samples = make_samples(6)
+    model = load_model(base, EXACT, device=CPU)
+    fit(model, samples, EXACT)
+    directory = tmp_path / "export"
+    directory.mkdir()
+    files: list[str] = []
+    export_weights(model, base, directory, lambda path: files.append(path.name), file_bytes=file_bytes)
+    assert sorted(files) == sorted(path.name for path in directory.iterdir())
+    assert ("model.safetensors.index.json" in files) == (file_bytes == 5000)
+    exported = AutoModelForCausalLM.from_pretrained(directory)
+    assert exported.dtype == torch.float32
+    packed = row(samples[:1])
+    with torch.no_grad():
+        logits = exported(torch.from_numpy(packed.ids)[None]).logits[0]
+        torch.testing.assert_close(logits, model(packed), atol=2e-5, rtol=1e-4)
+
+
+def test_sharded_safetensors_load_like_a_single_file(tmp_path: Path) -> None:
+    one = load_model(save_base(tmp_path / "one", "qwen3"), EXACT, device=CPU)
+    many = load_model(save_base(tmp_path / "many", "qwen3", max_shard_size="8KB"), EXACT, device=CPU)
+    assert (tmp_path / "many" / "model.safetensors.index.json").exists()
+    for (name, a), (_, b) in zip(whole_parameters(one), whole_parameters(many), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), MistralConfig()])
+def test_an_unsupported_family_is_refused_by_name(config: Any, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=f"'{config.model_type}'.*llama, qwen2, qwen3"):
+        read_config(tmp_path)
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llama", max_shard_size="8KB")
+    index = base / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    del content["weight_map"]["model.norm.weight"]
+    index.write_text(json.dumps(content))
+    with pytest.raises(FileNotFoundError, match=r"model\.norm\.weight"):
+        load_model(base, EXACT, device=CPU)
+
+
+def test_the_schedule_warms_up_linearly_and_falls_along_a_cosine_to_zero() -> None:
+    rates = [learning_rate(step, steps=40, peak=1.0, warmup_share=0.1) for step in range(41)]
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[22] == pytest.approx(0.5)
+    assert rates[13] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert rates[40] == pytest.approx(0.0)
+
+
+def test_norms_and_biases_do_not_decay(tmp_path: Path) -> None:
+    model = load_model(save_base(tmp_path / "base", "qwen2"), EXACT, device=CPU)
+    optimizer = make_optimizer(model, EXACT)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {n: 0.0 if "norm" in n or n.endswith("bias") else 1e-4 for n, _ in model.named_parameters()}
+    assert {n: decay[id(p)] for n, p in model.named_parameters()} == expected
+
+
+def test_the_paper_takes_315_steps() -> None:
+    assert total_steps(1000, Train()) == 315
+
+
+def test_flops_are_six_per_weight_and_token_and_causal_attention() -> None:
+    config = CONFIGS["qwen3"]  # untied: the embedding is a look-up, not a product
+    assert model_flops([10], config, 5000) == 6 * (5000 - 61 * 32) * 10 + 6 * 2 * (4 * 16) * 10 * 10
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, []), (0.5, [1, 3]), (1.0, [0, 1, 2, 3])])
+def test_the_recomputed_layers_are_spread_evenly(share: float, expected: list[int]) -> None:
+    assert [i for i in range(4) if recomputed(i, 4, share)] == expected
