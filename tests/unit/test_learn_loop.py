@@ -38,6 +38,7 @@ from thinkscale.learn.packing import row
 from thinkscale.learn.schedule import learning_rate, model_flops
 
 CPU = torch.device("cpu")
+torch.set_num_threads(1)  # tensors this small only lose by more
 SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -154,14 +155,14 @@ def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool) -
         else CheckpointFolder(local, str(tmp_path / "checkpoints"))
     )
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(metrics: Any) -> None:
         if metrics.step == 5:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=kill)
     assert folder.steps() == [2, 4]
     (tmp_path / "checkpoints" / "step-5").mkdir()  # one that was being written when its writer died

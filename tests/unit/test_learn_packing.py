@@ -18,7 +18,7 @@ def sample(length: int, loss_from: int, name: str = "q", first: int = 100) -> Sa
 def test_every_epoch_holds_every_sample_once_in_another_seeded_order() -> None:
     epochs = [batches(10, 4, epoch=epoch, seed=3) for epoch in (0, 1)]
     assert [[len(batch) for batch in epoch] for epoch in epochs] == [[4, 4, 2]] * 2
-    assert all(sorted(sum(epoch, [])) == list(range(10)) for epoch in epochs)
+    assert all(sorted(i for batch in epoch for i in batch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert epochs[0] == batches(10, 4, epoch=0, seed=3)
     assert epochs[0] != batches(10, 4, epoch=0, seed=4)
@@ -36,7 +36,7 @@ def test_packing_places_every_sample_once_within_the_limit_and_gives_every_rank_
     rows = pack([float(n) for n in lengths], lengths, ranks=ranks, pack_tokens=pack_tokens)
     assert len({len(of_rank) for of_rank in rows}) == 1
     flat = [r for of_rank in rows for r in of_rank]
-    assert sorted(sum(flat, [])) == list(range(len(lengths)))
+    assert sorted(i for chosen in flat for i in chosen) == list(range(len(lengths)))
     for chosen in flat:
         assert sum(lengths[i] for i in chosen) <= pack_tokens or len(chosen) == 1
 

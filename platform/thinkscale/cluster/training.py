@@ -11,9 +11,10 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -123,8 +124,11 @@ def _tokenize(campaign: Campaign, base: Path, rows: list[dict[str, Any]]) -> Tok
 
 def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Sample, ...]) -> dict[str, Any]:
     """Run the workers to their end, showing progress meanwhile; returns what rank 0 returned."""
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    from ray import train as ray_train
+
+    api: Any = ray_train  # its static types are those of version 1, which does not run
 
     resources = campaign.resources
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -142,18 +146,18 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
     try:
         # Checkpoints go to the campaign's root by themselves; Ray Train keeps nothing of value here.
         with tempfile.TemporaryDirectory(prefix="thinkscale-train-") as scratch:
-            result = TorchTrainer(
-                _work,
+            result: Any = TorchTrainer(
+                cast(Callable[[dict[str, Any]], None], _work),
                 train_loop_config={"job": job},
                 torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-                scaling_config=ScalingConfig(
+                scaling_config=api.ScalingConfig(
                     num_workers=resources.train_workers, use_gpu=on_gpu, resources_per_worker=per_worker
                 ),
-                run_config=RunConfig(
+                run_config=api.RunConfig(
                     name=campaign.name,
                     storage_path=scratch,
-                    failure_config=FailureConfig(max_failures=MAX_FAILURES),
-                    logging_config=LoggingConfig(log_level="WARNING"),
+                    failure_config=api.FailureConfig(max_failures=MAX_FAILURES),
+                    logging_config=api.LoggingConfig(log_level="WARNING"),
                 ),
             ).fit()
     finally:
@@ -274,7 +278,7 @@ def _commit(
     history = [StepMetrics(**metrics) for metrics in outcome["history"]]
     ledger = _ledger(campaign, busy_s=sum(metrics.seconds for metrics in history), elapsed_s=elapsed_s)
     teachers = sorted({row["teacher"] for row in rows})
-    terms = traces.extra.get("terms") or (campaign.teacher.terms and campaign.teacher.terms.model_dump())
+    terms = traces.extra.get("terms")
     prices = campaign.prices
     facts = CardFacts(
         name=f"{campaign.name}",

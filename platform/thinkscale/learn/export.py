@@ -79,8 +79,8 @@ def export_weights(
             save_file(tensors, directory / path, metadata={"format": "pt"})
             on_file(directory / path)
     if writing:
-        for path in _small_files(model, base, directory, files, dtype):
-            on_file(path)
+        for small in _small_files(model, base, directory, files, dtype):
+            on_file(small)
     dist.barrier()
 
 
@@ -102,10 +102,7 @@ def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> d
 def _small_files(
     model: PackedCausalLM, base: Path, directory: Path, files: Mapping[str, list[str]], dtype: torch.dtype
 ) -> list[Path]:
-    written = []
-    for name in COPIED:
-        if (base / name).exists():
-            written.append(Path(shutil.copyfile(base / name, directory / name)))
+    written = [Path(shutil.copyfile(base / name, directory / name)) for name in COPIED if (base / name).exists()]
     if len(files) > 1:
         total = sum(p.numel() for p in model.parameters()) * dtype.itemsize
         index: dict[str, Any] = {

