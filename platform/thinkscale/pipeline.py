@@ -84,5 +84,9 @@ def run(
             began = time.monotonic()
             _work()[name](campaign, store)
             say(f"{label}: complete ({time.monotonic() - began:.1f} s)")
+        if last == LAST:
+            from thinkscale.cluster.reporting import summary
+
+            say(summary(campaign, store))
     finally:
         disconnect()

@@ -6,7 +6,7 @@ Knows nothing of prices and nothing of what the devices do.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from typing import Literal
 
 
@@ -20,7 +20,7 @@ class Meter:
         self._under_way = 0
         self._starting, self._draining = True, False
         self._since = time.monotonic()
-        self._spent: Counter[str] = Counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
 
     def started(self) -> None:
         """The workers are up: what was spent so far was start-up."""

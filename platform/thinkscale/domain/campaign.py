@@ -6,7 +6,7 @@ hyperparameter lives anywhere else. Secrets never stand here: they come from the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -29,6 +29,8 @@ class Columns(Section):
     solution: str | None = None
     options: str | None = None
     domain: str | None = None
+    source: str | None = None
+    """Where a row says which data set it came from; else the source's name holds for all."""
     licence: str | None = None
     kind: str | None = None
 
@@ -57,6 +59,8 @@ class ReasoningGymSource(Section):
     seed: int = 0
     parameters: dict[str, dict[str, int | float | bool | str]] = {}
     """Generator parameters by family, as in `chain_sum = {max_terms = 3}`."""
+    like: Name | None = None
+    """In a benchmark: the pool source whose families and parameters it shares (with a seed of its own)."""
     licence: str | None = "Apache-2.0"
 
 
@@ -250,6 +254,25 @@ class Campaign(Section):
     serve: Serve = Serve()
     resources: Resources = Resources()
     prices: Prices = Prices()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_like(cls, raw: Any) -> Any:
+        """A procedural benchmark `like` a pool source takes over its families and parameters."""
+        try:
+            pool = {source["name"]: source for source in raw["pool"]}
+            sources = [benchmark["source"] for benchmark in raw["evaluate"]["benchmarks"]]
+        except (KeyError, TypeError):
+            return raw  # the fields' own validation says what is wrong
+        for source in sources:
+            name = source.get("like") if isinstance(source, dict) else None
+            if name is None:
+                continue
+            if name not in pool:
+                raise ValueError(f"evaluate.benchmarks: like = {name!r} names no source of the pool")
+            for key in {"families", "parameters"} & pool[name].keys():
+                source.setdefault(key, pool[name][key])
+        return raw
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

@@ -80,6 +80,8 @@ def _is_index(node: list[Any], part: str) -> bool:
 
 
 def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        raise CampaignError(f"--set {override!r}: {part!r} is no index into a list of {len(node)}")
     if not isinstance(node, dict):
         raise CampaignError(f"--set {override!r}: {part!r} is not inside a section")
     return node.setdefault(part, {})
@@ -91,4 +93,5 @@ def _explain(error: Any) -> str:
         return f"  {key}: unknown key (value {error['input']!r})"
     if error["type"] == "missing":
         return f"  {key}: must be given"
-    return f"  {key}: {error['input']!r} is refused: {error['msg'].removeprefix('Value error, ')}"
+    value = "" if isinstance(error["input"], dict) else f" {error['input']!r} is refused:"
+    return f"  {key}:{value} {error['msg'].removeprefix('Value error, ')}"

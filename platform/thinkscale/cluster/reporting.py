@@ -1,0 +1,131 @@
+"""The report of a campaign: reads what the stages stored, writes the page, the plots and the summary.
+
+Knows nothing of how a page or a plot is made.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from thinkscale.cluster.evaluation import samples_artifact
+from thinkscale.domain.campaign import Campaign
+from thinkscale.report.comparison import compare
+from thinkscale.report.metrics import summary_rows
+from thinkscale.report.page import build_report
+from thinkscale.report.spending import spending
+from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
+from thinkscale.store.filesystem import Store
+
+ARTIFACTS = ("pool", "embeddings", "unique", "difficulty", "selected", "traces", "model")
+"""In the order of the stages; samples and benchmarks are found by the campaign's settings."""
+
+
+def report(campaign: Campaign, store: Store) -> Manifest:
+    """Write `<campaign>/report/`: report.html, curve.png, curve.svg, summary.txt.
+
+    Nothing is done where the report of these very artifacts is there; one of older artifacts is replaced.
+
+    Raises:
+        ArtifactError: no samples are complete.
+    """
+    samples = _samples(campaign, store)
+    manifests = _manifests(campaign, store) | {name: a.require() for name, a in samples.items()}
+    output = Artifact(store, f"{campaign.name}/report")
+    inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
+    prices = {"prices": campaign.prices.model_dump()}
+    committed = output.manifest()
+    if committed is not None and committed.inputs == inputs and committed.config == prices:
+        return committed
+    if store.exists(f"{output.path}/stage.json"):
+        store.delete_directory(output.path)
+    output.begin(prices, inputs)
+    files = build_report(campaign, _parts(samples), manifests, _training(campaign, store), _questions(campaign, store))
+    files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
+    with tempfile.TemporaryDirectory(prefix="thinkscale-report-") as scratch:
+        stored = []
+        for name, data in files.items():
+            path = Path(scratch) / name
+            path.write_bytes(data)
+            stored.append(output.add_file(path, name))
+    return output.commit("report/1", files=stored)
+
+
+def summary(campaign: Campaign, store: Store) -> str:
+    """Accuracy by budget, the cost and where the report lies, as text for a terminal."""
+    output = Artifact(store, f"{campaign.name}/report")
+    output.require()
+    return store.read_bytes(f"{output.path}/summary.txt").decode()
+
+
+def _samples(campaign: Campaign, store: Store) -> dict[str, Artifact]:
+    """The complete sample artifacts by name."""
+    found = {
+        f"samples {model} {benchmark.name}": samples_artifact(campaign, store, model, benchmark.name)
+        for model in campaign.evaluate.models
+        for benchmark in campaign.evaluate.benchmarks
+    }
+    complete = {name: artifact for name, artifact in found.items() if artifact.manifest() is not None}
+    if not complete:
+        raise ArtifactError(f"{store.url(campaign.name)} holds no complete samples: run the stage evaluate first")
+    return complete
+
+
+def _manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
+    names = [*ARTIFACTS, *(f"benchmarks/{benchmark.name}" for benchmark in campaign.evaluate.benchmarks)]
+    found = {name: Artifact(store, f"{campaign.name}/{name}").manifest() for name in names}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+
+def _parts(samples: dict[str, Artifact]) -> Iterator[pa.Table]:
+    for artifact in samples.values():
+        yield from artifact.iter_tables()
+
+
+def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
+    artifact = Artifact(store, f"{campaign.name}/model")
+    if artifact.manifest() is None:
+        return []
+    return [json.loads(line) for line in store.read_bytes(f"{artifact.path}/metrics.jsonl").splitlines()]
+
+
+def _questions(campaign: Campaign, store: Store) -> pa.Table:
+    return pa.concat_tables(
+        [Artifact(store, f"{campaign.name}/benchmarks/{b.name}").read() for b in campaign.evaluate.benchmarks]
+    )
+
+
+def _summary(campaign: Campaign, store: Store, samples: dict[str, Artifact], manifests: dict[str, Manifest]) -> str:
+    points = summary_rows(_parts(samples))
+    lines = [f"{'model':<8} {'benchmark':<14} {'budget':<20} {'tokens':>7} {'accuracy':>9}   95% interval"]
+    lines += [
+        f"{p.model:<8} {p.benchmark:<14} {p.budget:<20} {p.mean_thinking_tokens:>7,.0f} {p.accuracy:>8.1%}   "
+        f"{p.low:.1%} to {p.high:.1%}"
+        for p in points
+    ]
+    if {"base", "tuned"} <= {p.model for p in points}:
+        base, tuned = (
+            pa.concat_tables([a.read() for name, a in samples.items() if name.split()[1] == model])
+            for model in ("base", "tuned")
+        )
+        lines += ["", "tuned against base, paired by question:"]
+        lines += [
+            f"  {row.benchmark:<14} {row.budget:<20} {row.difference:+.1%}   "
+            f"{row.low:+.1%} to {row.high:+.1%}   {row.gate}"
+            for row in compare(base, tuned, seed=campaign.seed)
+        ]
+    costs = spending(campaign, manifests, points)
+    decoded = sum(row["decoded_tokens"] or 0 for row in costs)
+    separate = sum(row["separate_tokens"] or 0 for row in costs)
+    hours = {device: sum(row[f"{device}_s"] for row in costs) / 3600 for device in ("cpu", "gpu")}
+    lines += [
+        "",
+        f"cost: {hours['cpu']:.2f} CPU-hours, {hours['gpu']:.2f} GPU-hours, ${sum(row['usd'] for row in costs):.4f}",
+        f"tokens decoded for the curves: {decoded:,.0f}, cell by cell it would have been {separate:,.0f}",
+        f"report: {store.url(campaign.name)}/report/report.html",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""Where a source's files lie: a local path, s3:// or hf://datasets/..., patterns expanded.
+
+Owns opening and listing. Knows nothing of what is in the files but their format's name.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from thinkscale.store.filesystem import Store
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+COMPRESSIONS = (".gz", ".zst", ".bz2")
+_HUB = re.compile(r"hf://datasets/(?P<repo>[^/]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?")
+
+
+class IngestError(ValueError):
+    """A source cannot be read; the message names the file, the line where there is one, and what to do."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """One file. Picklable; each process opens it for itself."""
+
+    url: str
+
+    @property
+    def compressed(self) -> bool:
+        return self.url.endswith(COMPRESSIONS)
+
+    def format(self) -> str:
+        """jsonl, json (an array), csv, tsv or parquet, by the name; `.json` by its first character.
+
+        Raises IngestError where the name ends in none of FORMATS.
+        """
+        name = self.url
+        for ending in COMPRESSIONS:
+            name = name.removesuffix(ending)
+        ending = Path(name).suffix.lower()
+        if ending not in FORMATS:
+            raise IngestError(f"{self.url}: unknown format; a file's name must end in one of {', '.join(FORMATS)}")
+        if ending != ".json":
+            return FORMATS[ending]
+        with self.open_stream() as stream:
+            first = stream.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+        return "jsonl" if first == b"{" else "json"
+
+    def open_file(self) -> Any:
+        """A seekable file (pyarrow.NativeFile). Raises IngestError where it cannot be opened."""
+        fs, path = self._resolve()
+        try:
+            return fs.open_input_file(path)
+        except OSError as error:
+            raise _cannot_open(self.url, error) from error
+
+    def open_stream(self) -> Any:
+        """The content in order, decompressed by the name's ending. Raises IngestError as `open_file`."""
+        fs, path = self._resolve()
+        try:
+            return fs.open_input_stream(path)
+        except OSError as error:
+            raise _cannot_open(self.url, error) from error
+
+    def _resolve(self) -> tuple[pafs.FileSystem, str]:
+        if self.url.startswith("s3://"):
+            return _s3(self.url)
+        if match := _HUB.fullmatch(self.url):
+            return pafs.LocalFileSystem(), _download(self.url, match)
+        return pafs.LocalFileSystem(), str(Path(self.url).expanduser())
+
+
+def expand(path: str) -> list[Location]:
+    """The files that a path names, by name: itself, those that match its `*` and `?`, or a directory's data files.
+
+    Raises IngestError where there is none, or the place cannot be listed.
+    """
+    if match := _HUB.fullmatch(path):
+        names = _hub_files(path, match)
+    elif path.startswith("s3://"):
+        names = _s3_files(path)
+    else:
+        names = _local_files(Path(path).expanduser())
+    if not names:
+        raise IngestError(f"pool path {path}: no file there")
+    return [Location(name) for name in names]
+
+
+def _has_pattern(path: str) -> bool:
+    return "*" in path or "?" in path
+
+
+def _is_data(name: str) -> bool:
+    for ending in COMPRESSIONS:
+        name = name.removesuffix(ending)
+    return Path(name).suffix.lower() in FORMATS and not Path(name).name.startswith((".", "_", "dataset_info"))
+
+
+def _local_files(path: Path) -> list[str]:
+    if path.is_dir():
+        return sorted(str(found) for found in path.rglob("*") if found.is_file() and _is_data(found.name))
+    if not _has_pattern(str(path)):
+        return [str(path)]
+    anchor = Path(path.anchor) if path.is_absolute() else Path()
+    pattern = str(path.relative_to(anchor)) if path.is_absolute() else str(path)
+    return sorted(str(found) for found in anchor.glob(pattern) if found.is_file())
+
+
+def _s3(url: str) -> tuple[pafs.FileSystem, str]:
+    return Store(url.rpartition("/")[0]).fs, url.removeprefix("s3://")
+
+
+def _s3_files(path: str) -> list[str]:
+    pattern = _has_pattern(path)
+    if not pattern and not path.endswith("/"):
+        return [path]
+    base = re.split(r"[*?]", path)[0].rpartition("/")[0]
+    fs, directory = Store(base).fs, base.removeprefix("s3://")
+    try:
+        infos = fs.get_file_info(pafs.FileSelector(directory, recursive=True))
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    wanted = path.removeprefix("s3://")
+    return sorted(
+        f"s3://{info.path}"
+        for info in infos
+        if info.is_file and (fnmatch.fnmatchcase(info.path, wanted) if pattern else _is_data(info.path))
+    )
+
+
+def _hub_files(path: str, match: re.Match[str]) -> list[str]:
+    inner = match["path"] or ""
+    if inner and not _has_pattern(inner) and _is_data(inner):
+        return [path]
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(match["repo"], repo_type="dataset", revision=match["revision"])
+    except Exception as error:
+        raise _cannot_open(path, error) from error
+    if _has_pattern(inner):
+        names = [name for name in names if fnmatch.fnmatchcase(name, inner)]
+    else:
+        folder = f"{inner.rstrip('/')}/" if inner else ""
+        names = [name for name in names if name.startswith(folder) and _is_data(name)]
+    root = path.removesuffix(inner).rstrip("/")
+    return sorted(f"{root}/{name}" for name in names)
+
+
+def _download(url: str, match: re.Match[str]) -> str:
+    """The file in the local Hugging Face cache."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return str(hf_hub_download(match["repo"], match["path"], repo_type="dataset", revision=match["revision"]))
+    except Exception as error:
+        raise _cannot_open(url, error) from error
+
+
+def _cannot_open(url: str, error: Exception) -> IngestError:
+    if url.startswith("s3://"):
+        hint = " Check the bucket and key, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
+    elif url.startswith("hf://"):
+        hint = " Check the dataset's id and file, the network, and HF_TOKEN for gated data sets."
+    else:
+        hint = " On a cluster a pool file must be readable from every node: a shared directory, s3:// or hf://."
+    return IngestError(f"pool file {url} cannot be opened: {error}.{hint}")

@@ -1,0 +1,84 @@
+"""The command line: quick, light, and refusing what is wrong before any work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy")
+
+
+def thinkscale(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = "from thinkscale.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    program = f"import sys, thinkscale.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_help_names_the_commands() -> None:
+    out = thinkscale("--help")
+    assert out.returncode == 0
+    for command in ("run", "curate", "distill", "train", "evaluate", "report", "show", "submit"):
+        assert f"\n  {command} " in out.stdout
+
+
+def test_show_prints_the_resolved_campaign_with_overrides() -> None:
+    out = thinkscale("show", "demo", "--set", "train.learning_rate=2e-5", "--set", "evaluate.budgets.caps=[8,16]")
+    shown = json.loads(out.stdout)
+    assert shown["train"]["learning_rate"] == 2e-5
+    assert shown["evaluate"]["budgets"]["caps"] == [8, 16]
+    assert shown["train"]["betas"] == [0.9, 0.95]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.learning_rat=1", ["train.learning_rat", "unknown key"]),
+        ("train.epochs=\"five\"", ["train.epochs", "'five'", "integer"]),
+        ("train.epochs=0", ["train.epochs", "0", "greater than or equal to 1"]),
+        ("evaluate.budgets.caps=[]", ["evaluate.budgets.caps", "[]", "at least 1"]),
+        ("model.format=r1", ["model.format", "'r1'", "'s1'", "'think'"]),
+        ("model.format=custom", ["model", "start and end"]),
+        ("select.strategy=best", ["select.strategy", "'best'", "'random'"]),
+        ("pool.0.type=sql", ["pool.0", "sql", "files"]),
+        ("pool.9.rows=1", ["pool.9.rows", "list"]),
+        ("nonsense", ["--set", "key.path=value"]),
+        ("name=a/b", ["name", "a/b"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_refused_by_key_value_and_what_is_allowed(override: str, words: list[str]) -> None:
+    out = thinkscale("show", "demo", "--set", override)
+    assert out.returncode == 1
+    assert "Traceback" not in out.stderr
+    for word in words:
+        assert word in out.stderr, out.stderr
+
+
+def test_unknown_campaigns_and_broken_files_are_named(tmp_path: Path) -> None:
+    assert "demo" in thinkscale("show", "nope").stderr  # the known ones
+    assert "no campaign file" in thinkscale("show", "no/such.toml").stderr
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = \n")
+    assert "line 1" in thinkscale("show", str(broken)).stderr
+
+
+def test_stages_out_of_order_are_refused() -> None:
+    out = thinkscale("run", "demo", "--from", "train", "--to", "ingest")
+    assert out.returncode == 2
+    assert "--from train comes after --to ingest" in out.stderr
+
+
+def test_a_root_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = thinkscale("run", "demo", "--root", str(tmp_path / "file" / "runs"))
+    assert out.returncode == 1
+    assert "cannot be written" in out.stderr
+    assert "Traceback" not in out.stderr
