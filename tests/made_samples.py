@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from thinkscale.domain.campaign import Campaign
+from thinkscale.store.artifact import Manifest
 from thinkscale.store.schemas import QUESTIONS, SAMPLES, table
 
 CELLS = [(32, 0), (64, 0), (128, 0), (256, 0), (256, 1), (256, 2)]
@@ -86,3 +88,47 @@ def made_questions(*, questions: int = 40, benchmark: str = "sums") -> pa.Table:
         for index in range(questions)
     ]
     return table(rows, QUESTIONS)
+
+
+def made_campaign() -> Campaign:
+    """A campaign as small as one can be, with prices."""
+    return Campaign.model_validate(
+        {
+            "name": "demo",
+            "pool": [{"type": "files", "name": "pool", "paths": ["pool.jsonl"]}],
+            "model": {"base": "some/model"},
+            "teacher": {"source": "solutions"},
+            "evaluate": {
+                "benchmarks": [{"name": "sums", "source": {"type": "files", "name": "sums", "paths": ["sums.jsonl"]}}],
+                "budgets": {"caps": [32, 64, 128, 256], "waits": [0, 1, 2]},
+            },
+            "prices": {"cpu_hour_usd": 0.04, "gpu_hour_usd": 3.0},
+        }
+    )
+
+
+def made_manifests() -> dict[str, Manifest]:
+    """Manifests of the stages that the report speaks of."""
+
+    def manifest(schema: str, rows: int = 0, **facts: Any) -> Manifest:
+        return Manifest(
+            artifact="", schema=schema, rows=rows, files=[], inputs={}, config={}, config_fingerprint="",
+            created_at="2026-01-01T00:00:00+00:00", **facts,
+        )  # fmt: skip
+
+    engine = {"engine": "vllm", "version": "0.32.0", "dtype": "bfloat16", "device": "cpu"}
+    return {
+        "benchmarks/sums": manifest("questions/1", 40),
+        "ingest": manifest("questions/1", 1900, dropped={"missing_field": 20}, stats={"cpu_busy_s": 20.0}),
+        "select": manifest("selected/1", 300, dropped={"not_selected": 1600}),
+        "distill": manifest("traces/1", 300, extra={"terms": {"licence": "Apache-2.0", "may_train": True}}),
+        "train": manifest("model/1", stats={"gpu_busy_s": 3000.0, "gpu_startup_s": 600.0}),
+        **{
+            f"samples/{model}": manifest(
+                "samples/1",
+                stats={"cpu_busy_s": 300.0, "cpu_tail_s": 30.0, "decoded_tokens": 1e4, "separate_tokens": 4e4},
+                extra={"model": model, "benchmark": "sums", "engine": engine},
+            )
+            for model in ("base", "tuned")
+        },
+    }

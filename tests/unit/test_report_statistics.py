@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import beta
+from scipy.stats import beta, binomtest
 
 from thinkscale.report.statistics import Interval, difference_interval, gate, mcnemar, mean_interval
 
@@ -74,6 +74,7 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs() -> None:
     # Two of ten discordant pairs: 2 * (C(10,0) + C(10,1) + C(10,2)) / 2^10.
     assert mcnemar(before, after) == pytest.approx(2 * (1 + 10 + 45) / 1024)
     assert mcnemar(after, before) == mcnemar(before, after)
+    assert mcnemar([0] * 31 + [1] * 50, [1] * 31 + [0] * 50) == pytest.approx(binomtest(31, 81).pvalue)
     assert mcnemar([1, 0, 1], [1, 0, 1]) == 1
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 Values = npt.NDArray[np.float64]
 Gate = Literal["better", "worse", "inconclusive"]
@@ -98,4 +98,4 @@ def mcnemar(before: Values | Sequence[float], after: Values | Sequence[float]) -
     """
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
-    return 1.0 if better + worse == 0 else float(binomtest(better, better + worse).pvalue)
+    return min(1.0, 2 * float(bdtr(min(better, worse), better + worse, 0.5)))

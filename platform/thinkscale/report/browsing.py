@@ -1,0 +1,104 @@
+"""Which samples the report page carries, and how.
+
+A page has a size limit. Owns the choice: whole questions, under every model and budget, picked by a hash of
+their ids so that the choice is the same in every run and does not depend on the order of the parts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+EMBEDDED_BYTES = 3_200_000
+"""Of compressed samples in the page; base64 makes a third more of it."""
+EMBEDDED_ROWS = 20_000
+LONGEST_TEXT = 60_000
+"""Characters of one thinking trace that the page shows."""
+
+COLUMNS = [
+    "question_id", "model", "benchmark", "sample", "max_thinking_tokens", "num_waits", "status", "error", "end",
+    "thinking_tokens", "answer_tokens", "thinking", "answer", "forced_spans", "verdict", "extracted_answer",
+]  # fmt: skip
+
+
+class SampleBrowser:
+    """Collects rows part by part; keeps the questions with the smallest hashes that fit the limits."""
+
+    def __init__(self, *, limit_bytes: int = EMBEDDED_BYTES, limit_rows: int = EMBEDDED_ROWS) -> None:
+        self._limit_bytes, self._limit_rows = limit_bytes, limit_rows
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._bytes: dict[str, int] = {}
+        self._largest: list[tuple[int, str]] = []
+        self._beyond = 1 << 64
+        self._kept_bytes = self._kept_rows = 0
+        self.total_rows = 0
+
+    def watch(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Pass parts through, keeping rows of each."""
+        for part in parts:
+            self.add(part)
+            yield part
+
+    def add(self, part: pa.Table) -> None:
+        self.total_rows += part.num_rows
+        ids = part["question_id"].to_pylist()
+        wanted = [index for index, question in enumerate(ids) if _hash(question) < self._beyond]
+        columns = [name for name in COLUMNS if name in part.column_names]
+        # Few rows at a time: most parts are larger than what is kept of all of them.
+        for start in range(0, len(wanted), 256):
+            indices = [index for index in wanted[start : start + 256] if _hash(ids[index]) < self._beyond]
+            for row in part.select(columns).take(pa.array(indices, pa.int64())).to_pylist():
+                self._keep(row)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        question = row["question_id"]
+        if (hashed := _hash(question)) >= self._beyond:
+            return
+        if question not in self._rows:
+            self._rows[question], self._bytes[question] = [], 0
+            heapq.heappush(self._largest, (-hashed, question))
+        text = row.get("thinking") or ""
+        if len(text) > LONGEST_TEXT:
+            row["thinking"] = f"{text[:LONGEST_TEXT]}\n[{len(text) - LONGEST_TEXT:,} characters more in the samples]"
+        self._rows[question].append(row)
+        size = len(zlib.compress(_json(row).encode(), 1))  # an upper bound: rows compress better together
+        self._bytes[question] += size
+        self._kept_bytes += size
+        self._kept_rows += 1
+        while len(self._rows) > 1 and (self._kept_bytes > self._limit_bytes or self._kept_rows > self._limit_rows):
+            negative, dropped = heapq.heappop(self._largest)
+            self._beyond = -negative
+            self._kept_rows -= len(self._rows.pop(dropped))
+            self._kept_bytes -= self._bytes.pop(dropped)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The kept rows, by benchmark, question, model, budget and sample."""
+        kept = [row for rows in self._rows.values() for row in rows]
+        return sorted(
+            kept,
+            key=lambda r: (
+                r["benchmark"], r["question_id"], r["model"], r["max_thinking_tokens"] or 1 << 40, r["num_waits"],
+                r["sample"],
+            ),
+        )  # fmt: skip
+
+
+def packed(value: Any) -> str:
+    """JSON, deflated, in base64: what the page's script unpacks. Holds no character that HTML reads."""
+    return base64.b64encode(zlib.compress(_json(value).encode(), 9)).decode()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _hash(question: str) -> int:
+    return int.from_bytes(hashlib.blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -1,0 +1,127 @@
+"""The report of a campaign as files: one self-contained HTML page and its curve as PNG and SVG.
+
+Owns what the page says. Takes tables and manifests, returns bytes; reads and stores nothing. Text that models
+wrote reaches the page only as data, never as HTML.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from itertools import combinations
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thinkscale.domain.campaign import Campaign
+from thinkscale.report.browsing import SampleBrowser, packed
+from thinkscale.report.comparison import compare_tallies
+from thinkscale.report.metrics import curve_metrics, curves, points, summary_rows, tally
+from thinkscale.report.plots import draw_curves
+from thinkscale.report.spending import funnel, spending, terms
+from thinkscale.store.artifact import Manifest
+
+__all__ = ["build_report", "summary_rows"]
+
+
+def build_report(
+    campaign: Campaign,
+    samples: pa.Table | Iterable[pa.Table],
+    manifests: Mapping[str, Manifest],
+    training_metrics: Sequence[Mapping[str, float]],
+    questions: pa.Table | None = None,
+) -> dict[str, bytes]:
+    """The report's files by name: `report.html`, `curve.png`, `curve.svg`.
+
+    Args:
+        campaign: The campaign, for its prices and settings.
+        samples: The samples (schema SAMPLES), whole or part by part; read once.
+        manifests: Manifests of the campaign's artifacts, in the order of the stages.
+        training_metrics: One row per training step, with `step` and `loss`.
+        questions: The benchmarks' questions (schema QUESTIONS); without them samples show only ids.
+    """
+    browser = SampleBrowser()
+    tallied = tally(browser.watch([samples] if isinstance(samples, pa.Table) else samples))
+    found = points(tallied, seed=campaign.seed)
+    images = draw_curves(found, title=campaign.name)
+    rows = browser.rows
+    facts = {
+        "name": campaign.name,
+        "base": campaign.model.base,
+        "created": max((manifest.created_at for manifest in manifests.values()), default=""),
+        "code": sorted({manifest.code_version for manifest in manifests.values()}),
+        "engines": _engines(manifests),
+        "final_answer_text": campaign.evaluate.budgets.final_answer_text,
+        "points": [{**asdict(point), "budget": point.budget} for point in found],
+        "metrics": [asdict(curve_metrics(curve)) for curve in curves(found).values()],
+        "comparisons": _comparisons(campaign, tallied),
+        "spending": spending(campaign, manifests, found),
+        "funnel": funnel(manifests),
+        "terms": terms(manifests),
+        "training": [{name: _finite(value) for name, value in row.items()} for row in training_metrics],
+        "samples_total": browser.total_rows,
+        "samples_shown": len(rows),
+    }
+    page = _template()
+    page = page.replace("{{TITLE}}", _escape_html(campaign.name))
+    page = page.replace("{{FACTS}}", _script_safe(facts))
+    page = page.replace("{{SAMPLES}}", packed({"questions": _questions(questions, rows), "rows": rows}))
+    return {"report.html": page.encode(), "curve.png": images["png"], "curve.svg": images["svg"]}
+
+
+def _comparisons(campaign: Campaign, tallied: pa.Table) -> list[dict[str, Any]]:
+    """Each later model against each earlier one, in the campaign's order."""
+    present = set(tallied["model"].to_pylist())
+    named = [model for model in campaign.evaluate.models if model in present]
+    models = [*named, *sorted(present - set(named))]
+    by_model = {model: tallied.filter(pc.equal(tallied["model"], model)) for model in models}
+    return [
+        asdict(row)
+        for first, second in combinations(models, 2)
+        for row in compare_tallies(by_model[first], by_model[second], seed=campaign.seed)
+    ]
+
+
+def _engines(manifests: Mapping[str, Manifest]) -> list[str]:
+    """The engines that drew the samples, each described once."""
+    described = []
+    for manifest in manifests.values():
+        engine = manifest.extra.get("engine") if manifest.schema.startswith("samples/") else None
+        if isinstance(engine, Mapping):
+            names = ("engine", "version", "dtype", "device")
+            described.append(" ".join(str(engine[name]) for name in names if engine.get(name)))
+    return list(dict.fromkeys(described))
+
+
+def _questions(questions: pa.Table | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Text, reference and domain of the questions whose samples the page carries."""
+    if questions is None:
+        return {}
+    wanted = {row["question_id"] for row in rows}
+    table = questions.filter(pc.is_in(questions["id"], pa.array(sorted(wanted), pa.string())))
+    return {
+        row["id"]: {"question": row["question"], "answer": row["answer"], "domain": row["domain"]}
+        for row in table.select(["id", "question", "answer", "domain"]).to_pylist()
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _template() -> str:
+    return resources.files("thinkscale.report").joinpath("template.html").read_text(encoding="utf-8")
+
+
+def _script_safe(value: Any) -> str:
+    """JSON that can stand inside a script element whatever its strings hold."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _escape_html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,103 @@
+"""The report's files: complete, safe against what models write, and within their size."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from made_samples import made_campaign, made_manifests, made_questions, made_samples
+from thinkscale.report.browsing import SampleBrowser
+from thinkscale.report.page import build_report
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028 &amp; $\\frac$ "
+
+
+def embedded(page: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    facts = re.search(r'<script id="facts" type="application/json">(.*?)</script>', page, re.DOTALL)
+    samples = re.search(r'<script id="samples" type="text/plain">(.*?)</script>', page, re.DOTALL)
+    assert facts
+    assert samples
+    return json.loads(facts[1]), json.loads(zlib.decompress(base64.b64decode(samples[1])))
+
+
+def page_of(samples: pa.Table, **options: Any) -> str:
+    files = build_report(made_campaign(), samples, made_manifests(), [{"step": 1, "loss": 2.5}], **options)
+    assert files["curve.png"].startswith(b"\x89PNG")
+    assert b"<svg" in files["curve.svg"]
+    return files["report.html"].decode()
+
+
+def test_the_page_carries_points_comparison_costs_funnel_and_samples() -> None:
+    samples = made_samples(models={"base": 0.3, "tuned": 0.8}, failures=2)
+    facts, carried = embedded(page_of(samples, questions=made_questions()))
+    assert len(facts["points"]) == 12
+    assert facts["points"][0]["failed"] == 2
+    assert facts["comparisons"][-1]["budget"] == "all budgets"
+    assert facts["comparisons"][-1]["gate"] == "better"
+    assert [row["stage"] for row in facts["funnel"]] == ["ingest", "select", "distill"]
+    assert facts["funnel"][0]["dropped"] == {"missing_field": 20}
+    assert facts["terms"] == [{"licence": "Apache-2.0", "may_train": True}]
+    cost = {row["stage"]: row for row in facts["spending"]}
+    assert cost["train"]["usd"] == pytest.approx(3600 * 3 / 3600)
+    assert cost["samples/base"]["correct"] == sum(p["correct"] for p in facts["points"] if p["model"] == "base")
+    assert facts["samples_shown"] == facts["samples_total"] == len(carried["rows"]) == samples.num_rows
+    assert carried["questions"]["sums-q3"]["answer"] == "3"
+
+
+def test_nothing_that_a_model_writes_becomes_markup() -> None:
+    samples = made_samples(models={HOSTILE: 0.5}, questions=3, thinking=HOSTILE + "\0", benchmark=HOSTILE)
+    page = page_of(samples, questions=made_questions(questions=3, benchmark=HOSTILE))
+    assert page.count("<script") == 3
+    assert page.count("</script>") == 3
+    assert "onerror" not in page.split('<script id="facts"')[0]
+    facts, carried = embedded(page)
+    assert facts["points"][0]["model"] == HOSTILE
+    assert carried["rows"][0]["thinking"].startswith(HOSTILE)
+
+
+def test_a_training_loss_that_is_not_a_number_does_not_break_the_page() -> None:
+    files = build_report(
+        made_campaign(), made_samples(models={"base": 0.5}), {}, [{"step": 1, "loss": float("nan")}], None
+    )
+    facts, _ = embedded(files["report.html"].decode())
+    assert facts["training"] == [{"step": 1, "loss": None}]
+
+
+def test_a_run_without_samples_still_has_a_page() -> None:
+    facts, carried = embedded(page_of(made_samples(models={})))
+    assert facts["points"] == []
+    assert carried["rows"] == []
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    samples = made_samples(models={"base": 0.5})
+    first = build_report(made_campaign(), samples, made_manifests(), [])
+    assert first == build_report(made_campaign(), samples, made_manifests(), [])
+
+
+def test_a_large_run_shows_whole_questions_within_the_limit() -> None:
+    samples = made_samples(models={"base": 0.3, "tuned": 0.8}, questions=60, samples=2)
+    browser = SampleBrowser(limit_rows=100)
+    for start in range(0, samples.num_rows, 77):
+        browser.add(samples.slice(start, 77))
+    kept = browser.rows
+    assert browser.total_rows == samples.num_rows
+    assert 60 <= len(kept) <= 100
+    per_question = len(samples) // 60
+    questions = [row["question_id"] for row in kept]
+    assert {questions.count(question) for question in questions} == {per_question}
+    whole = SampleBrowser(limit_rows=100)
+    whole.add(samples)
+    assert whole.rows == kept
+
+
+def test_bytes_limit_the_samples_too() -> None:
+    browser = SampleBrowser(limit_bytes=20_000)
+    browser.add(made_samples(models={"base": 0.3}, questions=200))
+    assert 0 < len(browser.rows) < 200
