@@ -19,6 +19,8 @@ Gate = Literal["better", "worse", "inconclusive"]
 
 LEVEL = 0.95
 DRAWS = 10_000
+MOST_LEVELS = 2_000
+"""From so many different values on, a bootstrap draws them rounded to thousandths, to bound its memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +75,8 @@ def _bayesian_bootstrap(values: Values, pseudo: Sequence[float], seed: int, draw
         raise ValueError("an interval needs at least one question")
     # Dirichlet weights of questions with the same value add up to one gamma draw, so that the cost depends on
     # how many values differ (samples per question + 1), not on how many questions there are.
-    levels, counts = np.unique(np.round(np.concatenate([values, pseudo]), 12), return_counts=True)
+    digits = 12 if len(np.unique(values)) <= MOST_LEVELS else 3
+    levels, counts = np.unique(np.round(np.concatenate([values, pseudo]), digits), return_counts=True)
     shapes = counts.astype(np.float64)
     for value in pseudo:
         shapes[np.searchsorted(levels, value)] -= 0.5

@@ -1,0 +1,121 @@
+"""The report page in a real browser: it draws itself, answers clicks and stays silent on the console."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from made_samples import made_campaign, made_manifests, made_questions, made_samples
+from thinkscale.report.page import build_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
+
+HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">😀 "
+
+CLICKS = """
+<script>
+const wait = (what) => new Promise((done, fail) => {
+  let tries = 0;
+  const look = () => what() ? done() : ++tries > 400 ? fail(new Error("never: " + what)) : setTimeout(look, 10);
+  look();
+});
+const text = selector => document.querySelector(selector)?.textContent ?? null;
+const set = (name, value, event) => {
+  const field = document.forms.filters.elements[name];
+  field.value = value;
+  field.dispatchEvent(new Event(event));
+};
+(async () => {
+  const out = {};
+  await wait(() => document.documentElement.dataset.ready);
+  await wait(() => document.querySelectorAll(".chart svg").length >= 2);
+  out.charts = document.querySelectorAll(".chart svg").length;
+  out.sections = [...document.querySelectorAll("nav a")].map(a => a.textContent);
+  out.all = text("#found");
+  document.querySelector("#next").click();
+  out.second = text("#found");
+  set("verdict", "correct", "change");
+  out.verdicts = [...new Set([...document.querySelectorAll("#list summary .chip")].map(chip => chip.textContent))];
+  set("model", "tuned", "change");
+  set("budget", "cap 256, 2 waits", "change");
+  out.cells = [...new Set([...document.querySelectorAll("#list summary .cell")].map(cell => cell.textContent))];
+  document.querySelector("#list summary").click();
+  await wait(() => document.querySelector("#list .sample"));
+  out.marked = text("#list .sample mark");
+  out.thinking = text("#list .sample .text:nth-of-type(1)");
+  out.hostile = document.querySelector("#list .sample").textContent.includes("document.title='broken'");
+  out.elements = document.querySelectorAll("#list img, #list script").length;
+  out.formula = document.querySelectorAll("#list .sample math").length;
+  document.querySelector("#list .others button").click();
+  out.other = text("#list .sample .soft");
+  set("search", "no such words", "input");
+  out.nothing = text("#found");
+  out.overflow = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+  out.title = document.title;
+  return out;
+})().catch(error => ({ error: String(error) })).then(out => {
+  const box = document.createElement("pre");
+  box.id = "outcome";
+  box.textContent = JSON.stringify(out);
+  document.body.append(box);
+});
+</script>
+"""
+
+
+def browse(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
+    """The page's DOM after its scripts ran, and what the browser logged to the console."""
+    done = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={profile}",
+            "--enable-logging=stderr", "--virtual-time-budget=20000", *flags, "--dump-dom", page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    samples = made_samples(models={"base": 0.3, "tuned": 0.9}, thinking=HOSTILE, failures=1)
+    metrics = [{"step": step, "loss": 3 / step, "learning_rate": 1e-5} for step in range(1, 50)]
+    files = build_report(made_campaign(), samples, made_manifests(), metrics, made_questions())
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_bytes(files["report.html"].replace(b"</body>", CLICKS.encode() + b"</body>"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "flags", [("--window-size=1200,900",), ("--window-size=500,900", "--blink-settings=preferredColorScheme=0")]
+)
+def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    dom, console = browse(page, tmp_path, *flags)
+    found = re.search(r'<pre id="outcome">(.*?)</pre>', dom, re.DOTALL)
+    assert found, dom[-2000:]
+    out: dict[str, Any] = json.loads(html.unescape(found[1]))
+    assert "error" not in out, out
+    assert console == ""
+    assert out["charts"] == 3
+    assert out["sections"] == [
+        "Scaling curve", "Points", "Comparison", "Cost", "Funnel of the data", "Training", "Samples",
+    ]  # fmt: skip
+    assert out["all"] == "480 samples, page 1 of 12"
+    assert out["second"] == "480 samples, page 2 of 12"
+    assert out["verdicts"] == ["correct"]
+    assert out["cells"] == ["tuned · cap 256, 2 waits"]
+    assert out["marked"] == "Wait"
+    assert out["hostile"]
+    assert out["elements"] == 0
+    assert "sums" in out["other"]
+    assert out["nothing"] == "0 samples, page 1 of 1"
+    assert not out["overflow"]
+    assert out["title"] == "demo · thinkscale"
