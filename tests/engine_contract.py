@@ -86,7 +86,7 @@ async def the_forbidden_may_come_later(engine: Engine) -> None:
 
 async def an_end_of_text_id_ends_and_stands_apart(engine: Engine) -> None:
     requests = [
-        Request(prompt_ids=PROMPT, max_tokens=100, sampling=Sampling(temperature=3.0, seed=seed)) for seed in range(12)
+        Request(prompt_ids=PROMPT, max_tokens=100, sampling=Sampling(temperature=2.0, seed=seed)) for seed in range(24)
     ]
     completions = await asyncio.gather(*map(engine.generate, requests))
     ended = [completion for completion in completions if completion.finish == "stop"]
@@ -130,6 +130,17 @@ async def narrow_sampling_is_greedy(engine: Engine) -> None:
     ):
         completion = await engine.generate(Request(prompt_ids=PROMPT, max_tokens=24, sampling=narrow))
         assert completion.ids == whole
+
+
+async def tokens_are_told_as_they_come(engine: Engine) -> None:
+    whole = await greedy(engine)
+    told: list[int] = []
+    stop = whole[6:9]
+    completion = await engine.generate(Request(prompt_ids=PROMPT, max_tokens=24, stops=(stop,)), told.extend)
+    assert tuple(told) == (completion.ids + completion.stop_ids)[:-1]
+    told.clear()
+    await engine.generate(Request(prompt_ids=PROMPT, max_tokens=24), told.extend)
+    assert tuple(told) == whole
 
 
 async def a_short_request_does_not_wait_for_a_long_one(engine: Engine) -> None:
@@ -181,6 +192,7 @@ CONTRACT: list[Callable[[Engine], Awaitable[None]]] = [
     a_seed_fixes_a_sample_alone_and_in_company,
     company_changes_nothing,
     narrow_sampling_is_greedy,
+    tokens_are_told_as_they_come,
     a_short_request_does_not_wait_for_a_long_one,
     a_cancelled_request_leaves_the_others_alone,
     impossible_requests_are_refused,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from thinkscale.domain.generation import Completion, EngineInfo, Request
+from thinkscale.domain.generation import Completion, EngineInfo, Request, TokenIds
+
+OnTokens = Callable[[TokenIds], None]
+"""Told of ids as they are decoded, in order and each once; not of the id that completes a stop."""
 
 
 class EngineError(RuntimeError):
@@ -16,8 +20,8 @@ class Engine(Protocol):
 
     info: EngineInfo
 
-    async def generate(self, request: Request) -> Completion:
-        """Continue `request.prompt_ids`.
+    async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
+        """Continue `request.prompt_ids`; `on_tokens` is called in the event loop, before the call returns.
 
         The completion ends at the first complete occurrence of a stop sequence or an end-of-text id,
         or after `max_tokens` tokens. Cancelling the call drops the request from the engine.

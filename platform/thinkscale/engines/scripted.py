@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
+from thinkscale.engines.base import OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 
 NextLogits = Callable[[TokenIds], Sequence[float]]
@@ -85,21 +86,20 @@ class ScriptedEngine:
         self._under_way = 0
         self.requests = self.decoded_tokens = self.most_concurrent = 0
 
-    async def generate(self, request: Request) -> Completion:
+    async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         check_request(request, self.info)
         self.requests += 1
         self._under_way += 1
         self.most_concurrent = max(self.most_concurrent, self._under_way)
         try:
-            return await self._decode(request)
+            return await self._decode(request, Continuation(request, self.info.eos_ids, on_tokens))
         finally:
             self._under_way -= 1
 
     async def close(self) -> None:
         pass
 
-    async def _decode(self, request: Request) -> Completion:
-        continuation = Continuation(request, self.info.eos_ids)
+    async def _decode(self, request: Request, continuation: Continuation) -> Completion:
         draw = random.Random(request.sampling.seed)
         while True:
             await asyncio.sleep(self._token_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from thinkscale.domain.generation import Completion, EngineInfo, Request, TokenIds
+from thinkscale.engines.base import OnTokens
 
 
 def check_request(request: Request, info: EngineInfo) -> None:
@@ -35,8 +36,9 @@ def check_request(request: Request, info: EngineInfo) -> None:
 class Continuation:
     """The ids of one request as an engine decodes them, until they are complete."""
 
-    def __init__(self, request: Request, eos_ids: TokenIds) -> None:
+    def __init__(self, request: Request, eos_ids: TokenIds, on_tokens: OnTokens | None = None) -> None:
         self._max_tokens = request.max_tokens
+        self._on_tokens = on_tokens
         self._stops: dict[int, list[TokenIds]] = defaultdict(list)
         # Longest first: of two stops that end at the same id, the one that began earlier counts.
         for stop in sorted({*request.stops, *((eos,) for eos in eos_ids)}, key=len, reverse=True):
@@ -49,6 +51,8 @@ class Continuation:
         for stop in self._stops.get(token, ()):
             if tuple(self.ids[-len(stop) :]) == stop:
                 return Completion(ids=tuple(self.ids[: -len(stop)]), finish="stop", stop_ids=stop)
+        if self._on_tokens is not None:
+            self._on_tokens((token,))
         if len(self.ids) >= self._max_tokens:
             return Completion(ids=tuple(self.ids), finish="length")
         return None

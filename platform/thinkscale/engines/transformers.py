@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinkscale.domain.generation import Completion, EngineInfo, Request
-from thinkscale.engines.base import EngineError
+from thinkscale.domain.generation import Completion, EngineInfo, Request, TokenIds
+from thinkscale.engines.base import EngineError, OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 from thinkscale.engines.tokenizer import ModelTokenizer
 
@@ -61,9 +61,11 @@ class TransformersEngine:
         self._waiting: list[_Row] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def generate(self, request: Request) -> Completion:
+    async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         check_request(request, self.info)
-        row = _Row(request, Continuation(request, self.info.eos_ids), asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        told = None if on_tokens is None else _in_loop(loop, on_tokens)
+        row = _Row(request, Continuation(request, self.info.eos_ids, told), loop.create_future())
         self._waiting.append(row)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
@@ -151,6 +153,13 @@ class TransformersEngine:
             draw = torch.multinomial(kept.cpu(), 1, generator=row.generator)
             tokens[index] = int(order[draw.item()])
         return tokens
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, on_tokens: OnTokens) -> OnTokens:
+    def told(ids: TokenIds) -> None:
+        loop.call_soon_threadsafe(on_tokens, ids)
+
+    return told
 
 
 def _resolve(done: asyncio.Future[Completion], completion: Completion) -> None:
