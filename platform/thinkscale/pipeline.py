@@ -81,12 +81,19 @@ def run(
         for number, name in enumerate(chosen, 1):
             label = f"[{number}/{len(chosen)}] {name}"
             say(f"{label}: {STAGES[name]}")
-            began = time.monotonic()
+            began, before = time.monotonic(), _commits(campaign, store)
             _work()[name](campaign, store)
-            say(f"{label}: complete ({time.monotonic() - began:.1f} s)")
+            did = "complete" if _commits(campaign, store) != before else "nothing to do, complete already"
+            say(f"{label}: {did} ({time.monotonic() - began:.1f} s)")
         if last == LAST:
             from thinkscale.cluster.reporting import summary
 
             say(summary(campaign, store))
     finally:
         disconnect()
+
+
+def _commits(campaign: Campaign, store: Store) -> dict[str, int]:
+    """Paths of the campaign's manifests and when they were written."""
+    written = store.written(campaign.name)
+    return {name: when for name, when in written.items() if name.endswith("manifest.json")}

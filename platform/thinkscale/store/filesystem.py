@@ -74,13 +74,20 @@ class Store:
 
     def files(self, path: str, *, recursive: bool = False) -> dict[str, int]:
         """Files below a directory, relative to it, with their sizes; empty where there is no directory."""
+        return {name: info.size for name, info in self._infos(path, recursive=recursive)}
+
+    def written(self, path: str) -> dict[str, int]:
+        """All files below a directory, relative to it, with when they were written (ns)."""
+        return {name: info.mtime_ns for name, info in self._infos(path, recursive=True)}
+
+    def _infos(self, path: str, *, recursive: bool) -> list[tuple[str, pafs.FileInfo]]:
         base = self.absolute(path)
         infos = self.fs.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=recursive))
-        return {
-            info.path[len(base) + 1 :]: info.size
+        return [
+            (info.path[len(base) + 1 :], info)
             for info in sorted(infos, key=lambda info: info.path)
             if info.type == pafs.FileType.File and not info.base_name.startswith(".tmp-")
-        }
+        ]
 
     def directories(self, path: str) -> list[str]:
         """Names of the directories directly below a directory."""

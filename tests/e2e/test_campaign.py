@@ -1,0 +1,140 @@
+"""Whole campaigns as a user runs them: on the command line, through the Jobs API, on S3, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from thinkscale.store.artifact import Artifact
+from thinkscale.store.filesystem import Store
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "campaigns" / "tiny.toml"
+BIN = Path(sys.executable).parent
+
+
+def thinkscale(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(BIN / "thinkscale"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> str:
+    """Read the output until a line holds the words."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    raise AssertionError(f"{words!r} never came:\n{seen}")
+
+
+def check_samples(store: Store) -> None:
+    for model in ("base", "tuned"):
+        table = Artifact(store, f"tiny/samples/model={model}/benchmark=held-out").read()
+        assert table.num_rows == 6 * 3  # caps 2 and 6 without waits, cap 6 with one
+        assert len(set(table.column("sample_id").to_pylist())) == table.num_rows
+        assert set(table.column("status").to_pylist()) == {"ok"}
+        assert None not in table.column("verdict").to_pylist()
+
+
+def test_a_killed_campaign_resumes_and_a_finished_one_does_nothing(tmp_path: Path) -> None:
+    arguments = ("run", str(TINY), "--root", str(tmp_path))
+    killed = thinkscale(*arguments)
+    wait_for(killed, "difficulty: complete")
+    time.sleep(1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    store = Store(str(tmp_path))
+    before = store.read_bytes("tiny/difficulty/manifest.json")
+
+    killed = thinkscale(*arguments)
+    wait_for(killed, "] evaluate")
+    wait_for(killed, "samples/s")  # a segment is committed
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+
+    out, _ = thinkscale(*arguments).communicate(timeout=600)
+    assert "accuracy" in out, out
+    assert "report.html" in out
+    assert store.read_bytes("tiny/difficulty/manifest.json") == before
+    check_samples(store)
+    page = (tmp_path / "tiny" / "report" / "report.html").read_text()
+    assert "<svg" in page or "<canvas" in page
+
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    out, _ = thinkscale(*arguments).communicate(timeout=300)
+    assert out.count("nothing to do") == 10, out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
+
+    changed, _ = thinkscale(*arguments, "--set", "select.count=4").communicate(timeout=300)
+    assert "select.count was 8, is 4" in changed, changed
+
+
+@pytest.fixture
+def head(s3_root: str, tmp_path: Path) -> Iterator[str]:
+    """A cluster of its own with a job server, which demands a token; gives the job server's address."""
+    directory = f"/tmp/ts-{secrets.token_hex(4)}"
+    port = 20000 + secrets.randbelow(9000)
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"  # a job's python is the head's
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",
+        "--num-cpus=4", f"--temp-dir={directory}", f"--object-store-memory={512 << 20}", "--disable-usage-stats",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield f"http://127.0.0.1:{port + 1}"
+    finally:
+        process.terminate()
+        process.wait(60)
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            os.environ.pop(name, None)
+
+
+def submit(address: str, *entrypoint: str, timeout: float) -> str:
+    command = [
+        str(BIN / "ray"), "job", "submit", f"--address={address}", "--runtime-env", "jobs/runtime_env.yaml", "--",
+        *entrypoint,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_stages_and_the_whole_run_as_ray_jobs_on_s3(head: str, s3_root: str) -> None:
+    from urllib.request import urlopen
+
+    for _ in range(120):  # until the job server answers
+        try:
+            urlopen(f"{head}/api/version", timeout=2)
+            break
+        except OSError as error:
+            if "401" in str(error) or "403" in str(error):
+                break
+            time.sleep(0.5)
+    root = f"{s3_root}/jobs"
+    campaign = (str(TINY), "--root", root)
+    curated = submit(head, "python", "jobs/curate.py", *campaign, timeout=600)
+    assert "select: complete" in curated
+    store = Store(root)
+    assert Artifact(store, "tiny/selected").require().rows == 8
+    distilled = submit(head, "python", "jobs/distill.py", *campaign, timeout=300)
+    assert "distill: complete" in distilled
+    whole = submit(head, "python", "jobs/run.py", *campaign, timeout=900)
+    assert "ingest: nothing to do" in whole
+    assert f"report: {root}/tiny/report/report.html" in whole
+    check_samples(store)
