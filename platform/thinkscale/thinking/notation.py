@@ -62,7 +62,8 @@ def clean(text: str) -> str:
 _CURRENCY_OR_HEDGE = re.compile(
     r"^(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly|[$€£¥₹]|Rs\.?|USD)\s*"
 )
-_UNIT = re.compile(r"(?:\s*[-/]?\s*(?:[A-Za-zµμ²³]+\.?)(?:\s*\^\s*\{?-?\d\}?|[²³])?)+$")
+# Possessive: words have one reading only, or a sentence costs time exponential in its letters.
+_UNIT = re.compile(r"(?:\s*[-/]?\s*[A-Za-zµμ²³]++\.?(?:\s*\^\s*\{?-?\d\}?|[²³])?)++$")
 _PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([-+]?[\d.,]+)\s*\}", re.ASCII)
 _SLASHED = re.compile(r"([-+]?[\d.,]+)\s*/\s*([-+]?[\d.,]+)", re.ASCII)
