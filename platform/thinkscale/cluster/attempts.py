@@ -1,0 +1,131 @@
+"""Difficulty on an actor: a model's attempts at a segment of questions, graded.
+
+Owns how attempts run on an engine. What they mean is decided in `curate.difficulty`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from thinkscale.cluster.dropping import dropped_row
+from thinkscale.cluster.segments import Result
+from thinkscale.curate.difficulty import judge
+from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.generation import Request, Sampling
+from thinkscale.domain.question import Question
+from thinkscale.engines.base import Engine
+from thinkscale.engines.factory import build_engine
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.store.models import local_model
+from thinkscale.store.schemas import DIFFICULTY, DROPPED, question_row, questions, table
+from thinkscale.thinking.grading import Graded, GradingPool
+
+T = TypeVar("T")
+
+
+class EngineLoop:
+    """An engine and the event loop it lives on, in a thread of its own: several threads may have work done there."""
+
+    def __init__(self, campaign: Campaign, reference: str) -> None:
+        serve = campaign.serve
+        directory = local_model(reference)
+        self.tokenizer = ModelTokenizer(directory)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.engine: Engine = self.run(
+            build_engine(
+                serve.engine,
+                directory,
+                dtype=serve.dtype,
+                context_tokens=serve.context_tokens,
+                max_concurrent_sequences=serve.max_concurrent_sequences,
+                tensor_parallel=serve.tensor_parallel,
+                gpu_memory_share=serve.gpu_memory_share,
+                threads=campaign.resources.threads_per_actor,
+            )
+        )
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class Attempter:
+    """In an actor: attempts at questions by one model; the solved questions are dropped."""
+
+    def __init__(self, campaign: Campaign, reference: str, name: str) -> None:
+        """`name`: as in `difficulty.models`, for the reason of drops."""
+        self._campaign, self._name = campaign, name
+        self._engine = EngineLoop(campaign, reference)
+        same = reference == campaign.model.base
+        self._base_tokenizer = self._engine.tokenizer if same else ModelTokenizer(local_model(campaign.model.base))
+        self._grading, self._grader = threading.Lock(), GradingPool()
+
+    def __call__(self, rows: pa.Table) -> Result:
+        settings = self._campaign.difficulty
+        asked = questions(rows)
+        answers = self._engine.run(self._attempt_all(asked))
+        items = [
+            Graded(kind=q.kind, reference=q.answer, response=text, options=q.options)
+            for q, texts in zip(asked, answers, strict=True)
+            for text in texts
+        ]
+        with self._grading:  # the pool serves one thread at a time
+            verdicts = self._grader.grade_all(items)
+        kept, dropped = [], []
+        for i, (question, texts) in enumerate(zip(asked, answers, strict=True)):
+            attempts = judge(verdicts[i * settings.attempts : (i + 1) * settings.attempts], settings.solved_pass_rate)
+            row = {
+                **question_row(question),
+                "attempts": settings.attempts,
+                "pass_rate": attempts.pass_rate,
+                "trace_tokens": self._trace_tokens(question, texts),
+                "attempt_answers": texts,
+            }
+            if attempts.solved:
+                detail = {"pass_rate": attempts.pass_rate, "attempts": settings.attempts}
+                dropped.append(dropped_row("difficulty", question.id, f"solved_by:{self._name}", detail, row))
+            else:
+                kept.append(row)
+        return Result(
+            kept=table(kept, DIFFICULTY),
+            dropped=table(dropped, DROPPED),
+            stats={
+                "attempts": len(items),
+                "attempt_tokens": sum(self._tokens(text) for texts in answers for text in texts),
+            },
+            extra={"engine": asdict(self._engine.engine.info)},
+        )
+
+    async def _attempt_all(self, asked: list[Question]) -> list[list[str]]:
+        settings = self._campaign.difficulty
+        texts = await asyncio.gather(
+            *(self._attempt(question, n) for question in asked for n in range(settings.attempts))
+        )
+        return [texts[i * settings.attempts : (i + 1) * settings.attempts] for i in range(len(asked))]
+
+    async def _attempt(self, question: Question, number: int) -> str:
+        """One answer; empty where the prompt leaves no room for one, which counts as a failed attempt."""
+        engine, tokenizer, settings = self._engine.engine, self._engine.tokenizer, self._campaign.difficulty
+        prompt = tokenizer.prompt_ids(question.question, None, self._campaign.model.system_prompt)
+        room = min(settings.max_tokens, engine.info.context_tokens - len(prompt))
+        if room < 1:
+            return ""
+        digest = hashlib.sha256(f"{self._campaign.seed}/{question.id}/{number}".encode()).digest()
+        sampling = Sampling(temperature=settings.temperature, seed=int.from_bytes(digest[:4], "big") >> 1)
+        completion = await engine.generate(Request(prompt_ids=prompt, max_tokens=room, sampling=sampling))
+        return tokenizer.decode(completion.ids)
+
+    def _trace_tokens(self, question: Question, attempts: list[str]) -> int:
+        if question.solution:
+            return len(self._base_tokenizer.encode(question.solution))
+        return max(len(self._base_tokenizer.encode(text)) for text in attempts)
+
+    def _tokens(self, text: str) -> int:
+        return len(self._engine.tokenizer.encode(text))

@@ -1,0 +1,274 @@
+"""From pool sources to the selected questions: each stage reads artifacts and writes one, on Ray Data.
+
+Owns which artifacts a stage reads and writes and what its rows depend on. What happens to a row is decided
+in `curate`; how segments run and resume, in `segments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from thinkscale.cluster.attempts import Attempter
+from thinkscale.cluster.dropping import Drop, by_part, drop_rows, dropped_row, licences
+from thinkscale.cluster.ingestion import build_benchmarks, ingest
+from thinkscale.cluster.progress import Progress
+from thinkscale.cluster.segments import Actors, Result, Segment, Slice, run_segments, slices
+from thinkscale.curate import duplicates, selection
+from thinkscale.curate.decontamination import BenchmarkRow, find_leaks
+from thinkscale.domain.campaign import Campaign
+from thinkscale.engines.embedding import Embedder
+from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.filesystem import Store
+from thinkscale.store.locations import IngestError
+from thinkscale.store.models import directory_hash, local_model
+from thinkscale.store.schemas import DIFFICULTY, DROPPED, EMBEDDINGS, QUESTIONS, SELECTED, table
+
+__all__ = ["build_benchmarks", "deduplicate", "embed", "ingest", "score_difficulty", "select"]
+
+MODEL_FILES = ("*.safetensors", "*.json")
+
+
+def embed(campaign: Campaign, store: Store) -> Manifest:
+    """`embeddings`: a vector for each question of the pool and of the benchmarks."""
+    pool, benchmarks = _artifact(campaign, store, "pool"), _benchmarks(campaign, store)
+    output = _artifact(campaign, store, "embeddings")
+    model = campaign.curate.embedding_model
+    done = output.begin(
+        {"embedding_model": model, "segment_rows": campaign.curate.segment_rows},
+        {name: a.require().fingerprint for name, a in {"pool": pool, **benchmarks}.items()},
+    )
+    if (manifest := output.manifest()) is not None:
+        return manifest
+    segments = [
+        Segment(key=f"{name}-{segment.key}", rows=segment.rows, work=segment.work)
+        for name, artifact in {"pool": pool, **{f"benchmark-{k}": a for k, a in benchmarks.items()}}.items()
+        for segment in slices(artifact, campaign.curate.segment_rows)
+    ]
+    resources = campaign.resources
+    run_segments(
+        "embed",
+        output,
+        segments,
+        done,
+        read=read_questions_only,
+        transform=EmbedQuestions,
+        arguments=(model, campaign.curate.embedding_batch_tokens, resources.threads_per_actor),
+        actors=Actors(most=resources.embed_actors, gpus=resources.gpus_per_embed_actor),
+    )
+    return output.commit(EMBEDDINGS, expected_segments={segment.key for segment in segments})
+
+
+def deduplicate(campaign: Campaign, store: Store) -> Manifest:
+    """`unique`: near duplicates and questions that give away a benchmark dropped."""
+    settings = campaign.curate
+    pool, embeddings = _artifact(campaign, store, "pool"), _artifact(campaign, store, "embeddings")
+    benchmarks = _benchmarks(campaign, store)
+    output = _artifact(campaign, store, "unique")
+    done = output.begin(
+        settings.model_dump(include={"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}),
+        {name: a.require().fingerprint for name, a in {"pool": pool, "embeddings": embeddings, **benchmarks}.items()},
+    )
+    if (manifest := output.manifest()) is not None:
+        return manifest
+    progress = Progress("deduplicate", pool.require().rows)
+    rows = pool.read(["id", "question", "answer", "solution"])
+    ids, texts = rows.column("id").to_pylist(), rows.column("question").to_pylist()
+    vectors = _vectors(embeddings)
+    templated = {b.name for b in campaign.evaluate.benchmarks if b.source.type == "reasoning_gym"}
+    bench = [
+        BenchmarkRow(benchmark=name, id=row["id"], question=row["question"], templated=name in templated)
+        for name, artifact in benchmarks.items()
+        for row in artifact.read(["id", "question"]).to_pylist()
+    ]
+    progress.note(f"comparing {len(ids):,} questions with {len(bench):,} of {len(benchmarks)} benchmark(s)")
+    leaks = find_leaks(
+        texts,
+        bench,
+        ngram=settings.decontaminate_ngram,
+        similarity=settings.decontaminate_similarity,
+        embeddings=vectors(ids),
+        benchmark_embeddings=vectors([row.id for row in bench]),
+    )
+    decided = {
+        ids[leak.row]: Drop(
+            f"leak:{leak.benchmark}",
+            {
+                "benchmark_id": leak.benchmark_id,
+                "overlap": round(leak.overlap, 4),
+                "similarity": leak.similarity,
+                "same_numbers": leak.same_numbers,
+            },
+        )
+        for leak in leaks
+    }
+    progress.note(f"{len(leaks):,} give away a benchmark question; comparing the others with each other")
+    candidates = [
+        duplicates.Candidate(
+            id=row["id"], question=row["question"], answer=row["answer"], has_solution=bool(row["solution"])
+        )
+        for row in rows.to_pylist()
+        if row["id"] not in decided
+    ]
+    for found in duplicates.near_duplicates(candidates, settings.near_duplicate_similarity, campaign.seed):
+        decided[found.id] = Drop("near_duplicate", {"kept": found.kept, "similarity": round(found.similarity, 4)})
+    return drop_rows("deduplicate", pool, output, done, by_part(pool, decided), QUESTIONS, settings.segment_rows)
+
+
+def score_difficulty(campaign: Campaign, store: Store) -> Manifest:
+    """`difficulty`: what each model of the cascade failed; a question that one of them solves is dropped.
+
+    Every model but the last writes an artifact of its own, `difficulty-<n>`, that the next one reads.
+    """
+    source = _artifact(campaign, store, "unique")
+    models = campaign.difficulty.models
+    manifest = source.require()
+    for place, model in enumerate(models, 1):
+        output = _artifact(campaign, store, "difficulty" if place == len(models) else f"difficulty-{place}")
+        manifest = _attempt(campaign, source, output, model)
+        source = output
+    return manifest
+
+
+def select(campaign: Campaign, store: Store) -> Manifest:
+    """`selected`: the questions to train on, by the campaign's strategy, in the order in which they were chosen."""
+    source, output = _artifact(campaign, store, "difficulty"), _artifact(campaign, store, "selected")
+    output.begin({"select": campaign.select.model_dump(), "seed": campaign.seed}, _inputs(difficulty=source))
+    if (manifest := output.manifest()) is not None:
+        return manifest
+    rows = source.read().to_pylist()
+    progress = Progress("select", min(campaign.select.count, len(rows)))
+    if not rows:
+        raise IngestError(
+            f"{source.url} is empty: no question is left to select. Every question was dropped before or is solved by "
+            "a model of difficulty.models; add harder sources or weaker models"
+        )
+    if len(rows) < campaign.select.count:
+        progress.note(f"select.count is {campaign.select.count:,}, only {len(rows):,} are left: all are selected")
+    candidates = [
+        selection.Candidate(
+            id=row["id"],
+            source=row["source"],
+            domain=row["domain"] or row["source"],
+            trace_tokens=row["trace_tokens"] or 0,
+        )
+        for row in rows
+    ]
+    picks = selection.select(candidates, campaign.select, campaign.seed)
+    by_id = {row["id"]: row for row in rows}
+    chosen = [{**by_id[p.id], "selected_rank": rank, "selected_by": p.by} for rank, p in enumerate(picks)]
+    picked = {pick.id for pick in picks}
+    left = [
+        dropped_row("select", id_, "not_selected", {"strategy": campaign.select.strategy})
+        for id_ in by_id
+        if id_ not in picked
+    ]
+    output.commit_segment("000000", table(chosen, SELECTED), dropped=table(left, DROPPED))
+    progress.advance(len(chosen))
+    return output.commit(SELECTED, extra=licences(chosen))
+
+
+# --- parts of the stages -----------------------------------------------------------------------------
+
+
+def _artifact(campaign: Campaign, store: Store, name: str) -> Artifact:
+    return Artifact(store, f"{campaign.name}/{name}")
+
+
+def _benchmarks(campaign: Campaign, store: Store) -> dict[str, Artifact]:
+    return {b.name: _artifact(campaign, store, f"benchmarks/{b.name}") for b in campaign.evaluate.benchmarks}
+
+
+def _inputs(**artifacts: Artifact) -> dict[str, str]:
+    return {name: artifact.require().fingerprint for name, artifact in artifacts.items()}
+
+
+def read_questions_only(work: Slice) -> pa.Table:
+    return work.read(["id", "question"])
+
+
+class EmbedQuestions:
+    """In an actor: questions to vectors."""
+
+    def __init__(self, model: str, batch_tokens: int, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        directory = local_model(model)
+        self._embedder = Embedder(directory)
+        self._batch_tokens = batch_tokens
+        self._extra = {
+            "engine": {
+                "engine": "embedding",
+                "model": model,
+                "model_hash": directory_hash(directory, MODEL_FILES),
+                "dtype": self._embedder.dtype,
+                "device": self._embedder.device,
+                "dimension": self._embedder.dimension,
+                "max_tokens": self._embedder.files.max_tokens,
+            }
+        }
+
+    def __call__(self, rows: pa.Table) -> Result:
+        vectors = self._embedder.encode(rows.column("question").to_pylist(), self._batch_tokens)
+        offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
+        kept = pa.Table.from_arrays([rows.column("id"), lists], schema=EMBEDDINGS)
+        return Result(kept=kept, extra=self._extra)
+
+
+class _Vectors:
+    """Embeddings by id."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._at: dict[str, int] = {}
+        blocks = []
+        for rows in artifact.iter_tables():
+            for id_ in rows.column("id").to_pylist():
+                self._at[id_] = len(self._at)
+            vectors = rows.column("embedding").combine_chunks()
+            blocks.append(vectors.flatten().to_numpy().reshape(rows.num_rows, -1))
+        self._vectors = np.concatenate([block for block in blocks if len(block)])
+
+    def __call__(self, ids: Sequence[str]) -> np.ndarray:
+        return self._vectors[[self._at[id_] for id_ in ids]]
+
+
+def _vectors(artifact: Artifact) -> _Vectors:
+    return _Vectors(artifact)
+
+
+def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str) -> Manifest:
+    reference = campaign.model.base if model == "base" else model
+    settings = campaign.difficulty
+    done = output.begin(
+        {
+            "model": reference,
+            "difficulty": settings.model_dump(exclude={"models"}),
+            "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
+            "base": campaign.model.base,
+            "seed": campaign.seed,
+        },
+        _inputs(questions=source),
+    )
+    if (manifest := output.manifest()) is not None:
+        return manifest
+    segments = slices(source, settings.segment_rows)
+    resources = campaign.resources
+    run_segments(
+        "difficulty",
+        output,
+        segments,
+        done,
+        transform=Attempter,
+        arguments=(campaign, reference, model),
+        actors=Actors(
+            most=resources.difficulty_actors,
+            cpus=resources.cpus_per_replica,
+            gpus=resources.gpus_per_replica,
+            at_once=2,
+        ),
+    )
+    return output.commit(DIFFICULTY, expected_segments={segment.key for segment in segments})

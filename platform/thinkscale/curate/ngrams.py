@@ -1,0 +1,110 @@
+"""Questions as tokens and shingles: what duplicates and leaks are measured on.
+
+Owns what counts as a word. A token is a word, a number or an operator of the canonical text; punctuation and
+markup are none. Numbers are alike however they are written (`twelve`, `12`, `1,200`); `mask` makes all of
+them one. Shingles are hashed to 64 bits, the same in every process.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from thinkscale.curate.normalise import canonical
+
+Hashes = npt.NDArray[np.uint64]
+
+_TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+|[^\W\d_]+|[^\w\s.,;:!?'\"()\[\]{}\\$&`|]")
+_UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBER_WORDS = {
+    **{word: str(i) for i, word in enumerate(_UNITS)},
+    **{word: str(10 * i) for i, word in enumerate(_TENS, 2)},
+    "hundred": "100",
+    "thousand": "1000",
+    "million": "1000000",
+}
+# LaTeX commands that only say how something looks.
+_MARKUP = frozenset((
+    "frac", "dfrac", "tfrac", "displaystyle", "begin", "end", "align", "aligned", "array", "cdot", "times", "mathbb",
+    "mathcal", "rm",
+))  # fmt: skip
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def tokens(text: str) -> list[str]:
+    """Words, numbers and operators of a question."""
+    return [_written(token) for token in _TOKEN.findall(canonical(text)) if token not in _MARKUP]
+
+
+def numbers(words: Sequence[str]) -> list[str]:
+    """The numbers among tokens, in order."""
+    return [word for word in words if _is_number(word)]
+
+
+def mask(words: Sequence[str]) -> list[str]:
+    """Tokens with every number made the same."""
+    return ["0" if _is_number(word) else word for word in words]
+
+
+def shingles(words: Sequence[str], size: int) -> Hashes:
+    """Hashes of all runs of `size` tokens, shape [len(words) - size + 1]; of the whole where it is shorter."""
+    if not words:
+        return np.empty(0, dtype=np.uint64)
+    size = min(size, len(words))
+    hashes = np.fromiter((_hash(word) for word in words), dtype=np.uint64, count=len(words))
+    count = len(words) - size + 1
+    result = np.zeros(count, dtype=np.uint64)
+    for i in range(size):
+        result = (result ^ hashes[i : i + count]) * _MULTIPLIER
+        result ^= result >> np.uint64(29)
+    return result
+
+
+@lru_cache(maxsize=1 << 18)
+def _hash(word: str) -> int:
+    data = word.encode("utf-8", "surrogatepass")
+    return zlib.crc32(data) << 32 | zlib.crc32(data, 0x5BD1E995)
+
+
+def _is_number(word: str) -> bool:
+    return word[0].isdigit() or (word[0] == "." and len(word) > 1)
+
+
+@lru_cache(maxsize=1 << 16)
+def _written(token: str) -> str:
+    """A number as digits without thousands' commas and trailing zeros; other tokens as they are."""
+    token = _NUMBER_WORDS.get(token, token)
+    if not _is_number(token):
+        return token
+    token = token.replace(",", "")
+    if "." in token:
+        token = token.rstrip("0").rstrip(".")
+        token = f"0{token}" if token.startswith(".") else token
+    return (token.lstrip("0") or "0") if "." not in token else token
+
+
+class DocumentCounts:
+    """In how many questions each shingle occurs: what tells boilerplate from content."""
+
+    def __init__(self, documents: Sequence[Hashes]) -> None:
+        distinct = [np.unique(document) for document in documents]
+        everything = np.concatenate(distinct) if distinct else np.empty(0, dtype=np.uint64)
+        self._hashes, self._counts = np.unique(everything, return_counts=True)
+
+    def weights(self, hashes: Hashes, boilerplate: int) -> npt.NDArray[np.float64]:
+        """1 for a shingle of one question, falling with the logarithm of its count to 0 at `boilerplate`."""
+        if not len(self._hashes):
+            return np.ones(len(hashes))
+        at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        counts = np.where(self._hashes[at] == hashes, self._counts[at], 1)
+        weights: npt.NDArray[np.float64] = np.maximum(0.0, 1.0 - np.log(counts) / np.log(boilerplate))
+        return weights

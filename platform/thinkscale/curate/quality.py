@@ -1,0 +1,165 @@
+"""Named rules that say what is wrong with a question. Each can be switched in `curate.quality_rules`.
+
+Owns what makes a row unusable whatever its difficulty. A rule gives the evidence, or None where the
+question passes. Patterns follow section 3 and the repository of arXiv 2501.19393, made stricter where
+theirs hit good questions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from thinkscale.domain.question import Question
+
+Rule = Callable[[Question], str | None]
+
+LONGEST_ANSWER = 2000
+"""Characters from which a reference answer is no answer but an essay."""
+
+_ASY = "[asy]"
+_BOXES = re.compile(r"[│┤┐└┴┬├─┼┘┌═║╔╗╚╝█░▒▓]")
+_DRAWN_LINE = re.compile(r"^[ \t]*[-+|/\\_#*=.:^v<>()o\[\]]{2,}[-+|/\\_#*=.:^v<>()o\[\] \t]*$")
+_IMAGE = re.compile(r"!\[[^\]]*\]|<img\b|\\includegraphics|\[image\]", re.IGNORECASE)
+_PICTURE = r"(?:figure|diagram|picture|image|drawing|illustration|graph|chart|map)s?"
+_FIGURE = re.compile(
+    rf"\b(?:{_PICTURE} (?:(?:is |are )?shown )?(?:above|below|to the (?:left|right)|at (?:left|right))"
+    rf"|(?:shown|pictured|depicted|illustrated|indicated) (?:\w+ ){{0,2}}in the (?:\w+ )?{_PICTURE}"
+    rf"|(?:in|from|see|consider) the (?:above|following|accompanying|given|adjacent|attached) {_PICTURE}"
+    rf"|as (?:shown|pictured|depicted)(?: (?:above|below|here)\b|[.,:;]))",
+    re.IGNORECASE,
+)
+_TABLE = re.compile(r"\\begin\{(?:tabular|array|matrix|[bpv]matrix)\}|\|.*\|")
+_PART_NUMBER = re.compile(r"(?<![\w.])p[1-9]\d{0,2}\.(?!\d)")
+# A number set in bold, as in **12.**; an operand before the stars makes them a power (x**2, 3*x**3*y**2).
+_BOLD_NUMBER = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s\]]*\d)[^\s\]*]*\*\*(?![\w(*])")
+_OPEN_END = re.compile(
+    r"(?:[,;(\[{+]|\\(?:frac|sqrt|left|begin|cdot|times)|\b(?:and|or|the|of|with|to|that|where|is|are|such|if))$",
+    re.IGNORECASE,
+)
+_CURRENCY = re.compile(r"\$ ?\.?\d|\d ?\$")
+_END_SPACING = re.compile(r"(?:\\[,;: ]|[$ ~])+$")
+_NO_ANSWER = re.compile(
+    r"(?:n/?a|nan|null|undefined answer|unknown|see (?:the )?(?:solution|above|below)|(?:the )?proof|prove.*|todo"
+    r"|\?+|-+|no answer|not available|https?://\S+)",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W\d_]+")
+_LATEX = re.compile(r"\$[^$]*\$|\\[A-Za-z]+|\[asy\].*?\[/asy\]", re.DOTALL)
+# Words that any English question of some length has one of, and that other Latin-script languages seldom have.
+_ENGLISH = frozenset((
+    "the", "of", "and", "is", "are", "what", "how", "find", "if", "to", "with", "for", "that", "this", "which", "let",
+    "be", "has", "have", "each", "from", "than", "when", "many", "much", "does", "do", "will", "it", "its", "there",
+    "was", "were", "given", "compute", "determine", "evaluate", "simplify", "express", "solve", "these", "list",
+))  # fmt: skip
+
+
+def missing_field(question: Question) -> str | None:
+    """No question, no reference answer, or a multiple choice without its options."""
+    if not question.question:
+        return "the question is empty"
+    if not question.answer:
+        return "the reference answer is empty"
+    if question.kind == "choice" and len(question.options) < 2:
+        return f"multiple choice with {len(question.options)} options"
+    return None
+
+
+def ascii_art(question: Question) -> str | None:
+    """A drawing in characters or in Asymptote code, which a language model cannot see.
+
+    As in the paper, AIME questions keep theirs: the text around it suffices there.
+    """
+    if _ASY in question.question:
+        return None if "aime" in question.source.lower() else "[asy] drawing code"
+    if found := _BOXES.findall(question.question):
+        return f"{len(found)} box-drawing characters" if len(found) >= 4 else None
+    lines = question.question.splitlines()
+    drawn = [line for line in lines if _DRAWN_LINE.match(line) and line.strip(" -_=*.")]
+    return f"{len(drawn)} drawn lines, as {drawn[0].strip()!r}" if len(drawn) >= 3 else None
+
+
+def absent_image(question: Question) -> str | None:
+    """A reference to an image, figure or diagram that the text does not hold."""
+    if match := _IMAGE.search(question.question):
+        return repr(match.group())
+    if question.metadata.get("image"):
+        return f"comes with an image: {question.metadata['image'][:80]}"
+    if _ASY in question.question or _TABLE.search(question.question):
+        return None
+    match = _FIGURE.search(question.question)
+    return repr(match.group()) if match else None
+
+
+def inconsistent_numbering(question: Question) -> str | None:
+    """Numbers of problem sheets left in the text: `p12.` or `**3.**`."""
+    match = _PART_NUMBER.search(question.question) or _BOLD_NUMBER.search(question.question)
+    return repr(match.group()) if match else None
+
+
+def truncated(question: Question) -> str | None:
+    """The text breaks off: an open formula or environment, or an end that cannot be one."""
+    text = question.question
+    if text.replace("\\$", "").count("$") % 2 and not _CURRENCY.search(text):
+        return "an unclosed $"
+    opened, closed = text.count("\\begin{"), text.count("\\end{")
+    if opened > closed:
+        return f"{opened - closed} environments not ended"
+    match = _OPEN_END.search(_END_SPACING.sub("", text))
+    return f"ends in {match.group()!r}" if match else None
+
+
+def wrong_language(question: Question) -> str | None:
+    """Not English: another script, or not one common English word in a text of some length."""
+    letters = [c for c in _LATEX.sub(" ", question.question) if c.isalpha()]
+    foreign = sum(
+        1 for c in letters if c > "\u024f" and not "\u0370" <= c <= "\u03ff" and not "\u1d00" <= c <= "\u22ff"
+    )
+    if len(letters) >= 10 and foreign > 0.2 * len(letters):
+        return f"{foreign} of {len(letters)} letters are of another script"
+    words = [word.casefold() for word in _WORD.findall(_LATEX.sub(" ", question.question)) if len(word) > 1]
+    if len(words) >= 12 and not _ENGLISH.intersection(words):
+        return f"no common English word among {len(words)}"
+    return None
+
+
+def absurd_answer(question: Question) -> str | None:
+    """A reference answer that cannot be one of its kind."""
+    answer = question.answer.strip()
+    if len(answer) > LONGEST_ANSWER:
+        return f"{len(answer)} characters long"
+    if _NO_ANSWER.fullmatch(answer):
+        return repr(answer)
+    if question.kind == "integer" and not re.fullmatch(r"[-+]?\d[\d,]*(?:\.0*)?", answer.strip("$ ")):
+        return f"{answer[:80]!r} is no integer"
+    if question.kind == "choice":
+        letters = [chr(ord("A") + i) for i in range(len(question.options))]
+        if answer not in letters:
+            return f"{answer[:80]!r} is not one of {', '.join(letters)}"
+    if not any(c.isalnum() or c in "∞∅" for c in answer):
+        return f"{answer[:80]!r} holds neither letter nor digit"
+    return None
+
+
+RULES: dict[str, Rule] = {
+    rule.__name__: rule
+    for rule in (
+        missing_field, ascii_art, absent_image, inconsistent_numbering, truncated, wrong_language, absurd_answer,
+    )
+}  # fmt: skip
+
+
+def chosen_rules(names: Sequence[str]) -> list[tuple[str, Rule]]:
+    """The rules of these names, in this order. Raises ValueError naming an unknown one."""
+    for name in names:
+        if name not in RULES:
+            raise ValueError(f"curate.quality_rules: {name!r} is no rule; there are: {', '.join(RULES)}")
+    return [(name, RULES[name]) for name in names]
+
+
+def first_fault(question: Question, rules: Sequence[tuple[str, Rule]]) -> tuple[str, str] | None:
+    """Name and evidence of the first rule that the question breaks."""
+    for name, rule in rules:
+        if (evidence := rule(question)) is not None:
+            return name, evidence
+    return None
