@@ -15,6 +15,10 @@ class EngineError(RuntimeError):
     """An engine could not be built or failed on a request; the message says what to do."""
 
 
+class EngineDiedError(EngineError):
+    """No request will succeed on this engine any more: a new one is needed."""
+
+
 class Engine(Protocol):
     """Turns token ids into token ids. Requests advance independently of each other."""
 

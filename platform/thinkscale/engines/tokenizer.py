@@ -18,7 +18,9 @@ class ModelTokenizer:
         from transformers import AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-        self.vocab_size: int = len(self._tokenizer)
+        # Ids may have gaps: the largest counts, not how many there are.
+        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab().values())
+        self.chat_template = str(self._tokenizer.chat_template or "")
         self.eos_ids: TokenIds = _eos_ids(directory, self._tokenizer)
         self._special: dict[str, int] = {
             str(token): i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special

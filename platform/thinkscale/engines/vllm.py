@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.domain.generation import Completion, EngineInfo, Request
-from thinkscale.engines.base import EngineError, OnTokens
+from thinkscale.engines.base import EngineDiedError, EngineError, OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 from thinkscale.engines.tokenizer import ModelTokenizer
 
@@ -126,7 +126,7 @@ class VllmEngine:
                         if completion is not None:
                             return completion
         except EngineDeadError as error:
-            raise EngineError("vLLM's engine process has died (out of memory?): start a new engine") from error
+            raise EngineDiedError("vLLM's engine process has died (out of memory?): start a new engine") from error
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed on a request: {error.__cause__ or error}") from error
         raise EngineError(f"vLLM ended a request after {len(continuation.ids)} tokens without a stop or its length")
@@ -164,6 +164,7 @@ def _set_environment() -> None:
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     for name, value in {
         "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",  # models are local directories: vLLM would still ask the hub about them
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it compiles at first use, which needs a compiler on the node
         "VLLM_LOGGING_LEVEL": "WARNING",
     }.items():

@@ -1,0 +1,140 @@
+"""Serve replicas through handles: work done on them, errors, a replica that dies, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinkscale.cluster.serving import start_replicas, stop_replicas
+from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.generation import Completion, Request
+from thinkscale.engines.base import Engine, EngineDiedError
+from thinkscale.engines.tokenizer import ModelTokenizer
+from tiny_model import write_tiny_model
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+PROMPT = (5, 9, 2, 7)
+
+
+def campaign(**resources: float) -> Campaign:
+    source = {"type": "files", "name": "pool", "paths": ["pool.jsonl"]}
+    return Campaign.model_validate(
+        {
+            "name": "serving",
+            "pool": [source],
+            "model": {"base": "tiny"},
+            "teacher": {"source": "solutions"},
+            "evaluate": {"benchmarks": [{"name": "b", "source": source}], "budgets": {"caps": [8]}},
+            "serve": {"engine": "transformers", "dtype": "float32", "context_tokens": 512},
+            "resources": {
+                "replicas": 1,
+                "gpus_per_replica": 0.0,
+                "cpus_per_replica": 0.5,
+                "threads_per_actor": 1,
+                **resources,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def handle(tiny_model: str) -> Iterator[Any]:
+    yield start_replicas(campaign(), tiny_model, "tests")
+    stop_replicas("tests")
+
+
+def wait_on(handle: Any, function: Any, *args: Any) -> Any:
+    return handle.call.remote(function, *args).result(timeout_s=60)
+
+
+def test_work_runs_on_the_replica_with_its_engine_and_tokenizer(handle: Any) -> None:
+    async def work(engine: Engine, tokenizer: ModelTokenizer, counts: list[int]) -> tuple[int, list[Completion], str]:
+        requests = [Request(prompt_ids=PROMPT, max_tokens=count) for count in counts]
+        completions = await asyncio.gather(*map(engine.generate, requests))
+        return os.getpid(), completions, tokenizer.decode(completions[0].ids)
+
+    pid, completions, text = wait_on(handle, work, [3, 5, 8])
+    assert pid != os.getpid()
+    assert [len(completion.ids) for completion in completions] == [3, 5, 8]
+    assert completions[2].ids[:5] == completions[1].ids
+    assert text
+
+
+def test_info_names_the_model_and_what_it_holds(handle: Any, tiny_model: str) -> None:
+    info = handle.info.remote().result(timeout_s=60)
+    assert (info["engine"], info["model"], info["context_tokens"]) == ("transformers", tiny_model, 512)
+    assert all(len(info[name]) == 16 for name in ("model_hash", "tokenizer_hash", "chat_template_hash"))
+    assert len({info["model_hash"], info["tokenizer_hash"], info["chat_template_hash"]}) == 3
+
+
+def test_errors_of_the_work_come_back_as_they_are(handle: Any) -> None:
+    async def work(engine: Engine, tokenizer: ModelTokenizer) -> Completion:
+        return await engine.generate(Request(prompt_ids=PROMPT, max_tokens=600))
+
+    with pytest.raises(ValueError, match="more than the context of 512"):
+        wait_on(handle, work)
+
+
+def test_an_engine_that_died_is_replaced(handle: Any) -> None:
+    async def where(engine: Engine, tokenizer: ModelTokenizer) -> int:
+        return os.getpid()
+
+    async def die(engine: Engine, tokenizer: ModelTokenizer) -> None:
+        raise EngineDiedError("gone")
+
+    before = wait_on(handle, where)
+    with pytest.raises(EngineDiedError, match="gone"):
+        wait_on(handle, die)
+    for _ in range(120):
+        try:
+            if wait_on(handle, where) != before:
+                return
+        except Exception:
+            pass
+        time.sleep(0.5)
+    pytest.fail("the replica was not replaced")
+
+
+def test_a_model_that_cannot_be_served_says_why(tiny_model: str) -> None:
+    settings = campaign()
+    too_long = settings.model_copy(update={"serve": settings.serve.model_copy(update={"context_tokens": 4096})})
+    with pytest.raises(RuntimeError, match=r"serve.context_tokens is 4096, the model .* has positions for 512"):
+        start_replicas(too_long, tiny_model, "too-long")
+    stop_replicas("too-long")
+
+
+def test_stopping_does_not_wait_for_work_under_way(tiny_model: str, tmp_path: Path) -> None:
+    """The same happens when the process that started the replicas is killed: its owner actor ends with it."""
+    begun, dropped = tmp_path / "begun", tmp_path / "dropped"
+
+    async def work(engine: Engine, tokenizer: ModelTokenizer) -> None:
+        begun.touch()
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            dropped.touch()
+            raise
+
+    start_replicas(campaign(), tiny_model, "stopping").call.remote(work)
+    while not begun.exists():
+        time.sleep(0.05)
+    stop_replicas("stopping")
+    assert dropped.exists()
+
+
+def test_tensor_parallelism_needs_its_gpus(tiny_model: str) -> None:
+    settings = campaign(gpus_per_replica=1.0)
+    split = settings.model_copy(update={"serve": settings.serve.model_copy(update={"tensor_parallel": 4})})
+    with pytest.raises(ValueError, match=r"resources.gpus_per_replica is 1: serve.tensor_parallel = 4 needs 4"):
+        start_replicas(split, tiny_model, "split")
