@@ -58,7 +58,7 @@ def expressions_equal(reference: str, answer: str) -> bool:
 
     parsed_reference = _parse(reference)
     parsed_answer = _parse(answer)
-    return bool(verify(parsed_reference, parsed_answer, strict=False, timeout_seconds=None))
+    return bool(verify(parsed_reference, parsed_answer, timeout_seconds=None))
 
 
 def _parse(text: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.thinking.notation import clean, is_prose, number_text, option_letters
@@ -34,12 +35,19 @@ _MARKER = re.compile(
 _CHOICE_MARKER = re.compile(
     r"\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)|\b(?:choose|select|pick)\b", re.IGNORECASE
 )
+_LINE_MARKER = re.compile(r"^A:[ \t]*(?=\S)(?![^\n]*\n+B:)", re.MULTILINE)
 _HASHES = re.compile(r"^####[ \t]*(\S[^\n]{0,200})$", re.MULTILINE)
-_EMPTY_MARKER = re.compile(r"(?:\b(?:the|final|my)\s+)*\banswers?[\s:*_#]*\Z", re.IGNORECASE)
+_EMPTY_MARKER = re.compile(r"(?:\b(?:the|final|my)\s+){0,3}\banswers?[\s:*_#]*\Z", re.IGNORECASE)
 _LEAD_IN = re.compile(r"[\s:*_#>`\"“”'=-]*?(?=[^\s:*_#>`\"“”'=])")
 _SENTENCE_END = re.compile(r"(?<=[^.\s][.!?])\s+(?=[A-Z])|(?<=。)")
 
-_SEGMENT = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$((?:[^$\\]|\\.)+?)\$", re.DOTALL)
+_OPENING = re.compile(r"\$\$|\\\[|\\\(|(?<!\\)\$")
+_CLOSING = {
+    "$$": re.compile(r"\$\$"),
+    "\\[": re.compile(r"\\\]"),
+    "\\(": re.compile(r"\\\)"),
+    "$": re.compile(r"(?<!\\)\$"),
+}
 
 
 def extract(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lines: int = 1) -> str | None:
@@ -114,11 +122,10 @@ def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str]
         region = _region(text, match.end(), lines)
         if region:
             yield match.end(), region
-    if kind == "choice":
-        for match in _CHOICE_MARKER.finditer(text):
-            region = _region(text, match.end(), lines)
-            if region:
-                yield match.end(), region
+    for match in (_CHOICE_MARKER if kind == "choice" else _LINE_MARKER).finditer(text):
+        region = _region(text, match.end(), lines)
+        if region:
+            yield match.end(), region
     for match in _HASHES.finditer(text):
         # A heading has the same form: count it only where nothing but a number or the end of the text follows.
         if number_text(match[1]) is not None or not text[match.end() :].strip():
@@ -168,9 +175,8 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
         return _plain_text("\n".join(rows[-lines:]))
     if kind == "integer":
         return _last_number(stripped)
-    segments = [m for m in _SEGMENT.finditer(stripped) if not _is_currency(m)]
-    if segments:
-        return _joined_segments(stripped, segments)
+    if formulas := _formulas(stripped):
+        return _joined(stripped, formulas)
     if len(rows) == 1 and not is_prose(rows[0]):
         return _expression_in(rows[0])
     return _last_number(stripped)
@@ -182,9 +188,42 @@ def _plain_text(region: str) -> str | None:
 
 
 _NUMBER = re.compile(
-    r"(?<![\w.])[-+]?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?", re.ASCII
+    r"(?<![\w.])[-+]?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3}){1,12}(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?", re.ASCII
 )
 _OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s*[*+/-]\s*\d")
+
+
+@dataclass(frozen=True, slots=True)
+class _Formula:
+    """A formula between its delimiters."""
+
+    start: int
+    end: int
+    inner: str
+
+
+def _formulas(text: str) -> list[_Formula]:
+    """The formulas of a text; the text between two amounts of money is none."""
+    found, position, hopeless = [], 0, set()
+    while (opening := _OPENING.search(text, position)) is not None:
+        position = opening.end()
+        if opening[0] in hopeless:
+            continue
+        closing = _CLOSING[opening[0]].search(text, position)
+        if closing is None:
+            hopeless.add(opening[0])  # nor can a later one be closed: every scan stays linear
+            continue
+        inner = text[position : closing.start()]
+        if not inner.strip() or (opening[0] == "$" and _is_currency(inner, text[closing.end() : closing.end() + 1])):
+            continue
+        found.append(_Formula(opening.start(), closing.end(), inner))
+        position = closing.end()
+    return found
+
+
+def _is_currency(inner: str, after: str) -> bool:
+    """Whether `$inner$after` is two amounts of money with words between them."""
+    return inner[0].isdigit() and (after.isdigit() or after == "") and (inner[-1].isspace() or is_prose(inner))
 
 
 def _number_in(region: str) -> str | None:
@@ -195,9 +234,12 @@ def _number_in(region: str) -> str | None:
         if number is not None:
             return number
     tail = head.rpartition("=")[2].strip()
-    segments = [m for m in _SEGMENT.finditer(head) if not _is_currency(m)]
-    if segments:
-        return _number_in(next(g for g in segments[-1].groups() if g is not None)) or _last_number(head)
+    if formulas := _formulas(head):
+        inner = formulas[-1].inner.rpartition("=")[2]
+        number = number_text(inner)
+        if number is not None:
+            return number
+        tail = inner
     if _OPERATORS.search(tail) and not is_prose(tail):
         return clean(tail) or None
     starts = re.match(r"[^\w(]{0,4}\d", clean(tail))
@@ -219,9 +261,8 @@ def _last_number(text: str) -> str | None:
 def _expression_in(region: str) -> str | None:
     """The mathematical expression that a region announces."""
     head = _SENTENCE_END.split(region, maxsplit=1)[0]
-    segments = [m for m in _SEGMENT.finditer(head) if not _is_currency(m)]
-    if segments:
-        return _joined_segments(head, segments)
+    if formulas := _formulas(head):
+        return _joined(head, formulas)
     text = clean(head)
     if not text:
         return None
@@ -230,24 +271,15 @@ def _expression_in(region: str) -> str | None:
     return text
 
 
-def _joined_segments(text: str, segments: Sequence[re.Match[str]]) -> str | None:
+def _joined(text: str, formulas: Sequence[_Formula]) -> str | None:
     """The last formula, together with those before it that only a comma or a conjunction separates."""
-    group = [segments[-1]]
-    for segment in reversed(segments[:-1]):
-        gap = text[segment.end() : group[0].start()]
+    group = [formulas[-1]]
+    for formula in reversed(formulas[:-1]):
+        gap = text[formula.end : group[0].start]
         if len(gap) > 24 or "\n" in gap or not _JOINS.fullmatch(gap):
             break
-        group.insert(0, segment)
-    parts = [clean(next(g for g in segment.groups() if g is not None)) for segment in group]
-    tail = text[group[-1].end() :].lstrip()
+        group.insert(0, formula)
+    parts = [clean(formula.inner) for formula in group]
+    tail = text[group[-1].end :].lstrip()
     percent = "%" if tail.startswith(("%", "\\%", "percent")) else ""
     return (", ".join(part for part in parts if part) + percent) or None
-
-
-def _is_currency(match: re.Match[str]) -> bool:
-    """Whether a `$...$` match is the text between two amounts of money."""
-    inner = match[4]
-    if inner is None:
-        return False
-    after = match.string[match.end() : match.end() + 1]
-    return after.isdigit() and bool(re.match(r"\d", inner)) and (inner[-1:].isspace() or is_prose(inner))

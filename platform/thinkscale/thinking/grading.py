@@ -46,33 +46,46 @@ def grade(kind: AnswerKind, reference: str, response: str, options: Sequence[str
         response: The answer part of a model's turn, or the whole turn.
         options: The texts of the options of a choice question.
     """
-    verdict, answer = judge_plainly(Graded(kind=kind, reference=reference, response=response, options=tuple(options)))
+    verdict, plain_reference, answer = judge_plainly(
+        Graded(kind=kind, reference=reference, response=response, options=tuple(options))
+    )
     if verdict is not None:
         return verdict
-    return _verdict(kind, "correct" if expressions_equal(reference, answer) else "wrong", answer)
+    return _verdict(kind, "correct" if expressions_equal(plain_reference, answer) else "wrong", answer)
 
 
-def judge_plainly(item: Graded) -> tuple[Verdict | None, str]:
-    """The verdict where it shows without algebra; else None and the answer to compare. Bounded in time."""
+def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
+    """The verdict where it shows without algebra; else None, and the reference and answer to compare.
+
+    Bounded in time.
+    """
+    item = replace(item, reference=_reference(item.kind, item.reference))
     kind = item.kind
     answer = extract(kind, item.response, item.options, lines=item.reference.strip().count("\n") + 1)
     equal: bool | None
     if kind == "choice":
         right = option_letters(item.reference, item.options, announced=True)
         if right is None:
-            return _verdict(kind, "ungradable", answer), ""
+            return _verdict(kind, "ungradable", answer), "", ""
         equal = answer == right
     elif kind == "text":
         equal = answer is not None and texts_equal(item.reference, answer)
     else:
         if kind == "integer" and number(item.reference) is None:
-            return _verdict(kind, "ungradable", answer), ""
+            return _verdict(kind, "ungradable", answer), "", ""
         equal = None if answer is None else plainly_equal(item.reference, answer)
     if answer is None:
-        return _verdict(kind, "unanswered", None), ""
+        return _verdict(kind, "unanswered", None), "", ""
     if equal is None:
-        return None, answer
-    return _verdict(kind, "correct" if equal else "wrong", answer), answer
+        return None, item.reference, answer
+    return _verdict(kind, "correct" if equal else "wrong", answer), "", ""
+
+
+def _reference(kind: AnswerKind, text: str) -> str:
+    """The reference answer of a field that may hold a whole worked solution."""
+    if kind in ("integer", "math") and (number(text) is None) and ("\n" in text.strip() or "\\boxed" in text):
+        return extract(kind, text) or text
+    return text
 
 
 def _verdict(kind: AnswerKind, name: VerdictName, answer: str | None) -> Verdict:
@@ -165,9 +178,9 @@ class GradingPool:
         verdicts: list[Verdict] = []
         pending: dict[tuple[str, str], list[int]] = {}
         for index, item in enumerate(items):
-            verdict, answer = judge_plainly(item)
+            verdict, reference, answer = judge_plainly(item)
             if verdict is None:
-                pending.setdefault((item.reference, answer), []).append(index)
+                pending.setdefault((reference, answer), []).append(index)
                 verdict = _verdict(item.kind, "ungradable", answer)
             verdicts.append(verdict)
         with self._turn:

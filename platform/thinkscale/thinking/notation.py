@@ -13,6 +13,9 @@ from fractions import Fraction
 LONGEST_NUMBER = 400
 """Characters of a number that is still read as one."""
 
+LONGEST_TEXT = 40_000
+"""Characters at the end of a text in which an option letter is looked for."""
+
 _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/",
@@ -63,8 +66,19 @@ _CURRENCY_OR_HEDGE = re.compile(
     r"^(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly|[$€£¥₹]|Rs\.?|USD)\s*"
 )
 # Possessive: words have one reading only, or a sentence costs time exponential in its letters.
-_UNIT = re.compile(r"(?:\s*[-/]?\s*[A-Za-zµμ²³]++\.?(?:\s*\^\s*\{?-?\d\}?|[²³])?)++$")
-_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
+_UNIT = re.compile(r"(?:[A-Za-zµμ\s./'-]|\^\s*\{?-?\d\}?)+", re.ASCII)
+_LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
+"""Units of one letter; any other single letter after a number is a variable."""
+_NO_UNITS = frozenset(
+    {"pi", "sqrt", "ln", "log", "sin", "cos", "tan", "exp", "theta", "inf", "infinity", "mod", "or", "and", "if", "to"}
+)
+_LEADING = re.compile(
+    r"[-+]?\s*(?:\d{1,3}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d+)?"
+    r"(?:\s*\\frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\}|\s?/\s?\d+| \d+/\d+"
+    r"|\s*\\(?:times|cdot)\s*10\s*\^\s*\{?\s*[-+]?\d{1,3}\s*\}?)?",
+    re.ASCII,
+)
+_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([-+]?[\d.,]+)\s*\}", re.ASCII)
 _SLASHED = re.compile(r"([-+]?[\d.,]+)\s*/\s*([-+]?[\d.,]+)", re.ASCII)
 _MIXED = re.compile(r"([-+]?)(\d+)\s*(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?<=\s)(\d+)\s*/\s*(\d+))", re.ASCII)
@@ -76,8 +90,7 @@ def number(text: str) -> Fraction | None:
 
     A percent sign is dropped: `50%` is 50.
     """
-    text = clean(text)
-    if not text or len(text) > LONGEST_NUMBER:
+    if len(text) > LONGEST_NUMBER or not (text := clean(text)):
         return None
     previous = None
     while previous != text:
@@ -88,8 +101,20 @@ def number(text: str) -> Fraction | None:
     value = _bare_number(text)
     if value is not None:
         return value
-    without_unit = _UNIT.sub("", text).rstrip("% $").strip()
-    return _bare_number(without_unit) if without_unit != text else None
+    leading = _LEADING.match(text)
+    if leading is None or not _is_unit(text[leading.end() :].strip("% $")):
+        return None
+    return _bare_number(leading[0].strip())
+
+
+def _is_unit(text: str) -> bool:
+    """Whether what follows a number is its unit (`cm^2`, `square units`, `dollars per day`), not a factor."""
+    if not _UNIT.fullmatch(text):
+        return False
+    words = re.findall(r"[A-Za-zµμ]+", text)
+    return bool(words) and all(
+        word in _LETTER_UNITS if len(word) == 1 else word.lower() not in _NO_UNITS for word in words
+    )
 
 
 def _bare_number(text: str) -> Fraction | None:
@@ -111,7 +136,7 @@ def _bare_number(text: str) -> Fraction | None:
 
 
 def _decimal(text: str) -> Fraction | None:
-    text = text.replace(",", "")
+    text = text.replace(",", "").replace(" ", "")
     if not any(character.isdigit() for character in text) or text[:1] in "eE":
         return None
     try:
@@ -143,10 +168,11 @@ def is_prose(text: str) -> bool:
     return len(words) > 4
 
 
-_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]*(?:option|choice|answer)?[\s(\[{*_`\"':]*([A-Za-z])(?![\w'’])")
+_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]{0,40}(?:option|choice|answer)?[\s(\[{*_`\"':]{0,40}([A-Za-z])(?![\w'’])")
 _LISTED = re.compile(r"\(?([A-Z])\)?(?:\s*(?:,|and|&|or)\s*\(?([A-Z])\)?)+(?![\w'])")
 _WRAPPED = re.compile(
-    r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])\)?[.:]?\*\*|\b(?:option|choice)\s+\(?([A-Z])\b|^\s*([A-Z])[.):]?\s*$",
+    r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])\)?[.:]?\*\*"
+    r"|\b(?:option|choice)\s+\(?([A-Z])\b|^[ \t]*([A-Z])[.):]?[ \t]*$",
     re.MULTILINE,
 )
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -161,7 +187,7 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
         announced: Whether the text is an announced answer; else only a letter set apart counts.
     """
     allowed = _LETTERS[: len(options)] if options else _LETTERS[:10]
-    plain = clean(text)
+    plain = clean(text[-LONGEST_TEXT:])
     for letter, option in zip(_LETTERS, options, strict=False):
         if _same_text(plain, option):
             return letter
