@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from thinkscale.cluster.attempts import Attempter
-from thinkscale.cluster.dropping import Drop, by_part, drop_rows, dropped_row, licences
+from thinkscale.cluster.dropping import Drop, drop_rows, dropped_row, licences
 from thinkscale.cluster.ingestion import build_benchmarks, ingest
 from thinkscale.cluster.progress import Progress
 from thinkscale.cluster.segments import Actors, Result, Segment, Slice, run_segments, slices
@@ -114,7 +114,8 @@ def deduplicate(campaign: Campaign, store: Store) -> Manifest:
     ]
     for found in duplicates.near_duplicates(candidates, settings.near_duplicate_similarity, campaign.seed):
         decided[found.id] = Drop("near_duplicate", {"kept": found.kept, "similarity": round(found.similarity, 4)})
-    return drop_rows("deduplicate", pool, output, done, by_part(pool, decided), QUESTIONS, settings.segment_rows)
+    drops = {at: decided[row_id] for at, row_id in enumerate(ids) if row_id in decided}
+    return drop_rows("deduplicate", pool, output, done, drops, QUESTIONS, settings.segment_rows)
 
 
 def score_difficulty(campaign: Campaign, store: Store) -> Manifest:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from thinkscale.cluster.segments import Result, Segment, Slice, itself, run_segments, slices
+from thinkscale.cluster.segments import Result, Slice, itself, run_segments, slices
 from thinkscale.domain.question import Question
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.ingest import Unreadable
@@ -29,50 +29,44 @@ class Drop:
     detail: Mapping[str, Any]
 
 
-def by_part(artifact: Artifact, decided: Mapping[str, Drop]) -> dict[str, dict[int, Drop]]:
-    """Decisions by id as decisions by part and place."""
-    found: dict[str, dict[int, Drop]] = {}
-    for part in artifact.parts():
-        for at, id_ in enumerate(artifact.read_part(part, ["id"]).column("id").to_pylist()):
-            if id_ in decided:
-                found.setdefault(part.path, {})[at] = decided[id_]
-    return found
-
-
 def drop_rows(
     stage: str,
     source: Artifact,
     output: Artifact,
     done: set[str],
-    drops: Mapping[str, Mapping[int, Drop]],
+    drops: Mapping[int, Drop],
     schema: pa.Schema,
     segment_rows: int,
 ) -> Manifest:
-    """Write the source without the rows that were decided to go."""
-    segments = [
-        Segment(key=s.key, rows=s.rows, work=(s.work, dict(drops.get(s.work.part.path, {}))))
-        for s in slices(source, segment_rows)
-    ]
+    """Write the source without the rows that were decided to go.
+
+    Args:
+        drops: by the row's place in the source, over all its parts.
+        schema: of the output; columns of the source that it lacks are left out.
+    """
+    segments, first = [], 0
+    for segment in slices(source, segment_rows):
+        local = {at: drops[first + at] for at in range(segment.rows) if first + at in drops}
+        segments.append(replace(segment, work=(segment.work, local)))
+        first += segment.rows
     run_segments(stage, output, segments, done, read=itself, transform=FilterRows(stage, schema.names))
     return output.commit(schema, expected_segments={segment.key for segment in segments})
 
 
 class FilterRows:
-    """Drops the rows that a global decision named."""
+    """Drops the rows of a slice that a global decision named."""
 
     def __init__(self, stage: str, columns: Sequence[str]) -> None:
         self._stage, self._columns = stage, list(columns)
 
     def __call__(self, work: tuple[Slice, Mapping[int, Drop]]) -> Result:
-        part, drops = work
-        rows = part.read(self._columns)
-        gone = {at - part.start: drop for at, drop in drops.items() if part.start <= at < part.stop}
+        rows, drops = work[0].read(self._columns), work[1]
         keep = np.ones(rows.num_rows, dtype=bool)
-        keep[list(gone)] = False
-        lost = rows.take(pa.array(sorted(gone), pa.int64())).to_pylist()
+        keep[list(drops)] = False
+        lost = rows.filter(pa.array(~keep)).to_pylist()
         dropped = [
-            dropped_row(self._stage, row["id"], gone[at].reason, gone[at].detail, row)
-            for at, row in zip(sorted(gone), lost, strict=True)
+            dropped_row(self._stage, row["id"], drops[at].reason, drops[at].detail, row)
+            for at, row in zip(sorted(drops), lost, strict=True)
         ]
         return Result(kept=rows.filter(pa.array(keep)), dropped=table(dropped, DROPPED))
 

@@ -46,15 +46,15 @@ def ingest(campaign: Campaign, store: Store) -> Manifest:
     if (manifest := output.manifest()) is not None:
         return manifest
     first: dict[bytes, str] = {}
-    drops: dict[str, dict[int, Drop]] = {}
-    for part in ingested.parts():
-        columns = ingested.read_part(part, ["id", "exact_key"])
-        pairs = zip(columns.column("id").to_pylist(), columns.column("exact_key").to_pylist(), strict=True)
-        for at, (row_id, key) in enumerate(pairs):
+    drops: dict[int, Drop] = {}
+    at = 0
+    for rows in ingested.iter_tables(["id", "exact_key"]):
+        for row_id, key in zip(*(rows.column(name).to_pylist() for name in ("id", "exact_key")), strict=True):
             if key in first:
-                drops.setdefault(part.path, {})[at] = Drop("exact_duplicate", {"kept": first[key]})
+                drops[at] = Drop("exact_duplicate", {"kept": first[key]})
             else:
                 first[key] = row_id
+            at += 1
     return drop_rows("ingest", ingested, output, done, drops, QUESTIONS, campaign.curate.segment_rows)
 
 

@@ -48,15 +48,16 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Rows [start, stop) of one part of a committed artifact."""
+    """Rows of a committed artifact that follow each other, perhaps over several parts."""
 
     artifact: Artifact
-    part: StoredFile
-    start: int
-    stop: int
+    ranges: tuple[tuple[StoredFile, int, int], ...]
+    """Part, first row, row after the last."""
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        return self.artifact.read_part(self.part, columns).slice(self.start, self.stop - self.start)
+        return pa.concat_tables(
+            self.artifact.read_part(part, columns).slice(start, stop - start) for part, start, stop in self.ranges
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,27 @@ Transform = Callable[[Any], Result]
 
 
 def slices(artifact: Artifact, segment_rows: int) -> list[Segment]:
-    """A committed artifact in segments of at most so many rows, none across two parts."""
-    found = [
-        Slice(artifact=artifact, part=part, start=start, stop=min(start + segment_rows, part.rows or 0))
-        for part in artifact.parts()
-        for start in range(0, part.rows or 0, segment_rows)
+    """A committed artifact in segments of so many rows, whatever the sizes of its parts."""
+    segments: list[list[tuple[StoredFile, int, int]]] = [[]]
+    room = segment_rows
+    for part in artifact.parts():
+        start, rows = 0, part.rows or 0
+        while start < rows:
+            if room == 0:
+                segments.append([])
+                room = segment_rows
+            count = min(room, rows - start)
+            segments[-1].append((part, start, start + count))
+            start, room = start + count, room - count
+    return [
+        Segment(
+            key=f"{i:06d}",
+            rows=sum(stop - start for _, start, stop in ranges),
+            work=Slice(artifact=artifact, ranges=tuple(ranges)),
+        )
+        for i, ranges in enumerate(segments)
+        if ranges
     ]
-    return [Segment(key=f"{i:06d}", rows=s.stop - s.start, work=s) for i, s in enumerate(found)]
 
 
 def itself(work: Any) -> Any:

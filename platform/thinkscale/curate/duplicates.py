@@ -19,6 +19,8 @@ from thinkscale.curate.normalise import canonical
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 64
+MISSED = 0.01
+"""Chance that a pair just at the threshold is not compared (weights of shingles apart)."""
 BOILERPLATE_ROWS = 20
 """A shingle of so many questions says nothing about which question it is."""
 LARGEST_BUCKET = 200
@@ -87,14 +89,12 @@ def near_duplicates(rows: Sequence[Candidate], similarity: float, seed: int = 0)
 
 def _candidate_pairs(documents: Sequence[np.ndarray], similarity: float, seed: int) -> set[tuple[int, int]]:
     """Pairs whose MinHash signatures agree in a whole band."""
-    from datasketch import MinHashLSH
-
-    bands = MinHashLSH(threshold=max(0.1, similarity - 0.1), num_perm=PERMUTATIONS)
+    rows_in_band = _rows_in_band(similarity)
     signatures = _signatures(documents, seed)
     pairs: set[tuple[int, int]] = set()
-    for band in range(bands.b):
+    for start in range(0, PERMUTATIONS - rows_in_band + 1, rows_in_band):
         buckets: dict[bytes, list[int]] = defaultdict(list)
-        part = np.ascontiguousarray(signatures[:, band * bands.r : (band + 1) * bands.r])
+        part = np.ascontiguousarray(signatures[:, start : start + rows_in_band])
         for i, document in enumerate(documents):
             if len(document):
                 buckets[part[i].tobytes()].append(i)
@@ -104,6 +104,14 @@ def _candidate_pairs(documents: Sequence[np.ndarray], similarity: float, seed: i
             else:
                 pairs.update(pairwise(members))
     return pairs
+
+
+def _rows_in_band(similarity: float) -> int:
+    """The most signature rows a band can have so that a pair of this similarity is hardly ever missed."""
+    for rows in range(PERMUTATIONS, 1, -1):
+        if (1 - similarity**rows) ** (PERMUTATIONS // rows) <= MISSED:
+            return rows
+    return 1
 
 
 def _signatures(documents: Sequence[np.ndarray], seed: int) -> np.ndarray:

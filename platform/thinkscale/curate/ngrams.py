@@ -101,10 +101,10 @@ class DocumentCounts:
         self._hashes, self._counts = np.unique(everything, return_counts=True)
 
     def weights(self, hashes: Hashes, boilerplate: int) -> npt.NDArray[np.float64]:
-        """1 for a shingle of one question, falling with the logarithm of its count to 0 at `boilerplate`."""
+        """1 for a shingle of one or two questions, falling with the logarithm of the count to 0 at `boilerplate`."""
         if not len(self._hashes):
             return np.ones(len(hashes))
         at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
         counts = np.where(self._hashes[at] == hashes, self._counts[at], 1)
-        weights: npt.NDArray[np.float64] = np.maximum(0.0, 1.0 - np.log(counts) / np.log(boilerplate))
+        weights: npt.NDArray[np.float64] = np.clip(1.0 - np.log(counts / 2) / np.log(boilerplate / 2), 0.0, 1.0)
         return weights

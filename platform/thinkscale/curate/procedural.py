@@ -208,8 +208,13 @@ def generate(
     Raises ProceduralError where reasoning-gym is missing or refuses the parameters.
     """
     family = FAMILIES[share.family]
-    items = _dataset(share.family, seed, {**family.parameters, **parameters}, size=share.stop)
-    return [_question(share.family, family, items[i], i, source, licence) for i in range(share.start, share.stop)]
+    chosen = {**family.parameters, **parameters}
+    dataset = _dataset(share.family, seed, chosen, size=share.stop)
+    try:
+        items = [dataset[i] for i in range(share.start, share.stop)]
+    except (IndexError, ValueError, ArithmeticError) as error:
+        raise _refused(share.family, chosen, error) from error
+    return [_question(share.family, family, item, share.start + i, source, licence) for i, item in enumerate(items)]
 
 
 def _dataset(name: str, seed: int, parameters: Mapping[str, Any], size: int) -> Any:
@@ -224,7 +229,11 @@ def _dataset(name: str, seed: int, parameters: Mapping[str, Any], size: int) -> 
             name, size=size, seed=int.from_bytes(digest[:6], "big"), **_fitting(name, parameters)
         )
     except (TypeError, AssertionError) as error:
-        raise ProceduralError(f"pool family {name}: parameters {dict(parameters)} are refused: {error}") from error
+        raise _refused(name, parameters, error) from error
+
+
+def _refused(name: str, parameters: Mapping[str, Any], error: Exception) -> ProceduralError:
+    return ProceduralError(f"pool family {name}: no question comes of parameters {dict(parameters)}: {error}")
 
 
 def _fitting(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

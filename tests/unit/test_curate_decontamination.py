@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+
+from thinkscale.curate.decontamination import BenchmarkRow, Leak, find_leaks
+
+BOILERPLATE = r"can be written as $\frac{m}{n}$, where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
+BENCH = (
+    "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards. When she walks at a "
+    "constant speed of s kilometers per hour, the walk takes her 4 hours, including t minutes spent in the coffee shop. Find t."
+)
+
+
+def leaks(questions: list[str], *bench: str, templated: bool = False, **options: object) -> list[Leak]:
+    rows = [BenchmarkRow(benchmark="b", id=str(i), question=q, templated=templated) for i, q in enumerate(bench)]
+    return find_leaks(questions, rows, ngram=8, similarity=0.9, **options)  # type: ignore[arg-type]
+
+
+def test_a_verbatim_item_is_a_leak_with_its_evidence() -> None:
+    [leak] = leaks(["What is 2 + 2?", BENCH], "How many primes are below 100?", BENCH)
+    assert (leak.row, leak.benchmark, leak.benchmark_id, leak.overlap, leak.same_numbers) == (1, "b", "1", 1.0, True)
+
+
+def test_near_verbatim_reordered_and_renumbered_items_are_leaks() -> None:
+    reordered = (
+        "When she walks at a constant speed of s kilometers per hour, the walk takes Aya four hours, including t "
+        "minutes spent in the coffee shop. Every morning she goes for a nine-kilometer-long walk and stops at a coffee shop. "
+        "Find t."
+    )
+    other_numbers = BENCH.replace("9-", "12-").replace("4 hours", "5 hours")
+    tagged = "Problem 1 (AIME 2024). " + BENCH + " Give an integer from 0 to 999."
+    assert [leak.row for leak in leaks([reordered, other_numbers, tagged], BENCH)] == [0, 1, 2]
+
+
+def test_boilerplate_is_no_leak() -> None:
+    bench = "The area of the triangle with sides 13, 14 and 15 inscribed in a circle " + BOILERPLATE
+    others = [
+        f"The probability that a fair {name} lands on its side in {n} throws {BOILERPLATE}"
+        for n, name in enumerate(("coin", "die", "brick", "cup", "ring", "card", "bottle", "pen", "spoon", "plate"), 3)
+    ]
+    assert leaks(others, bench) == []
+
+
+def test_a_template_with_other_numbers_is_no_leak_and_with_the_same_is() -> None:
+    bench = "How many legs are there in total if you have 3 dogs, 4 ants and 5 birds?"
+    other = "How many legs are there in total if you have 6 dogs, 4 ants and 5 birds?"
+    assert leaks([other], bench, templated=True) == []
+    assert [leak.row for leak in leaks([other, bench.replace("How many", "how  many")], bench, templated=True)] == [1]
+    assert leaks(["What is 12 - 7?"], "What is 12 - 8?", templated=True) == []
+
+
+def test_short_questions_leak_only_whole() -> None:
+    assert leaks(["What is 3 times 4?"], "What is 3 times 5?") == []
+    assert [leak.row for leak in leaks(["What is 3 times 4?"], "what is $3$ times four?")] == [0]
+
+
+def test_embeddings_bring_candidates_and_evidence_and_decide_nothing() -> None:
+    near = np.array([[1.0, 0.0]], dtype=np.float32)
+    options = {"embeddings": near, "benchmark_embeddings": near}
+    assert leaks(["How many primes are below one hundred?"], BENCH, **options) == []
+    [leak] = leaks([BENCH], BENCH, **options)
+    assert leak.similarity == 1.0
