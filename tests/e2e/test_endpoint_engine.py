@@ -1,0 +1,89 @@
+"""The endpoint engine against vLLM's own OpenAI-compatible server, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from engine_contract import CONTRACT
+from thinkscale.engines.base import Engine, EngineError
+from thinkscale.engines.endpoint import EndpointEngine
+from tiny_model import write_tiny_model
+
+pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'thinkscale[vllm]'")
+for needed in ("prometheus_fastapi_instrumentator", "model_hosting_container_standards"):
+    pytest.importorskip(needed, reason=f"vLLM's own server needs {needed}")
+pytestmark = pytest.mark.vllm
+KEY = "TEST_ENDPOINT_KEY"
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
+        "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "512", "--enforce-eager",
+        "--host", "127.0.0.1", "--port", str(port), "--api-key", "secret",
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING",
+    }  # fmt: skip
+    process = subprocess.Popen(command, env=environment)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "the server ended by itself"
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def engine(server: str, tiny_model: Path) -> Iterator[tuple[Engine, asyncio.Runner]]:
+    os.environ[KEY] = "secret"
+    with asyncio.Runner() as runner:
+        built = runner.run(EndpointEngine.connect(server, "tiny", tiny_model, key_variable=KEY))
+        yield built, runner
+        runner.run(built.close())
+
+
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_contract(engine: tuple[Engine, asyncio.Runner], promise: Callable[[Engine], Awaitable[None]]) -> None:
+    built, runner = engine
+    runner.run(promise(built))
+
+
+def test_the_server_says_its_context(engine: tuple[Engine, asyncio.Runner]) -> None:
+    assert engine[0].info.context_tokens == 512
+
+
+def test_another_model_is_not_served(server: str, tiny_model: Path) -> None:
+    os.environ[KEY] = "secret"
+    with pytest.raises(EngineError, match="does not serve 'large', but tiny"):
+        asyncio.run(EndpointEngine.connect(server, "large", tiny_model, key_variable=KEY))
+
+
+def test_a_wrong_key_names_its_variable(server: str, tiny_model: Path) -> None:
+    os.environ["TEST_WRONG_KEY"] = "guess"
+    with pytest.raises(EngineError, match="refuses the API key: set TEST_WRONG_KEY"):
+        asyncio.run(EndpointEngine.connect(server, "tiny", tiny_model, key_variable="TEST_WRONG_KEY"))
