@@ -90,7 +90,9 @@ def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
     artifact = Artifact(store, f"{campaign.name}/model")
     if artifact.manifest() is None:
         return []
-    return [json.loads(line) for line in store.read_bytes(f"{artifact.path}/metrics.jsonl").splitlines()]
+    lines = store.read_bytes(f"{artifact.path}/metrics.jsonl").splitlines()
+    # MFU is null where the device's peak is not known.
+    return [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
 
 
 def _questions(campaign: Campaign, store: Store) -> pa.Table:

@@ -11,16 +11,26 @@ import contextlib
 import gc
 import os
 import uuid
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from thinkscale.domain.generation import Completion, EngineInfo, Request
+from thinkscale.domain.budget import Budget
+from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
+from thinkscale.domain.sample import Thought
+from thinkscale.engines.automaton import forcing_spec, read_thought
 from thinkscale.engines.base import EngineDiedError, EngineError, OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.engines.vllm_forcing import Outcome, extra_args, forbid_first
+from thinkscale.thinking.forcing import overflow, thinking_room
+from thinkscale.thinking.formats import ForcingIds, newline_ending
 
-LOGITS_PROCESSORS = ("thinkscale.engines.vllm_mask:IdMask",)
-"""Class paths: every worker imports them for itself."""
+WORKER_EXTENSION = "thinkscale.engines.vllm_forcing.ForcingWorker"
+"""Class path: every worker imports it for itself."""
+
+OUTCOMES_EVERY_S = 0.01
+"""Outcomes of forced requests that end within this time are asked for together."""
 
 CPU_KV_CACHE_GIB = 2
 """Memory for keys and values where there is no GPU; the environment's VLLM_CPU_KVCACHE_SPACE goes before it."""
@@ -35,6 +45,9 @@ class VllmEngine:
     def __init__(self, llm: Any, info: EngineInfo) -> None:
         self._llm = llm
         self.info = info
+        self._asked: dict[str, asyncio.Future[Outcome]] = {}
+        """Ended forced requests whose outcome is not here yet, by key."""
+        self._asking: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(
@@ -79,8 +92,7 @@ class VllmEngine:
             # No sampling defaults and no end-of-text ids from the model's files: a request says all of it.
             generation_config="vllm",
             enable_prefix_caching=True,
-            logits_processors=list(LOGITS_PROCESSORS),
-            additional_config={"thinkscale_vocab_size": tokenizer.vocab_size},
+            worker_extension_cls=WORKER_EXTENSION,
             disable_log_stats=True,
             **options,
         )
@@ -103,33 +115,111 @@ class VllmEngine:
             eos_ids=tokenizer.eos_ids,
             tensor_parallel=tensor_parallel,
         )
-        return cls(started.pop(), info)
+        engine = cls(started.pop(), info)
+        await engine._llm.collective_rpc(
+            "thinkscale_install", args=(sorted(newline_ending(tokenizer)), tokenizer.vocab_size)
+        )
+        return engine
 
     async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         check_request(request, self.info)
+        continuation = Continuation(request, self.info.eos_ids, on_tokens)
+        watched = on_tokens is not None or any(len(stop) > 1 for stop in request.stops)
+        parameters = _sampling_params(request, self.info.eos_ids, every_token=watched)
+        async with contextlib.aclosing(self._tokens(request.prompt_ids, parameters)) as tokens:
+            async for token in tokens:
+                completion = continuation.add(token)
+                if completion is not None:
+                    return completion
+        raise EngineError(f"vLLM ended a request after {len(continuation.ids)} tokens without a stop or its length")
+
+    async def force(
+        self,
+        prompt_ids: TokenIds,
+        budget: Budget,
+        ids: ForcingIds,
+        *,
+        sampling: Sampling,
+        on_tokens: OnTokens | None = None,
+    ) -> Thought:
+        """`thinking.forcing.think` in one request: the same result, at the speed of plain decoding.
+
+        Args:
+            prompt_ids: with the start of thinking.
+            ids: their `end` is one token.
+            on_tokens: told of all tokens as they come, forced ones included.
+
+        Raises:
+            ValueError: the end delimiter is several tokens long, or the texts or waits are too many.
+            EngineError: as `generate`.
+        """
+        room = thinking_room(len(prompt_ids), budget, ids, self.info.context_tokens)
+        if room < 0:
+            return overflow(prompt_ids)
+        cap = room if budget.max_thinking_tokens is None else min(budget.max_thinking_tokens, room)
+        spec = forcing_spec(prompt_ids, budget, ids, cap=cap)
+        key = uuid.uuid4().hex
+        longest = cap + len(ids.newline) + len(ids.close) + len(ids.final_answer) + budget.max_answer_tokens + 1
+        longest = min(longest, self.info.context_tokens - len(prompt_ids))
+        request = Request(prompt_ids=prompt_ids, max_tokens=longest, sampling=sampling)
+        check_request(request, self.info)
+        parameters = _sampling_params(request, self.info.eos_ids, every_token=on_tokens is not None)
+        parameters.extra_args = extra_args(spec, key)
+        come: list[int] = []
+        try:
+            async with contextlib.aclosing(self._tokens(prompt_ids, parameters)) as tokens:
+                async for token in tokens:
+                    if token in self.info.eos_ids:
+                        break
+                    come.append(token)
+                    if on_tokens is not None:
+                        on_tokens((token,))
+        finally:
+            outcome = self._outcome(key)  # also where the call was cancelled: it frees the slot
+        return read_thought(*(await outcome), tuple(come), spec, len(prompt_ids))
+
+    async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[int, None]:
+        """A request's tokens as vLLM tells of them; closing it before its end aborts the request."""
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        continuation = Continuation(request, self.info.eos_ids, on_tokens)
-        watched = on_tokens is not None or any(len(stop) > 1 for stop in request.stops)
-        stream = self._llm.generate(
-            TokensPrompt(prompt_token_ids=list(request.prompt_ids)),
-            _sampling_params(request, self.info.eos_ids, every_token=watched),
-            uuid.uuid4().hex,
-        )
+        prompt = TokensPrompt(prompt_token_ids=list(prompt_ids))
         try:
-            # Closing the stream before its end (a stop of several tokens, a cancelled call) aborts the request.
-            async with contextlib.aclosing(stream):
+            async with contextlib.aclosing(self._llm.generate(prompt, parameters, uuid.uuid4().hex)) as stream:
                 async for output in stream:
                     for token in output.outputs[0].token_ids:
-                        completion = continuation.add(token)
-                        if completion is not None:
-                            return completion
+                        yield token
         except EngineDeadError as error:
             raise EngineDiedError("vLLM's engine process has died (out of memory?): start a new engine") from error
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed on a request: {error.__cause__ or error}") from error
-        raise EngineError(f"vLLM ended a request after {len(continuation.ids)} tokens without a stop or its length")
+
+    def _outcome(self, key: str) -> asyncio.Future[Outcome]:
+        """The outcome of an ended request, asked for together with others': each question costs the engine time."""
+        future = asyncio.get_running_loop().create_future()
+        self._asked[key] = future
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_for_outcomes())
+        return future
+
+    async def _ask_for_outcomes(self) -> None:
+        while self._asked:
+            await asyncio.sleep(OUTCOMES_EVERY_S)
+            asked, self._asked = self._asked, {}
+            try:
+                (found, *_) = await self._llm.collective_rpc("thinkscale_outcomes", args=(list(asked),))
+            except Exception as error:
+                found, problem = {}, error
+            else:
+                problem = EngineError("vLLM lost the outcome of a forced request: try it again")
+            for key, future in asked.items():
+                if future.cancelled():
+                    continue
+                if key in found:
+                    future.set_result(found[key])
+                else:
+                    future.set_exception(EngineError(str(problem)))
+                    future.exception()  # a cancelled call never reads it
 
     async def close(self) -> None:
         self._llm.shutdown()
@@ -153,7 +243,7 @@ def _sampling_params(request: Request, eos_ids: tuple[int, ...], *, every_token:
         ignore_eos=True,  # those above are all there are
         detokenize=False,
         output_kind=RequestOutputKind.DELTA if every_token else RequestOutputKind.FINAL_ONLY,
-        extra_args={"forbid_first": list(request.forbid_first)} if request.forbid_first else None,
+        extra_args=forbid_first(request.forbid_first, uuid.uuid4().hex) if request.forbid_first else None,
     )
 
 

@@ -11,6 +11,7 @@ comes back by `ForcingWorker.thinkscale_outcomes`. Written against the V1 runner
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -29,6 +30,11 @@ Outcome = tuple[list[int], list[int]]
 def extra_args(spec: ForcingSpec, key: str) -> dict[str, Any]:
     """The spec as flat values; `key` names the request when its outcome is asked for."""
     return {f"{PREFIX}key": key, **{PREFIX + name: value for name, value in asdict(spec).items()}}
+
+
+def forbid_first(ids: Sequence[int], key: str) -> dict[str, Any]:
+    """For a request that is not forced but whose first token may not be one of `ids`."""
+    return {f"{PREFIX}key": key, f"{PREFIX}forbid_first": list(ids)}
 
 
 class ForcingWorker:

@@ -104,13 +104,14 @@ def forcing_ids(tokenizer: Tokenizer, thinking_format: ThinkingFormat, budget: B
         wait=tuple(tokenizer.encode(budget.wait_text)),
         final_answer=tuple(tokenizer.encode(budget.final_answer_text)),
         newline=tuple(tokenizer.encode("\n")),
-        newline_ending=_newline_ending(tokenizer),
+        newline_ending=newline_ending(tokenizer),
         eos=tokenizer.eos_ids,
     )
 
 
 @lru_cache(maxsize=8)
-def _newline_ending(tokenizer: Tokenizer) -> frozenset[int]:
+def newline_ending(tokenizer: Tokenizer) -> frozenset[int]:
+    """Ids whose text ends in a newline."""
     return frozenset(i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).endswith("\n"))
 
 
