@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from thinkscale.thinking.notation import clean, number
 
-RELATIVE_TOLERANCE = 1e-6
+RELATIVE_TOLERANCE = 2e-6
 """How far a decimal may be from the reference it rounds."""
 
 
@@ -27,47 +29,157 @@ def _folded_text(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" .,;:!?'\"()[]{}")
 
 
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
+_WORDS = re.compile(r"[A-Za-z][A-Za-z'’ -]*[A-Za-z]|[A-Za-z]|\([A-Za-z]\)")
+
+
 def plainly_equal(reference: str, answer: str) -> bool | None:
     """Whether two mathematical answers are equal where that shows at once, None where it takes algebra."""
     left, right = number(reference), number(answer)
     if left is not None and right is not None:
-        if left == right:
-            return True
-        if "%" in reference and "%" not in answer and left == 100 * right:
-            return True
-        if "%" in answer and "%" not in reference and right == 100 * left:
-            return True
-        if "." in reference or "." in answer:
-            return bool(abs(left - right) <= RELATIVE_TOLERANCE * abs(left))
-        return False
-    if _compact(reference) == _compact(answer):
+        return any(
+            left == scale * right or (_is_decimal(reference, answer) and _close(float(left), float(scale * right)))
+            for scale in _scales(reference, answer)
+        )
+    bare_reference, bare_answer = _compact(reference), _compact(answer)
+    if bare_reference == bare_answer:
         return True
+    words = clean(reference)
+    if len(words) > 1 and _WORDS.fullmatch(words) and texts_equal(reference, answer):
+        return True
+    for one, other in ((bare_reference, bare_answer), (bare_answer, bare_reference)):
+        if "." in one and "," not in one and _DECIMAL_COMMA.fullmatch(other):
+            return one == other.replace(",", ".")
     return None
 
 
+def _scales(reference: str, answer: str) -> list[Fraction]:
+    """Factors that the answer may differ by: percent signs and the words for large numbers."""
+    scales = [Fraction(1)]
+    if ("%" in reference) != ("%" in answer):
+        scales.append(Fraction(1, 100) if "%" in answer else Fraction(100))
+    for word, scale in _SCALES.items():
+        if (word in reference) != (word in answer):
+            scales.append(Fraction(scale) if word in answer else Fraction(1, scale))
+    return scales
+
+
+def _is_decimal(reference: str, answer: str) -> bool:
+    return "." in reference or "." in answer
+
+
+def _close(left: float, right: float) -> bool:
+    return abs(left - right) <= RELATIVE_TOLERANCE * abs(left)
+
+
 def _compact(text: str) -> str:
-    return re.sub(r"\s+", "", clean(text))
+    return re.sub(r"\s+", "", _spelled(text))
+
+
+_NAMES = re.compile(
+    r"(?<![\\A-Za-z])(pi|theta|alpha|beta|gamma|lambda|omega|infty|infinity|sin|cos|tan|ln|log)(?![A-Za-z])"
+)
+_ROOTS = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
+_MEMBER = re.compile(r"^[A-Za-z]\s*\\in\s*")
+_SYNONYMS = (
+    ("\\varnothing", "\\emptyset"), ("\\infinity", "\\infty"), ("\\leqslant", "\\le "), ("\\geqslant", "\\ge "),
+    ("\\mathbb R", "\\mathbb{R}"), ("**", "^"), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\mid", "|"),
+)  # fmt: skip
+
+
+def _spelled(text: str) -> str:
+    """An expression with one spelling of what has several."""
+    text = _NAMES.sub(r"\\\1", _ROOTS.sub(r"\\sqrt{\1}", clean(text)))
+    for one, other in _SYNONYMS:
+        text = text.replace(one, other)
+    return _MEMBER.sub("", text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A list, tuple, interval or set: what encloses it and its items."""
+
+    brackets: str
+    items: list[str]
+
+
+def _listing(text: str) -> _Listing | None:
+    """The items of an enumeration, None where the text is something else."""
+    text = text.strip()
+    inner, brackets = text, ""
+    if text.startswith("\\{") and text.endswith("\\}"):
+        inner, brackets = text[2:-2], "{}"
+    elif text[:1] in ("(", "[") and text[-1:] in (")", "]"):
+        inner, brackets = text[1:-1], text[0] + text[-1]
+    items = _split(inner)
+    return None if items is None or len(items) < 2 else _Listing(brackets, items)
+
+
+def _split(text: str) -> list[str] | None:
+    """Split at the commas outside all brackets; None where the brackets do not match."""
+    text = re.sub(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ",", text).replace(";", ",")
+    depth, items, start = 0, [], 0
+    for position, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth < 0:
+                return None
+        elif character == "," and depth == 0:
+            items.append(text[start:position])
+            start = position + 1
+    items.append(text[start:])
+    items = [item.strip() for item in items if item.strip()]
+    return items if depth == 0 else None
 
 
 def expressions_equal(reference: str, answer: str) -> bool:
-    """Whether two mathematical expressions, sets, intervals or equations are equal (math-verify).
+    """Whether two mathematical expressions, lists, sets, intervals or equations are equal (math-verify).
 
-    May run for ever and take any amount of memory on hostile text.
+    Lists and sets compare in any order, tuples and intervals in theirs, each item by itself. May run for
+    ever and take any amount of memory on hostile text.
     """
+    left, right = _spelled(reference), _spelled(answer)
+    listed_left, listed_right = _listing(left), _listing(right)
+    if listed_left and listed_right and len(listed_left.items) == len(listed_right.items):
+        return _listings_equal(listed_left, listed_right)
+    return _algebraically_equal(left, right)
+
+
+def _listings_equal(left: _Listing, right: _Listing) -> bool:
+    ordered = {left.brackets, right.brackets} - {"", "{}"}
+    if len(ordered) > 1:
+        return False  # an open interval is not a closed one
+    if ordered:
+        return all(_items_equal(one, other) for one, other in zip(left.items, right.items, strict=True))
+    remaining = list(right.items)
+    for one in left.items:
+        match = next((other for other in remaining if _items_equal(one, other)), None)
+        if match is None:
+            return False
+        remaining.remove(match)
+    return True
+
+
+def _items_equal(reference: str, answer: str) -> bool:
+    plain = plainly_equal(reference, answer)
+    return _algebraically_equal(reference, answer) if plain is None else plain
+
+
+def _algebraically_equal(reference: str, answer: str) -> bool:
     from math_verify import verify
 
-    parsed_reference = _parse(reference)
-    parsed_answer = _parse(answer)
-    return bool(verify(parsed_reference, parsed_answer, timeout_seconds=None))
+    return bool(verify(_parse(reference), _parse(answer), allow_set_relation_comp=True, timeout_seconds=None))
 
 
-def _parse(text: str) -> Any:
+def _parse(expression: str) -> Any:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     for name in ("math_verify.parser", "math_verify.grader"):
         # They warn that their own time limit is off; ours is a process of its own.
         logging.getLogger(name).setLevel(logging.ERROR)
-    expression = clean(text)
     return parse(
         f"${expression}$",
         extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()],

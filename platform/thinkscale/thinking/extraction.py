@@ -17,11 +17,18 @@ from thinkscale.thinking.notation import clean, is_prose, number_text, option_le
 TAIL_CHARACTERS = 40_000
 """Only so much of the end of a response is read: an answer stands at the end."""
 LONGEST_ANSWER = 2_000
+MOST_CANDIDATES = 60
+"""So many boxes and so many markers at the end are looked at: what a text repeats more often is no answer."""
 
 _THINKING_ENDS = ("</think>", "<|im_start|>answer", "</Thought>")
 
+_TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<|im_start|>user")
+_NEXT_QUESTION = re.compile(r"\n[ \t#*]*(?:Question|Problem|Q)[ \t*]*:", re.IGNORECASE)
+"""A base model goes on to write itself the next question after its answer."""
+
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(\d+)\b)")
-_JOINS = re.compile(r"[\s$.,;:&\\()\[\]*]*(?:\band\b|\bor\b)?[\s$,;:&\\()\[\]*]*", re.IGNORECASE)
+_JOINS = re.compile(r"[\s$.,;:&\\()\[\]*]{0,24}(?:(?:and|or)\b)?[\s$,;:&\\()\[\]*]{0,24}", re.IGNORECASE)
+_JOINED_WORDS = re.compile(r"(?:[\s$,:\\()\[\]*]*[A-Za-z]+){0,3}?[\s$,:\\()\[\]*]*\b(?:and|or)\b[\s$,:\\()\[\]*]*")
 
 _MARKER = re.compile(
     r"""\b(?:answers?|ans)\b
@@ -32,6 +39,7 @@ _MARKER = re.compile(
         )""",
     re.IGNORECASE | re.VERBOSE,
 )
+_CHECKED = re.compile(r"\b(?:check|verify|confirm|double-check)(?:ing)?\b[^.\n]*$", re.IGNORECASE)
 _CHOICE_MARKER = re.compile(
     r"\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)|\b(?:choose|select|pick)\b", re.IGNORECASE
 )
@@ -68,12 +76,18 @@ def extract(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lin
 
 
 def answer_part(response: str) -> str:
-    """What follows the thinking, where its end is marked; of that, the end."""
+    """What follows the thinking, where its end is marked, up to where the turn ends; of that, the end."""
     for delimiter in _THINKING_ENDS:
         _, found, rest = response.rpartition(delimiter)
         if found and rest.strip():
             response = rest
-    return response[-TAIL_CHARACTERS:].replace("\0", "")
+    for delimiter in _TURN_ENDS:
+        response = response.partition(delimiter)[0] or response
+    response = response[-TAIL_CHARACTERS:].replace("\0", "")
+    following = _NEXT_QUESTION.search(response)
+    if following and _MARKER.search(response, 0, following.start()):
+        return response[: following.start()]
+    return response
 
 
 def explicit_regions(text: str, kind: AnswerKind, *, lines: int = 1) -> Iterator[str]:
@@ -86,7 +100,7 @@ def explicit_regions(text: str, kind: AnswerKind, *, lines: int = 1) -> Iterator
 def _boxes(text: str) -> list[tuple[int, str]]:
     """Contents of boxes; boxes joined by nothing but commas and conjunctions are one answer."""
     found: list[tuple[int, int, str]] = []
-    for match in _BOXED.finditer(text):
+    for match in list(_BOXED.finditer(text))[-MOST_CANDIDATES:]:
         if match[1]:
             found.append((match.start(), match.end(), match[1]))
             continue
@@ -99,13 +113,20 @@ def _boxes(text: str) -> list[tuple[int, str]]:
         if joined and start < last_end:  # a box within a box
             continue
         gap = text[last_end:start]
-        if joined and len(gap) <= 24 and "\n\n" not in gap and _JOINS.fullmatch(gap):
+        if joined and _joins(gap):
             previous = joined[-1][1]
             joined[-1] = (start, previous if previous == content else f"{previous}, {content}")
         else:
             joined.append((start, content))
         last_end = end
     return joined
+
+
+def _joins(gap: str) -> bool:
+    """Whether what stands between two answers makes one answer of them."""
+    if len(gap) > 60 or "\n\n" in gap:
+        return False
+    return bool(_JOINS.fullmatch(clean(gap)) or _JOINED_WORDS.fullmatch(clean(gap)))
 
 
 def _closing_brace(text: str, start: int) -> int | None:
@@ -118,15 +139,18 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 
 def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str]]:
-    for match in _MARKER.finditer(text):
+    for match in list(_MARKER.finditer(text))[-MOST_CANDIDATES:]:
+        if _CHECKED.search(text[max(0, match.start() - 30) : match.start()]):
+            continue
         region = _region(text, match.end(), lines)
         if region:
             yield match.end(), region
-    for match in (_CHOICE_MARKER if kind == "choice" else _LINE_MARKER).finditer(text):
+    other_markers = _CHOICE_MARKER if kind == "choice" else _LINE_MARKER
+    for match in list(other_markers.finditer(text))[-MOST_CANDIDATES:]:
         region = _region(text, match.end(), lines)
         if region:
             yield match.end(), region
-    for match in _HASHES.finditer(text):
+    for match in list(_HASHES.finditer(text))[-MOST_CANDIDATES:]:
         # A heading has the same form: count it only where nothing but a number or the end of the text follows.
         if number_text(match[1]) is not None or not text[match.end() :].strip():
             yield match.start(), match[1]
@@ -176,7 +200,7 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
     if kind == "integer":
         return _last_number(stripped)
     if formulas := _formulas(stripped):
-        return _joined(stripped, formulas)
+        return _last_number(stripped[formulas[-1].end :]) or _joined(stripped, formulas)
     if len(rows) == 1 and not is_prose(rows[0]):
         return _expression_in(rows[0])
     return _last_number(stripped)
@@ -188,7 +212,9 @@ def _plain_text(region: str) -> str | None:
 
 
 _NUMBER = re.compile(
-    r"(?<![\w.])[-+]?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3}){1,12}(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?", re.ASCII
+    r"(?<![\w.^_])(?<![\^_]\{)[-+]?\s?[$€£]?\s?"
+    r"(?:[1-9]\d{0,2}(?:,\d{3}){1,12}(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?",
+    re.ASCII,
 )
 _OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s*[*+/-]\s*\d")
 
@@ -262,13 +288,22 @@ def _expression_in(region: str) -> str | None:
     """The mathematical expression that a region announces."""
     head = _SENTENCE_END.split(region, maxsplit=1)[0]
     if formulas := _formulas(head):
-        return _joined(head, formulas)
+        value = _VALUE.match(head, formulas[-1].end)
+        return (value and number_text(value[1])) or _joined(head, formulas)
     text = clean(head)
-    if not text:
+    if not text or _COMMENT.match(text):
         return None
     if is_prose(text):
         return _last_number(text)
     return text
+
+
+_VALUE = re.compile(r"[^$]*?(?:\b(?:is|are|equals|equal to)\b|=)\s*([^$]+)$")
+_COMMENT = re.compile(
+    r"(?:in)?(?:correct|valid|right|wrong|not|indeed|therefore|thus|clearly|simply|given|obtained|found|verified|the|as|that)\b",
+    re.IGNORECASE,
+)
+"""What follows "the answer is" where it announces no answer."""
 
 
 def _joined(text: str, formulas: Sequence[_Formula]) -> str | None:
@@ -276,7 +311,7 @@ def _joined(text: str, formulas: Sequence[_Formula]) -> str | None:
     group = [formulas[-1]]
     for formula in reversed(formulas[:-1]):
         gap = text[formula.end : group[0].start]
-        if len(gap) > 24 or "\n" in gap or not _JOINS.fullmatch(gap):
+        if "\n" in gap or not _joins(gap):
             break
         group.insert(0, formula)
     parts = [clean(formula.inner) for formula in group]

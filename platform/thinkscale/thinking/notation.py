@@ -20,16 +20,17 @@ _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/",
         "∕": "/", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "≈": "\\approx ",
-        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "√": "\\sqrt ", "θ": "\\theta ", "°": "^\\circ ",
+        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "θ": "\\theta ", "°": "^\\circ ",
         "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2062": "", "\u200b": "", "\ufeff": "", "，": ",", "。": ".",
         "：": ":", "（": "(", "）": ")", "％": "%", "½": " \\frac{1}{2}", "¼": " \\frac{1}{4}", "¾": " \\frac{3}{4}",
     }
 )  # fmt: skip
+_ROOT = re.compile(r"√\s*(?:(\d+|[A-Za-z])|\(([^()]*)\))")
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _SUPERSCRIPT_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 _SPACING = re.compile(
-    r"\\(?:[,;:!> ]|quad|qquad|displaystyle|textstyle|limits|left(?![a-z])|right(?![a-z])|[bB]igg?[lr]?(?![a-z]))|~"
+    r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?)(?![a-z]))|~"
 )
 _WRAPPERS = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathbf|mathrm|mathit|mathsf|mathtt|mathnormal|mbox|hbox"
@@ -43,8 +44,10 @@ _MARKUP = '*_`"“”'
 def clean(text: str) -> str:
     """An answer without wrappings, spacing commands, markup and final punctuation."""
     text = text.replace("\0", "").translate(_UNICODE)
+    text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
     text = _SUPERSCRIPTS.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPT_DIGITS)}}}", text)
-    text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\!", "")
+    text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",")
+    text = re.sub(r"(?<!\\)\\!\s*", "", text)
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
     text = _SPACING.sub(" ", text)
     for _ in range(4):  # wrappers nest, but not deep
@@ -73,12 +76,12 @@ _NO_UNITS = frozenset(
     {"pi", "sqrt", "ln", "log", "sin", "cos", "tan", "exp", "theta", "inf", "infinity", "mod", "or", "and", "if", "to"}
 )
 _LEADING = re.compile(
-    r"[-+]?\s*(?:\d{1,3}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d+)?"
+    r"[-+]?\s*(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d+)?"
     r"(?:\s*\\frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\}|\s?/\s?\d+| \d+/\d+"
     r"|\s*\\(?:times|cdot)\s*10\s*\^\s*\{?\s*[-+]?\d{1,3}\s*\}?)?",
     re.ASCII,
 )
-_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
+_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([-+]?[\d.,]+)\s*\}", re.ASCII)
 _SLASHED = re.compile(r"([-+]?[\d.,]+)\s*/\s*([-+]?[\d.,]+)", re.ASCII)
 _MIXED = re.compile(r"([-+]?)(\d+)\s*(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?<=\s)(\d+)\s*/\s*(\d+))", re.ASCII)
@@ -168,8 +171,9 @@ def is_prose(text: str) -> bool:
     return len(words) > 4
 
 
-_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]{0,40}(?:option|choice|answer)?[\s(\[{*_`\"':]{0,40}([A-Za-z])(?![\w'’])")
+_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[\s(\[{*_`\"':]{0,40}([A-Za-z])(?![\w'’])")
 _LISTED = re.compile(r"\(?([A-Z])\)?(?:\s*(?:,|and|&|or)\s*\(?([A-Z])\)?)+(?![\w'])")
+_LONE_LETTER = re.compile(r"(?<![\w'’.-])([B-HJ-Z])(?![\w'’-])")
 _WRAPPED = re.compile(
     r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])\)?[.:]?\*\*"
     r"|\b(?:option|choice)\s+\(?([A-Z])\b|^[ \t]*([A-Z])[.):]?[ \t]*$",
@@ -199,6 +203,9 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
         match = _LETTER.match(plain)
         if match and match[1].upper() in allowed and not _is_article(plain, match):
             return match[1].upper()
+        lone = {letter for letter in _LONE_LETTER.findall(plain[:200]) if letter in allowed}
+        if len(lone) == 1:
+            return str(lone.pop())
     found = None
     for match in _WRAPPED.finditer(plain if announced else text):
         letter = next(group for group in match.groups() if group)
