@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from thinkscale.domain.generation import Completion, TokenIds
@@ -46,16 +47,15 @@ async def _run(engine: Engine, program: Program) -> Any:
                     reply = {key: await task for key, task in forks.items()}
 
 
-async def _ask(engine: Engine, step: Ask, start: Any) -> Completion:
-    """Run one request; its marks fork while it runs, or, on an engine that does not stream, when it is done."""
+async def _ask(engine: Engine, step: Ask, start: Callable[[Fork], None]) -> Completion:
+    """Run one request; its marks fork while it runs."""
+    come: list[int] = []
+    waiting = deque(sorted(step.marks))
 
-    def on_tokens(come: TokenIds) -> None:
-        for mark in [mark for mark in step.marks if mark not in passed and mark <= len(come)]:
-            passed.add(mark)
-            start(step.marks[mark](come[:mark]))
+    def on_tokens(tokens: TokenIds) -> None:
+        come.extend(tokens)
+        while waiting and waiting[0] <= len(come):
+            mark = waiting.popleft()
+            start(step.marks[mark](tuple(come[:mark])))
 
-    passed: set[int] = set()
-    completion = await engine.generate(step.request)
-    whole = completion.ids + completion.stop_ids
-    on_tokens(whole[:-1] if completion.finish == "stop" else whole)
-    return completion
+    return await engine.generate(step.request, on_tokens if step.marks else None)

@@ -11,7 +11,7 @@ import contextlib
 import gc
 import os
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,9 @@ class VllmEngine:
         tensor_parallel: int = 1,
         gpu_memory_share: float = 0.9,
         threads: int = 1,
+        options: Mapping[str, Any] | None = None,
     ) -> VllmEngine:
-        """Start an engine; arguments as in `factory.build_engine`.
+        """Start an engine; arguments as in `factory.build_engine`, `options` for vLLM's AsyncEngineArgs.
 
         Raises:
             EngineError: vLLM cannot load the model or does not find the memory.
@@ -73,7 +74,7 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         tokenizer = ModelTokenizer(directory)
-        options: dict[str, Any] = {"dtype": dtype}
+        options = {"dtype": dtype, **(options or {})}
         if current_platform.is_cpu():
             _set_cpu_environment(threads)
             options["enforce_eager"] = True  # compiling costs minutes and gains little on a CPU
