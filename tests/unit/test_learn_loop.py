@@ -31,7 +31,6 @@ from thinkscale.learn.model import (
     UnsupportedModelError,
     load_model,
     read_config,
-    recomputed,
     whole_parameters,
 )
 from thinkscale.learn.packing import row
@@ -112,13 +111,19 @@ def test_logits_and_gradients_of_a_packed_row_are_those_of_transformers_one_by_o
 def test_the_loss_curve_is_the_same_packed_unpacked_padded_and_recomputed(tmp_path: Path) -> None:
     base, samples = save_base(tmp_path / "base", "qwen2"), make_samples(10)
     curves = []
-    for changes in ({}, {"pack_tokens": 1}, {"pack_tokens": 40, "checkpoint_layers": 1.0}):
+    for changes in (
+        {},
+        {"pack_tokens": 1},
+        {"pack_tokens": 40, "checkpoint_layers": 1.0},
+        {"pack_tokens": 20, "checkpoint_layers": 0.2},
+    ):
         model = load_model(base, EXACT.model_copy(update=changes), device=CPU)
         curves.append([m.loss for m in fit(model, samples, EXACT.model_copy(update=changes))])
     assert len(curves[0]) == 6
     assert curves[0][-1] < curves[0][0]
     np.testing.assert_allclose(curves[1], curves[0], rtol=2e-5)
     np.testing.assert_allclose(curves[2], curves[0], rtol=2e-5)
+    np.testing.assert_allclose(curves[3], curves[0], rtol=2e-5)
 
 
 def test_bfloat16_compute_follows_float32(tmp_path: Path) -> None:
@@ -260,8 +265,3 @@ def test_the_paper_takes_315_steps() -> None:
 def test_flops_are_six_per_weight_and_token_and_causal_attention() -> None:
     config = CONFIGS["qwen3"]  # untied: the embedding is a look-up, not a product
     assert model_flops([10], config, 5000) == 6 * (5000 - 61 * 32) * 10 + 6 * 2 * (4 * 16) * 10 * 10
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, []), (0.5, [1, 3]), (1.0, [0, 1, 2, 3])])
-def test_the_recomputed_layers_are_spread_evenly(share: float, expected: list[int]) -> None:
-    assert [i for i in range(4) if recomputed(i, 4, share)] == expected

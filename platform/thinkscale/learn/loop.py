@@ -139,8 +139,9 @@ def train_step(
     # FSDP averages gradients over ranks; the mean is over the batch's tokens, so undo that here.
     scale = ranks / sum(s.loss_tokens for s in batch)
     loss = torch.zeros((), device=model.device)
-    for row in rows:
+    for place, row in enumerate(rows, 1):
         arrays = packing.row([batch[i] for i in row], multiple_of=PAD_MULTIPLE if cuda else 1)
+        model.set_accumulating(place < len(rows))
         part = model(arrays, scale)
         part.backward()
         loss += part.detach() / ranks

@@ -8,12 +8,13 @@ cross-entropies). Knows no model.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-CHUNK_BYTES = 1 << 29
-"""Of fp32 logits held at a time."""
+CHUNK_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
+"""Of logits in float32 that a chunk may amount to."""
 
 
 def cross_entropy(
@@ -22,7 +23,7 @@ def cross_entropy(
     targets: torch.Tensor,
     scale: float,
     *,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> torch.Tensor:
     """`scale` times the summed cross-entropy of `hidden @ weight.T` against `targets`.
 
@@ -34,9 +35,8 @@ def cross_entropy(
     Returns:
         A float32 scalar.
     """
-    loss: torch.Tensor = _ChunkedCrossEntropy.apply(
-        hidden, weight, targets, scale, max(1, chunk_bytes // (4 * weight.shape[0]))
-    )
+    chunk = max(1, (chunk_bytes or CHUNK_BYTES[hidden.device.type]) // (4 * weight.shape[0]))
+    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, scale, chunk)
     return loss
 
 
@@ -48,15 +48,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.zeros_like(hidden)
         d_weight = torch.zeros_like(weight)
+        softmax = _compiled_softmax if hidden.is_cuda else _softmax_minus_target
+        scaling = torch.tensor(scale, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            logits = (hidden[part] @ weight.T).float()
-            picked = targets[part].unsqueeze(1)
-            log_norm = logits.logsumexp(dim=1, keepdim=True)
-            total += (log_norm - logits.gather(1, picked)).sum()
-            d_logits = logits.sub_(log_norm).exp_()
-            d_logits.scatter_add_(1, picked, torch.full_like(picked, -1, dtype=d_logits.dtype))
-            d_logits = d_logits.mul_(scale).to(hidden.dtype)
+            loss, d_logits = softmax(hidden[part] @ weight.T, targets[part].unsqueeze(1), scaling)
+            total += loss
             torch.mm(d_logits, weight, out=d_hidden[part])
             d_weight.addmm_(d_logits.T, hidden[part])
         ctx.save_for_backward(d_hidden, d_weight)
@@ -67,3 +64,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         (grad,) = grads
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * grad.to(d_hidden.dtype), d_weight * grad.to(d_weight.dtype), None, None, None
+
+
+def _softmax_minus_target(
+    logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss of a chunk (n, V), targets (n, 1), and `scale` times its gradient by the logits."""
+    wide = logits.float()
+    log_norm = wide.logsumexp(dim=1, keepdim=True)
+    loss = (log_norm - wide.gather(1, targets)).sum()
+    hit = torch.arange(logits.shape[1], device=logits.device) == targets
+    return loss, (((wide - log_norm).exp() - hit.to(wide.dtype)) * scale).to(logits.dtype)
+
+
+@lru_cache(maxsize=1)
+def _compile() -> Any:
+    return torch.compile(_softmax_minus_target)
+
+
+def _compiled_softmax(
+    logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In two passes over the logits instead of ten."""
+    torch._dynamo.maybe_mark_dynamic(logits, 0)
+    torch._dynamo.maybe_mark_dynamic(targets, 0)
+    result: tuple[torch.Tensor, torch.Tensor] = _compile()(logits, targets, scale)
+    return result

@@ -7,12 +7,13 @@ wrapping (FSDP2, recomputation of activations, compilation). Knows no optimizer 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -23,18 +24,25 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from thinkscale.domain.campaign import Train
-from thinkscale.learn import attention
+from thinkscale.learn import attention, recompute
 from thinkscale.learn.loss import cross_entropy
 from thinkscale.learn.packing import Row
+from thinkscale.learn.recompute import Recompute
 
 FAMILIES = ("llama", "qwen2", "qwen3")
-KEEP_UNSHARDED_PARAMETERS = 1_000_000_000
-"""Models up to this size keep their gathered weights between forward and backward: 2 GB at most, for
-half of the all-gathers."""
+KEPT_WHOLE_BYTES = 8 << 30
+"""A step's weights and gradients are gathered and reduced once, not once a row, where that takes at
+most so much memory on a device."""
 
 
 class UnsupportedModelError(ValueError):
     """A model cannot be fine-tuned here; the message names it and says which can."""
+
+
+def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Without waiting for the device, which has work queued."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class PackedCausalLM(nn.Module):
@@ -54,22 +62,38 @@ class PackedCausalLM(nn.Module):
         self.config = inner.config
         self.model: Any = inner.model
         self.lm_head: nn.Linear | None = None if config.tie_word_embeddings else inner.lm_head
+        self._keeps_whole = False
+        self._full_row_tokens, self._recomputed_share = 1, 0.0
 
     def forward(self, row: Row, scale: float | None = None) -> torch.Tensor:
         """The row's summed cross-entropy times `scale`, or its logits (T, V) where there is no scale."""
-        to = partial(torch.as_tensor, device=self.device)
+        to = partial(_to_device, device=self.device)
+        modes = recompute.plan(
+            self.config, len(row.ids), full_row_tokens=self._full_row_tokens, share=self._recomputed_share
+        )
+        for layer, mode in zip(self.model.layers, modes, strict=True):
+            layer.recompute = mode
         output = self.model(
             input_ids=to(row.ids).unsqueeze(0),
             position_ids=to(row.positions).unsqueeze(0),
             use_cache=False,
             cu_seq_lens_q=to(row.bounds).int(),
-            max_length_q=row.longest,
         )
         hidden: torch.Tensor = output.last_hidden_state.squeeze(0)
         weight: torch.Tensor = (self.lm_head or self.model.embed_tokens).weight
         if scale is None:
             return (hidden @ weight.T).float()
         return cross_entropy(hidden[to(row.loss_positions)], weight, to(row.targets), scale)
+
+    def set_accumulating(self, accumulating: bool) -> None:
+        """Whether more rows of the step follow this one.
+
+        Where the whole weights fit, they stay gathered and the gradients unreduced until the last row.
+        """
+        if self._keeps_whole:
+            root: Any = self
+            root.set_requires_gradient_sync(not accumulating)
+            root.set_reshard_after_backward(not accumulating)
 
     @property
     def device(self) -> torch.device:
@@ -137,23 +161,54 @@ def process_mesh(device: torch.device) -> DeviceMesh:
 
 def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
     """Per decoder layer, from the inside out: recompute, compile, shard."""
+    model._full_row_tokens, model._recomputed_share = settings.pack_tokens, settings.checkpoint_layers
     policy = MixedPrecisionPolicy()
     if settings.compute_dtype == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    reshard = model.parameter_count > KEEP_UNSHARDED_PARAMETERS
-    layers = model.model.layers
-    for index, layer in enumerate(layers):
-        if recomputed(index, len(layers), settings.checkpoint_layers):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        if settings.compile:
-            layer.forward = torch.compile(layer.forward, dynamic=True)
-        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+    # Gathered bfloat16 weights; with several ranks also float32 gradients that are not yet reduced.
+    model._keeps_whole = model.parameter_count * (2 if mesh.size() == 1 else 6) <= KEPT_WHOLE_BYTES
+    run = _compiled_layer if settings.compile else _decoder_layer
+    for layer in model.model.layers:
+        layer.forward = partial(_run_layer, run, layer)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not model._keeps_whole)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
-def recomputed(index: int, layers: int, share: float) -> bool:
-    """Whether a layer is among the share whose activations are recomputed, spread evenly."""
-    return math.floor((index + 1) * share + 1e-9) > math.floor(index * share + 1e-9)
+def _run_layer(run: Callable[..., torch.Tensor], layer: Any, hidden: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """A decoder layer, as much of it recomputed in the backward pass as its `recompute` says."""
+    if layer.recompute == Recompute.ALL:
+        whole = partial(run, layer, recompute_feed_forward=False, **inputs)
+        result: torch.Tensor = checkpoint(whole, hidden, use_reentrant=False, preserve_rng_state=False)
+        return result
+    return run(layer, hidden, recompute_feed_forward=layer.recompute == Recompute.FEED_FORWARD, **inputs)
+
+
+@lru_cache(maxsize=1)
+def _compile() -> Callable[..., torch.Tensor]:
+    return torch.compile(_decoder_layer)
+
+
+def _compiled_layer(layer: Any, hidden: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """One compilation serves every layer and every length of row."""
+    for tensor in (hidden, *inputs["position_embeddings"], inputs["position_ids"]):
+        torch._dynamo.maybe_mark_dynamic(tensor, 1)
+    torch._dynamo.maybe_mark_dynamic(inputs["cu_seq_lens_q"], 0)
+    return _compile()(layer, hidden, **inputs)
+
+
+def _decoder_layer(layer: Any, hidden: torch.Tensor, *, recompute_feed_forward: bool, **inputs: Any) -> torch.Tensor:
+    """The pre-norm layer that all FAMILIES share, of transformers' own parts."""
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **inputs)
+    hidden = hidden + attended
+    if recompute_feed_forward:
+        inner: torch.Tensor = checkpoint(_feed_forward, layer, hidden, use_reentrant=False, preserve_rng_state=False)
+        return hidden + inner
+    return hidden + _feed_forward(layer, hidden)
+
+
+def _feed_forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
+    return result
 
 
 def _load_weights(model: PackedCausalLM, directory: Path) -> None:

@@ -1,0 +1,52 @@
+"""How much of each layer is recomputed in the backward pass, row by row.
+
+A row's activations shall need no more memory than a full row does at the campaign's setting. Dropping a
+layer's feed-forward activations frees the most memory for the least arithmetic, so that comes first, and
+whole layers only when it is not enough; a short row recomputes nothing. Knows no data.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+
+class Recompute(IntEnum):
+    """What of one layer is computed again."""
+
+    NOTHING = 0
+    FEED_FORWARD = 1
+    ALL = 2
+
+
+def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float) -> list[Recompute]:
+    """One entry a layer, spread evenly, for a row of `tokens`.
+
+    Args:
+        share: the memory's measure: what a row of `full_row_tokens` takes when this share of the layers
+            is recomputed as a whole (0: nothing recomputed, 1: every layer).
+    """
+    layers = config.num_hidden_layers
+    nothing, feed_forward, everything = _kept_widths(config)
+    allowed = full_row_tokens * (nothing - share * (nothing - everything)) / tokens  # mean width a layer may keep
+    if allowed >= nothing:
+        return [Recompute.NOTHING] * layers
+    if allowed >= feed_forward:
+        return _mix(layers, (nothing - allowed) / (nothing - feed_forward), Recompute.NOTHING, Recompute.FEED_FORWARD)
+    some = min(1.0, (feed_forward - allowed) / (feed_forward - everything))
+    return _mix(layers, some, Recompute.FEED_FORWARD, Recompute.ALL)
+
+
+def _kept_widths(config: Any) -> tuple[float, float, float]:
+    """Numbers kept per token and layer under each mode, normalisations and element-wise products apart."""
+    hidden = config.hidden_size
+    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    attention = head * (2 * config.num_attention_heads + 2 * config.num_key_value_heads)  # q, output, k, v
+    feed_forward = 2 * config.intermediate_size  # gate and up
+    return 2 * hidden + attention + feed_forward, 2 * hidden + attention, hidden
+
+
+def _mix(layers: int, share: float, less: Recompute, more: Recompute) -> list[Recompute]:
+    """`more` for a share of the layers, rounded up and spread evenly."""
+    count = min(layers, -int(-(share * layers - 1e-9) // 1))
+    return [more if (i + 1) * count // layers > i * count // layers else less for i in range(layers)]

@@ -1,0 +1,87 @@
+"""Fine-tuning on a CUDA device against float32 on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+from transformers import Qwen2Config  # noqa: E402
+
+from thinkscale.domain.campaign import Train  # noqa: E402
+from thinkscale.learn import attention  # noqa: E402
+from thinkscale.learn.loop import fit  # noqa: E402
+from thinkscale.learn.masking import Sample  # noqa: E402
+from thinkscale.learn.model import build_model, whole_parameters  # noqa: E402
+
+CONFIG = Qwen2Config(
+    hidden_size=512,
+    intermediate_size=1024,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=1000,
+    tie_word_embeddings=True,
+)
+
+
+def relative_error(got: Any, expected: Any) -> float:
+    return float((got.float().cpu() - expected.float()).norm() / expected.float().norm())
+
+
+@pytest.mark.parametrize("kernel", ["FA2", "FA4"])
+def test_attention_and_its_gradients_are_those_of_each_segment_alone(kernel: attention.Kernel) -> None:
+    if kernel == "FA4":
+        pytest.importorskip("flash_attn.cute")
+    attention.activate_kernel(kernel)
+    torch.manual_seed(0)
+    lengths = [5, 300, 1, 718]
+    total = sum(lengths)
+    leaves = [torch.randn(1, heads, total, 128, dtype=torch.bfloat16) for heads in (4, 2, 2)]
+    bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    upstream = torch.randn(1, total, 4, 128, dtype=torch.bfloat16)
+    results = []
+    for device in ("cpu", "cuda"):
+        q, k, v = (x.to(device).requires_grad_() for x in leaves)
+        out, _ = attention.attend(
+            torch.nn.Identity(), q, k, v, None,
+            scaling=0.1, cu_seq_lens_q=bounds.to(device),
+        )  # fmt: skip
+        results.append([out, *torch.autograd.grad(out, (q, k, v), upstream.to(device))])
+    attention.activate_kernel("FA2")
+    for expected, got in zip(*results, strict=True):
+        assert relative_error(got, expected) < 1e-2
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_loss_curve_in_bfloat16_follows_float32_on_the_cpu(compiled: bool, share: float) -> None:
+    random = np.random.default_rng(0)
+    samples = [
+        Sample(question_id=str(i), ids=random.integers(0, 1000, size=n).astype(np.int32), loss_from=3)
+        for i, n in enumerate((40, 300, 120, 513, 77, 204, 31, 1400))
+    ]
+    curves = []
+    torch.manual_seed(0)
+    weights: dict[str, Any] = {}
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        settings = Train(
+            epochs=2,
+            batch_sequences=4,
+            learning_rate=1e-3,
+            pack_tokens=512,
+            checkpoint_layers=share,
+            compile=compiled and device.type == "cuda",
+            compute_dtype="bfloat16" if device.type == "cuda" else "float32",
+        )
+        model = build_model(CONFIG, settings, device=device)
+        for name, parameter in whole_parameters(model):
+            if name not in weights:
+                weights[name] = torch.ones(parameter.shape) if "norm" in name else torch.randn(parameter.shape) * 0.02
+            parameter.detach().copy_(weights[name])
+        curves.append([(m.loss, m.grad_norm) for m in fit(model, samples, settings)])
+    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-2)
