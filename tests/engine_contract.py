@@ -65,15 +65,23 @@ async def a_stop_that_the_length_cuts_is_no_stop(engine: Engine) -> None:
 
 
 async def forbidden_ids_never_come_first(engine: Engine) -> None:
-    allowed = (11, 12)
-    forbidden = tuple(i for i in range(engine.info.vocab_size) if i not in allowed)
-    for seed in range(4):
-        sampling = Sampling(temperature=1.0, seed=seed)
-        request = Request(prompt_ids=PROMPT, max_tokens=8, forbid_first=forbidden, sampling=sampling)
-        assert (await engine.generate(request)).ids[0] in allowed
-    first = (await greedy(engine))[0]
-    second = await engine.generate(Request(prompt_ids=PROMPT, max_tokens=1, forbid_first=(first,)))
-    assert second.ids[0] != first
+    forbidden: tuple[int, ...] = ()
+    for _ in range(7):
+        completion = await engine.generate(Request(prompt_ids=PROMPT, max_tokens=1, forbid_first=forbidden))
+        first = (completion.ids + completion.stop_ids)[0]
+        assert first not in forbidden
+        forbidden += (first,)
+    requests = [
+        Request(
+            prompt_ids=PROMPT,
+            max_tokens=1,
+            forbid_first=forbidden,
+            sampling=Sampling(temperature=1.0, seed=seed),
+        )
+        for seed in range(40)
+    ]
+    for completion in await asyncio.gather(*map(engine.generate, requests)):
+        assert not set(completion.ids + completion.stop_ids) & set(forbidden)
 
 
 async def the_forbidden_may_come_later(engine: Engine) -> None:
