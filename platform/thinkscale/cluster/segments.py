@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from thinkscale.cluster.progress import Progress
+from thinkscale.engines.base import EngineError
 from thinkscale.store.artifact import Artifact, ArtifactError, StoredFile
-from thinkscale.store.locations import IngestError
 from thinkscale.store.models import ModelError
 
 TASK_CPUS = 0.25
@@ -70,6 +70,10 @@ class Actors:
     at_once: int = 1
     """Segments under way in one actor; more than one needs a transform that may run in several threads."""
 
+
+TOLD = (ValueError, ModelError, ArtifactError, EngineError)
+"""Errors that come back to the driver as they are, for their message says what to do (IngestError and others are
+ValueErrors). Ray would bring them wrapped in its own, without their cause."""
 
 Read = Callable[[Any], Any]
 Transform = Callable[[Any], Result]
@@ -129,7 +133,7 @@ def run_segments(
         actors: the pool for a class; None: `transform` is a function and runs in tasks.
 
     Raises:
-        The transform's own error, once Ray's retries are spent. What was committed stays.
+        The error of the first segment that failed; what was committed stays.
     """
     pending = [segment for segment in segments if segment.key not in done]
     total = sum(segment.rows for segment in segments)
@@ -165,11 +169,10 @@ def run_segments(
             **options,
         )
         dataset = dataset.map_batches(_Writer(output), num_cpus=TASK_CPUS, **options)
-    try:
-        for row in dataset.iter_rows():
-            progress.advance(int(row["rows"]), str(row["note"]))
-    except ray.exceptions.RayTaskError as error:
-        raise _told(error) from error
+    for row in dataset.iter_rows():
+        if row["error"] is not None:
+            raise pickle.loads(row["error"])
+        progress.advance(int(row["rows"]), str(row["note"]))
 
 
 class _Whole:
@@ -180,7 +183,10 @@ class _Whole:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         began = time.perf_counter()
-        result: Result = self._transform(self._read(pickle.loads(_cell(batch, "work"))))
+        try:
+            result: Result = self._transform(self._read(pickle.loads(_cell(batch, "work"))))
+        except TOLD as error:
+            return _done(batch, error=error)
         elapsed = {"cpu_busy_s": time.perf_counter() - began}
         return _commit(self._output, batch, result, elapsed)
 
@@ -190,7 +196,10 @@ class _Reader:
         self._read = read
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _with(batch, work=pickle.dumps(self._read(pickle.loads(_cell(batch, "work")))))
+        try:
+            return _passed_on(batch, self._read(pickle.loads(_cell(batch, "work"))))
+        except TOLD as error:
+            return _passed_on(batch, error)
 
 
 class _Transformer:
@@ -199,15 +208,25 @@ class _Transformer:
     def __init__(self, transform: type, arguments: tuple[Any, ...], actors: Actors) -> None:
         self._actors = actors
         began = time.perf_counter()
-        self._transform = transform(*arguments)
+        self._error: Exception | None = None
+        try:
+            self._transform = transform(*arguments)
+        except TOLD as error:  # an actor that dies as it starts is told by Ray without its reason
+            self._error = error
         self._startup_s = time.perf_counter() - began
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        work = pickle.loads(_cell(batch, "work"))
+        if self._error is not None or isinstance(work, Exception):
+            return _passed_on(batch, self._error or work)
         began = time.perf_counter()
-        result: Result = self._transform(pickle.loads(_cell(batch, "work")))
+        try:
+            result: Result = self._transform(work)
+        except TOLD as error:
+            return _passed_on(batch, error)
         stats = {**self._spent("busy", time.perf_counter() - began), **self._spent("startup", self._startup_s)}
         self._startup_s = 0.0
-        return _with(batch, work=pickle.dumps(replace(result, stats={**stats, **result.stats})))
+        return _passed_on(batch, replace(result, stats={**stats, **result.stats}))
 
     def _spent(self, what: str, elapsed_s: float) -> dict[str, float]:
         share = elapsed_s / self._actors.at_once if what == "busy" else elapsed_s
@@ -220,7 +239,8 @@ class _Writer:
         self._output = output
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _commit(self._output, batch, pickle.loads(_cell(batch, "work")), {})
+        result = pickle.loads(_cell(batch, "work"))
+        return _done(batch, error=result) if isinstance(result, Exception) else _commit(self._output, batch, result, {})
 
 
 def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[str, float]) -> pa.Table:
@@ -232,7 +252,7 @@ def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[st
         extra=result.extra,
     )
     dropped = 0 if result.dropped is None else result.dropped.num_rows
-    return pa.table({"rows": batch.column("rows"), "note": [f"{dropped:,} dropped" if dropped else ""]})
+    return _done(batch, note=f"{dropped:,} dropped" if dropped else "")
 
 
 def _cell(batch: pa.Table, column: str) -> Any:
@@ -241,16 +261,11 @@ def _cell(batch: pa.Table, column: str) -> Any:
     return batch.column(column)[0].as_py()
 
 
-def _with(batch: pa.Table, *, work: bytes) -> pa.Table:
-    return pa.table({"key": batch.column("key"), "rows": batch.column("rows"), "work": pa.array([work], pa.binary())})
+def _passed_on(batch: pa.Table, work: Any) -> pa.Table:
+    data = pa.array([pickle.dumps(work)], pa.binary())
+    return pa.table({"key": batch.column("key"), "rows": batch.column("rows"), "work": data})
 
 
-def _told(error: Any) -> BaseException:
-    """Our own error out of Ray's wrapping, where it is one: its message says what the user must do."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, IngestError | ModelError | ArtifactError | ValueError):
-            return seen
-        cause = getattr(seen, "cause", None)
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    return error  # type: ignore[no-any-return]
+def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None) -> pa.Table:
+    told = pa.array([None if error is None else pickle.dumps(error)], pa.binary())
+    return pa.table({"rows": batch.column("rows"), "note": [note], "error": told})

@@ -1,0 +1,273 @@
+"""Curation on a small cluster: a whole campaign's data side, its funnel, refusals, and killed drivers and workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import ray
+from ray import cloudpickle
+from thinkscale.cluster import curation, distillation
+from thinkscale.cluster.segments import Actors, Result, run_segments, slices
+from thinkscale.domain.campaign import Campaign
+from thinkscale.store.artifact import Artifact, ConfigDriftError
+from thinkscale.store.filesystem import Store
+from thinkscale.store.locations import IngestError
+from thinkscale.store.schemas import EMBEDDINGS, table
+from tiny_model import write_tiny_model
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+BENCH = (
+    "A train leaves the station at noon and travels north at 60 kilometres an hour for three hours. How far is that?"
+)
+POOL = [
+    {"q": "A baker makes 12 loaves every morning and sells 9 of them before noon. How many are left?", "a": 3},
+    {"q": "A baker makes 12 loaves  every morning and sells 9 of them before noon. How many are left?", "a": 3},
+    {"q": "A baker makes 12 loaves each morning and sells 9 of them before noon. How many are left?", "a": 3},
+    {"q": BENCH.replace("leaves the station", "departs from the station"), "a": 180},
+    {"q": "What is the area of the region in the figure below?", "a": 4},
+    {"q": "How many legs do 7 dogs have altogether?", "a": "28", "why": "7 * 4 = 28."},
+]
+
+
+def campaign(tmp_path: Path, **changes: Any) -> Campaign:
+    lines = [json.dumps(row) for row in POOL]
+    (tmp_path / "pool.jsonl").write_text("\n".join([*lines[:3], '{"q": "cut', *lines[3:]]))
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"q": BENCH, "a": 180}) + "\n")
+    columns = {"question": "q", "answer": "a"}
+    files = {"type": "files", "kind": "integer", "licence": "CC0-1.0"}
+    hand = {**files, "name": "hand", "paths": [str(tmp_path / "pool.jsonl")], "columns": {**columns, "solution": "why"}}
+    trains = {**files, "name": "trains", "paths": [str(tmp_path / "bench.jsonl")], "columns": columns}
+    tiny = tmp_path / "tiny"
+    if not tiny.exists():
+        write_tiny_model(tiny)
+    return Campaign.model_validate(
+        {
+            "name": "curated",
+            "root": str(tmp_path / "runs"),
+            "pool": [
+                hand,
+                {"type": "reasoning_gym", "name": "gym", "families": ["gcd", "chain_sum", "aiw"], "rows": 30},
+            ],
+            "model": {"base": str(tiny)},
+            "curate": {"segment_rows": 8, "near_duplicate_similarity": 0.6},
+            "difficulty": {"models": ["base", str(tiny)], "max_tokens": 4, "segment_rows": 16},
+            "select": {"count": 12},
+            "teacher": {"source": "solutions"},
+            "evaluate": {
+                "benchmarks": [{"name": "trains", "source": trains}],
+                "budgets": {"caps": [8]},
+            },
+            "serve": {"engine": "transformers", "dtype": "float32", "context_tokens": 512},
+            "resources": {
+                "embed_actors": 1, "difficulty_actors": 1, "replicas": 1, "gpus_per_replica": 0.0,
+                "cpus_per_replica": 0.5, "threads_per_actor": 1,
+            },
+            **changes,
+        }
+    )  # fmt: skip
+
+
+STAGES = (
+    curation.build_benchmarks, curation.ingest, curation.embed, curation.deduplicate, curation.score_difficulty,
+    curation.select, distillation.distill,
+)  # fmt: skip
+
+
+def dropped(store: Store, name: str) -> dict[str, Any]:
+    """Reason -> evidence of the rows that one artifact dropped."""
+    rows = Artifact(store, f"curated/{name}").read_dropped()
+    return {row["reason"]: json.loads(row["detail"]) for row in rows.to_pylist()} if rows else {}
+
+
+def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> None:
+    settings = campaign(tmp_path)
+    store = Store(settings.root)
+    for stage in STAGES:
+        stage(settings, store)
+
+    ingested = dropped(store, "ingested")
+    assert ingested["unreadable_line"]["locator"].endswith("pool.jsonl:4")
+    assert ingested["absent_image"]["evidence"] == "'figure below'"
+    assert "kept" in dropped(store, "pool")["exact_duplicate"]
+    unique = dropped(store, "unique")
+    assert unique["leak:trains"]["overlap"] > 0.7
+    assert unique["leak:trains"]["similarity"] > 0.8
+    assert "near_duplicate" in unique
+
+    vectors = Artifact(store, "curated/embeddings")
+    assert vectors.require().rows == Artifact(store, "curated/pool").require().rows + 1
+    assert vectors.require().extra["engine"]["dimension"] == 384
+
+    difficulty = Artifact(store, "curated/difficulty")
+    assert difficulty.require().extra["engine"]["engine"] == "transformers"
+    rows = {row["id"]: row for row in difficulty.read().to_pylist()}
+    assert all(row["attempts"] == 1 and row["pass_rate"] == 0 for row in rows.values())
+    assert all(row["trace_tokens"] > 0 for row in rows.values() if row["solution"])
+
+    selected = Artifact(store, "curated/selected").read().to_pylist()
+    assert sorted(row["selected_rank"] for row in selected) == list(range(12))
+    traces = Artifact(store, "curated/traces")
+    unsolved = traces.require().dropped.get("no_solution", 0)
+    assert traces.require().rows + unsolved == 12
+    by_id = {row["id"]: row for row in selected}
+    for row in traces.read().to_pylist():
+        assert row["thinking"] == by_id[row["question_id"]]["solution"]
+        assert row["thinking_tokens"] == len(row["thinking"].encode())
+    assert {entry["source"]: entry["licence"] for entry in traces.require().extra["licences"]}["gym"] == "Apache-2.0"
+
+    artifacts = ("ingested", "pool", "unique", "difficulty-1", "difficulty", "selected")
+    lost = [rows.num_rows for name in artifacts if (rows := Artifact(store, f"curated/{name}").read_dropped())]
+    assert sum(lost) + 12 == len(POOL) + 1 + 30  # each row was dropped once, or is selected
+
+    before = {stage: stage(settings, store) for stage in STAGES}
+    assert before == {stage: stage(settings, store) for stage in STAGES}
+    with pytest.raises(ConfigDriftError, match=r"seed was 0, is 7"):
+        curation.select(settings.model_copy(update={"seed": 7}), store)
+
+
+def test_an_empty_pool_is_told_with_its_reasons(tmp_path: Path) -> None:
+    columns = {"question": "q", "answer": "a"}
+    pool = [{"type": "files", "name": "hand", "paths": [str(tmp_path / "pool.jsonl")], "columns": columns}]
+    settings = campaign(tmp_path, pool=pool)
+    (tmp_path / "pool.jsonl").write_text('{"q": "", "a": 1}\n{"q"\n{"q": "In the figure below, what is x?", "a": 1}\n')
+    with pytest.raises(IngestError, match=r"the pool is empty: 1 .*, 1 .*, 1 "):
+        curation.ingest(settings, Store(settings.root))
+
+
+def test_a_broken_array_in_a_worker_is_told_as_it_is(tmp_path: Path) -> None:
+    settings = campaign(tmp_path)
+    rows = [json.dumps(row) for row in POOL] * 40  # the head that is looked at beforehand is whole
+    (tmp_path / "pool.json").write_text("[" + ",\n".join(rows) + ',\n{"q" 1}]')
+    source = settings.pool[0].model_copy(update={"paths": [str(tmp_path / "pool.json")]})
+    with pytest.raises(IngestError, match=r"pool\.json, line 241: broken JSON array"):
+        curation.ingest(settings.model_copy(update={"pool": [source]}), Store(settings.root))
+
+
+def test_terms_are_asked_for_before_anything_else(tmp_path: Path) -> None:
+    teacher = {"source": "engine", "model": "teacher"}
+    with pytest.raises(distillation.TermsError, match="'teacher' has no terms"):
+        distillation.check_terms(campaign(tmp_path, teacher=teacher))
+    forbidden = {**teacher, "terms": {"licence": "https://example.com/terms", "may_train": False}}
+    with pytest.raises(distillation.TermsError, match="do not allow training"):
+        distillation.distill(campaign(tmp_path, teacher=forbidden), Store(str(tmp_path / "runs")))
+
+
+def numbers(store: Store, count: int) -> Artifact:
+    """An artifact of so many rows in four parts."""
+    artifact = Artifact(store, "numbers")
+    artifact.begin({}, {})
+    for part in range(4):
+        rows = [{"id": str(i), "embedding": [float(i)]} for i in range(part * count // 4, (part + 1) * count // 4)]
+        artifact.commit_segment(f"{part}", table(rows, EMBEDDINGS))
+    artifact.commit(EMBEDDINGS)
+    return artifact
+
+
+class Noting:
+    """Writes a mark for each segment it begins, dawdles, and keeps the rows."""
+
+    def __init__(self, marks: str, seconds: float) -> None:
+        self._marks, self._seconds = Path(marks), seconds
+
+    def __call__(self, rows: pa.Table) -> Result:
+        first = rows.column("id")[0].as_py()
+        (self._marks / f"{first}-{os.getpid()}-{time.monotonic_ns()}").touch()
+        time.sleep(self._seconds)
+        return Result(kept=rows)
+
+
+def resume(root: str, marks: str, seconds: float, use_actors: bool) -> Artifact:
+    store = Store(root)
+    source, output = Artifact(store, "numbers"), Artifact(store, "copied")
+    done = output.begin({}, {})
+    segments = slices(source, 5)
+    if use_actors:
+        run_segments(
+            "copy",
+            output,
+            segments,
+            done,
+            transform=Noting,
+            arguments=(marks, seconds),
+            actors=Actors(most=1, cpus=0.5),
+        )
+    else:
+        run_segments("copy", output, segments, done, transform=Noting(marks, seconds))
+    output.commit(EMBEDDINGS, expected_segments={s.key for s in segments})
+    return output
+
+
+def began(marks: Path) -> Counter[str]:
+    return Counter(mark.name.split("-")[0] for mark in marks.iterdir())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("use_actors", [False, True])
+def test_after_a_killed_driver_only_missing_segments_run_again(tmp_path: Path, use_actors: bool) -> None:
+    store, marks = Store(str(tmp_path / "runs")), tmp_path / "marks"
+    marks.mkdir()
+    numbers(store, 60)
+    code = (
+        "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); sys.path.insert(0, sys.argv[2]); "
+        "from test_curation import resume; resume(sys.argv[3], sys.argv[4], 0.4, sys.argv[5] == 'True')"
+    )
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, address, str(Path(__file__).parent), store.uri, str(marks), str(use_actors)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+    )
+    segments = Path(store.uri, "copied", "segments")
+    wait_until(lambda: len(list(segments.glob("0*.json"))) >= 3)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(2)  # what was under way may still commit
+    committed = {record.stem for record in segments.glob("0*.json")}
+    before = began(marks)
+    assert 3 <= len(committed) < 12
+
+    output = resume(store.uri, str(marks), 0.0, use_actors)
+    assert sorted(output.read().column("id").to_pylist(), key=int) == [str(i) for i in range(60)]
+    again = began(marks) - before
+    assert sum(again.values()) == 12 - len(committed), (committed, before, again)
+    assert not {str(int(key) * 5) for key in committed} & again.keys()
+
+
+def test_a_killed_worker_costs_its_segment_and_no_more(tmp_path: Path) -> None:
+    store, marks = Store(str(tmp_path / "runs")), tmp_path / "marks"
+    marks.mkdir()
+    numbers(store, 60)
+    killer = subprocess.Popen([sys.executable, "-c", KILL_FIRST, str(marks)])
+    output = resume(store.uri, str(marks), 0.3, use_actors=True)
+    assert killer.wait() == 0
+    assert output.read().column("id").to_pylist() == [str(i) for i in range(60)]
+    assert 12 < sum(began(marks).values()) <= 14
+
+
+KILL_FIRST = """
+import os, signal, sys, time
+end = time.monotonic() + 60
+while not (marks := os.listdir(sys.argv[1])):
+    time.sleep(0.02)
+    assert time.monotonic() < end
+os.kill(int(marks[0].split("-")[1]), signal.SIGKILL)
+"""
