@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from thinkscale.domain.question import AnswerKind
-from thinkscale.thinking.grading import Graded, GradingPool, grade
+from thinkscale.thinking.grading import Graded, GradingPool, grade, judge_plainly
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,29 @@ def test_a_comparison_that_hangs_is_ungradable_and_costs_no_other() -> None:
         verdicts = pool.grade_all([sound, endless, sound])
         assert [v.verdict for v in verdicts] == ["correct", "ungradable", "correct"]
         assert pool.grade("math", "2x", "Answer: $x+x$").verdict == "correct"
+
+
+FRAGMENTS = [
+    "\\boxed{", "}", "{", "$", "\\[", "\\(", "\\)", "\\frac", "^", "9^9^9^9", "\0", "\n", "Answer:", "Final Answer: ",
+    "#### ", "(B)", "1,", "111,", "000", "1e999", "/0", "\\text{", "\\\\", "x", "=", "😀", "\ud800", "٣", "the ", "** ",
+    "-", " ", "%", "½", "²", ";", "or", "A",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["integer", "math", "choice", "text"]),
+    st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join),
+    st.sampled_from(["5", "x^2", "B", "yes", "\\{1,2\\}", ""]),
+)
+def test_no_text_is_too_odd_to_judge(kind: AnswerKind, response: str, reference: str) -> None:
+    verdict, _, answer = judge_plainly(Graded(kind=kind, reference=reference, response=response, options=("1", "2")))
+    assert verdict is not None or answer
+
+
+@pytest.mark.parametrize("kind", ["integer", "math", "choice", "text"])
+@pytest.mark.parametrize("fragment", [*FRAGMENTS, "Answer: (", "aaaa bbbb ", "\\boxed{1} and "])
+def test_megabytes_of_anything_are_judged_at_once(kind: AnswerKind, fragment: str) -> None:
+    response = fragment * (1_000_000 // len(fragment))
+    verdict, _, answer = judge_plainly(Graded(kind=kind, reference="B" if kind == "choice" else "5", response=response))
+    assert verdict is not None or answer

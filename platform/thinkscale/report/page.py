@@ -22,8 +22,7 @@ from thinkscale.report.browsing import SampleBrowser, packed
 from thinkscale.report.comparison import compare_tallies
 from thinkscale.report.metrics import curve_metrics, curves, points, summary_rows, tally
 from thinkscale.report.plots import draw_curves
-from thinkscale.report.spending import funnel, spending, terms
-from thinkscale.store.artifact import Manifest
+from thinkscale.report.spending import StageRecord, funnel, spending, terms
 
 __all__ = ["build_report", "summary_rows"]
 
@@ -31,7 +30,7 @@ __all__ = ["build_report", "summary_rows"]
 def build_report(
     campaign: Campaign,
     samples: pa.Table | Iterable[pa.Table],
-    manifests: Mapping[str, Manifest],
+    manifests: Mapping[str, StageRecord],
     training_metrics: Sequence[Mapping[str, float]],
     questions: pa.Table | None = None,
 ) -> dict[str, bytes]:
@@ -86,7 +85,7 @@ def _comparisons(campaign: Campaign, tallied: pa.Table) -> list[dict[str, Any]]:
     ]
 
 
-def _engines(manifests: Mapping[str, Manifest]) -> list[str]:
+def _engines(manifests: Mapping[str, StageRecord]) -> list[str]:
     """The engines that drew the samples, each described once."""
     described = []
     for manifest in manifests.values():

@@ -7,23 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.ledger import Ledger
 from thinkscale.report.metrics import Point
-from thinkscale.store.artifact import Manifest
+
+
+class StageRecord(Protocol):
+    """What the report reads of a stage's manifest (`store.artifact.Manifest`)."""
+
+    @property
+    def schema(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def dropped(self) -> Mapping[str, int]: ...
+    @property
+    def stats(self) -> Mapping[str, float]: ...
+    @property
+    def extra(self) -> Mapping[str, Any]: ...
+    @property
+    def code_version(self) -> str: ...
+    @property
+    def created_at(self) -> str: ...
+
 
 _LEDGER = [field.name for field in fields(Ledger)]
 _FUNNEL_SCHEMAS = ("questions", "difficulty", "selected", "traces")
 
 
-def ledger(manifest: Manifest) -> Ledger:
+def ledger(manifest: StageRecord) -> Ledger:
     """The device-seconds that a manifest sums up."""
     return Ledger(**{name: float(manifest.stats.get(name, 0.0)) for name in _LEDGER})
 
 
-def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Sequence[Point]) -> list[dict[str, Any]]:
+def spending(campaign: Campaign, manifests: Mapping[str, StageRecord], found: Sequence[Point]) -> list[dict[str, Any]]:
     """Per stage that held a device: seconds by device and use, dollars, and for samples what a right answer cost."""
     rows = []
     for name, manifest in manifests.items():
@@ -54,7 +73,7 @@ def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Seque
     return rows
 
 
-def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+def funnel(manifests: Mapping[str, StageRecord]) -> list[dict[str, Any]]:
     """Rows that each curating stage kept, and what it dropped by reason."""
     return [
         {"stage": name, "rows": manifest.rows, "dropped": manifest.dropped}
@@ -67,7 +86,7 @@ def _is_benchmark(name: str) -> bool:
     return "benchmark" in name
 
 
-def terms(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+def terms(manifests: Mapping[str, StageRecord]) -> list[dict[str, Any]]:
     """The teachers' terms that the manifests carry, each once."""
     found = []
     for manifest in manifests.values():

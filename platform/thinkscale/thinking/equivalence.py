@@ -96,6 +96,15 @@ def _spelled(text: str) -> str:
     return _MEMBER.sub("", text)
 
 
+def nesting(text: str) -> int:
+    """How many brackets are open at once, closed or not."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
 @dataclass(frozen=True, slots=True)
 class _Listing:
     """A list, tuple, interval or set: what encloses it and its items."""

@@ -17,6 +17,7 @@ from thinkscale.thinking.notation import clean, is_prose, number_text, option_le
 TAIL_CHARACTERS = 40_000
 """Only so much of the end of a response is read: an answer stands at the end."""
 LONGEST_ANSWER = 2_000
+"""Characters; what is longer is no answer."""
 MOST_CANDIDATES = 60
 """So many boxes and so many markers at the end are looked at: what a text repeats more often is no answer."""
 
@@ -70,9 +71,10 @@ def extract(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lin
     text = answer_part(response)
     for region in reversed(list(explicit_regions(text, kind, lines=lines))):
         found = _read(kind, region, options)
-        if found is not None:
+        if found is not None and len(found) <= LONGEST_ANSWER:
             return found
-    return _plain(kind, text, options, lines)
+    found = _plain(kind, text, options, lines)
+    return found if found is not None and len(found) <= LONGEST_ANSWER else None
 
 
 def answer_part(response: str) -> str:

@@ -19,12 +19,16 @@ from typing import Self
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict, VerdictName
-from thinkscale.thinking.equivalence import expressions_equal, plainly_equal, texts_equal
+from thinkscale.thinking.equivalence import expressions_equal, nesting, plainly_equal, texts_equal
 from thinkscale.thinking.extraction import extract
 from thinkscale.thinking.notation import number, option_letters
 
 GRADERS: dict[AnswerKind, str] = {"integer": "integer/1", "math": "math/1", "choice": "choice/1", "text": "text/1"}
 """Name and version of the rule grader of each kind; the version changes when a verdict could."""
+
+
+DEEPEST_NESTING = 40
+"""Brackets within brackets that algebra is asked to read; beyond, parsing takes exponential time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +80,8 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
         equal = None if answer is None else plainly_equal(item.reference, answer)
     if answer is None:
         return _verdict(kind, "unanswered", None), "", ""
+    if equal is None and nesting(answer) > DEEPEST_NESTING:
+        return _verdict(kind, "ungradable", answer), "", ""
     if equal is None:
         return None, item.reference, answer
     return _verdict(kind, "correct" if equal else "wrong", answer), "", ""
@@ -155,7 +161,7 @@ class GradingPool:
     MEMORY_BYTES = 3 << 30
     START_S = 120.0
 
-    def __init__(self, *, processes: int = 1, limit_s: float = 5.0) -> None:
+    def __init__(self, *, processes: int = 1, limit_s: float = 3.0) -> None:
         self._processes = processes
         self._limit_s = limit_s
         self._comparers: list[_Comparer] = []

@@ -1,0 +1,100 @@
+"""Grading files: formats, what is added, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from thinkscale.report.grade_file import GradeFileError, grade_file
+
+ROWS: list[dict[str, Any]] = [
+    {"id": 1, "gold": "18", "output": "Answer: 18"},
+    {"id": 2, "gold": 5, "output": "so \\boxed{6}"},
+    {"id": 3, "gold": "7", "output": None},
+    {"id": 4, "gold": None, "output": "Answer: 7"},
+]
+VERDICTS = ["correct", "wrong", "unanswered", "ungradable"]
+
+
+def json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_json_lines_keep_their_fields_and_get_verdicts(tmp_path: Path) -> None:
+    source, target = json_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    counts = grade_file("integer", source, target, reference_field="gold", response_field="output")
+    graded = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["verdict"] for row in graded] == VERDICTS
+    assert [row["extracted_answer"] for row in graded] == ["18", "6", None, "7"]
+    assert [{key: row[key] for key in ("id", "gold", "output")} for row in graded] == ROWS
+    assert counts == dict.fromkeys(VERDICTS, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_parquet_in_and_out_over_many_batches(tmp_path: Path) -> None:
+    rows = [{"gold": str(index), "output": f"Final Answer: {index % 1000}"} for index in range(4500)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    seen: list[int] = []
+    counts = grade_file(
+        "math", tmp_path / "in.parquet", tmp_path / "out.parquet",
+        reference_field="gold", response_field="output", on_batch=seen.append,
+    )  # fmt: skip
+    graded = pq.read_table(tmp_path / "out.parquet")
+    assert graded.column_names == ["gold", "output", "extracted_answer", "verdict"]
+    assert graded.num_rows == 4500
+    assert counts == {"correct": 1000, "wrong": 3500}
+    assert seen == [2000, 4000, 4500]
+
+
+def test_a_first_batch_without_answers_does_not_fix_the_type(tmp_path: Path) -> None:
+    rows = [{"gold": "1", "output": "none" if index < 2000 else "Answer: 1"} for index in range(2001)]
+    source = json_lines(tmp_path / "in.jsonl", rows)
+    grade_file("integer", source, tmp_path / "out.parquet", reference_field="gold", response_field="output")
+    assert pq.read_table(tmp_path / "out.parquet")["extracted_answer"].to_pylist()[-2:] == [None, "1"]
+
+
+def test_options_of_choice_questions(tmp_path: Path) -> None:
+    rows = [{"gold": "B", "output": "I take the red one.\nAnswer: red", "choices": ["blue", "red"]}]
+    source = json_lines(tmp_path / "in.jsonl", rows)
+    counts = grade_file(
+        "choice", source, tmp_path / "out.parquet",
+        reference_field="gold", response_field="output", options_field="choices",
+    )  # fmt: skip
+    assert counts == {"correct": 1}
+
+
+def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
+    source = json_lines(tmp_path / "in.jsonl", [])
+    assert grade_file("math", source, tmp_path / "o.jsonl", reference_field="a", response_field="b") == {}
+    assert (tmp_path / "o.jsonl").read_text() == ""
+    grade_file("math", source, tmp_path / "o.parquet", reference_field="a", response_field="b")
+    assert pq.read_table(tmp_path / "o.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: a JSON object is needed"),
+        ('{"gold": "1"}', "row 2: there is no field 'output'; it has gold"),
+        ('{"gold": {"a": 1}, "output": "1"}', "row 2: field 'gold' holds a dict"),
+    ],
+)
+def test_a_bad_line_is_named_and_leaves_no_output(tmp_path: Path, line: str, words: str) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"gold": "1", "output": "1"}\n' + line + "\n")
+    with pytest.raises(GradeFileError, match=words):
+        grade_file("integer", source, tmp_path / "out.jsonl", reference_field="gold", response_field="output")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    source = json_lines(tmp_path / "in.jsonl", ROWS)
+    with pytest.raises(GradeFileError, match=r"out.csv: the name must end in"):
+        grade_file("integer", source, tmp_path / "out.csv", reference_field="gold", response_field="output")
