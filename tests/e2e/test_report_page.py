@@ -86,7 +86,7 @@ def browse(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    samples = made_samples(models={"base": 0.3, "tuned": 0.9}, thinking=HOSTILE, failures=1)
+    samples = made_samples(models={"base": 0.3, "tuned": 0.9}, thinking=HOSTILE, failures=1, samples=2)
     metrics = [{"step": step, "loss": 3 / step, "learning_rate": 1e-5} for step in range(1, 50)]
     files = build_report(made_campaign(), samples, made_manifests(), metrics, made_questions())
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -104,17 +104,19 @@ def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Pat
     out: dict[str, Any] = json.loads(html.unescape(found[1]))
     assert "error" not in out, out
     assert console == ""
-    assert out["charts"] == 3
+    assert out["charts"] == 4
     assert out["sections"] == [
-        "Scaling curve", "Points", "Comparison", "Cost", "Funnel of the data", "Training", "Samples",
+        "Scaling curve", "Points", "Parallel against sequential", "By domain and difficulty", "Comparison", "Cost",
+        "Funnel of the data", "Training", "Samples",
     ]  # fmt: skip
-    assert out["all"] == "480 samples, page 1 of 12"
-    assert out["second"] == "480 samples, page 2 of 12"
+    assert out["all"] == "960 samples, page 1 of 24"
+    assert out["second"] == "960 samples, page 2 of 24"
     assert out["verdicts"] == ["correct"]
     assert out["cells"] == ["tuned · cap 256, 2 waits"]
     assert out["marked"] == "Wait"
     assert out["hostile"]
     assert out["elements"] == 0
+    assert out["formula"] == 2  # of the question: $3 + 0$ and $\\frac{3}{1}$
     assert "sums" in out["other"]
     assert out["nothing"] == "0 samples, page 1 of 1"
     assert not out["overflow"]

@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.report.breakdown import breakdown
 from thinkscale.report.browsing import SampleBrowser, packed
 from thinkscale.report.comparison import compare_tallies
 from thinkscale.report.metrics import curve_metrics, curves, points, summary_rows, tally
+from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.spending import StageRecord, funnel, spending, terms
 
@@ -43,8 +45,9 @@ def build_report(
         training_metrics: One row per training step, with `step` and `loss`.
         questions: The benchmarks' questions (schema QUESTIONS); without them samples show only ids.
     """
-    browser = SampleBrowser()
-    tallied = tally(browser.watch([samples] if isinstance(samples, pa.Table) else samples))
+    browser, votes = SampleBrowser(), Votes()
+    parts = [samples] if isinstance(samples, pa.Table) else samples
+    tallied = tally(votes.watch(browser.watch(parts)))
     found = points(tallied, seed=campaign.seed)
     images = draw_curves(found, title=campaign.name)
     rows = browser.rows
@@ -57,6 +60,8 @@ def build_report(
         "final_answer_text": campaign.evaluate.budgets.final_answer_text,
         "points": [{**asdict(point), "budget": point.budget} for point in found],
         "metrics": [asdict(curve_metrics(curve)) for curve in curves(found).values()],
+        "parallel": [asdict(row) for row in votes.points(found, seed=campaign.seed)],
+        "groups": [asdict(row) for row in breakdown(tallied, questions, seed=campaign.seed)],
         "comparisons": _comparisons(campaign, tallied),
         "spending": spending(campaign, manifests, found),
         "funnel": funnel(manifests),

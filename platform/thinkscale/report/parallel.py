@@ -1,0 +1,112 @@
+"""Parallel scaling: what majority vote and pass@k make of several samples of each question.
+
+Owns the reading of votes from stored samples. The formulas are `thinking.voting`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thinkscale.report.metrics import QUESTION, Point, budget_label
+from thinkscale.report.statistics import mean_interval
+from thinkscale.thinking.equivalence import plainly_equal
+from thinkscale.thinking.voting import Vote, group_equivalent, majority_at_k, pass_at_k
+
+COLUMNS = [*QUESTION, "verdict", "extracted_answer"]
+"""The columns of `store.schemas.SAMPLES` that votes are read from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParallelPoint:
+    """k samples per question under one budget."""
+
+    model: str
+    benchmark: str
+    budget: str
+    k: int
+    questions: int
+    majority: float
+    """Expected accuracy of the majority vote of k samples, equivalent answers voting together."""
+    low: float
+    high: float
+    pass_at_k: float
+    mean_thinking_tokens: float
+    """Of the k samples together."""
+
+
+class Votes:
+    """Collects votes part by part."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+
+    def watch(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Pass parts through, keeping the votes of each."""
+        for part in parts:
+            self.add(part)
+            yield part
+
+    def add(self, part: pa.Table) -> None:
+        columns = {
+            name: part[name].cast(pa.string()).dictionary_encode()
+            for name in ("model", "benchmark", "question_id", "extracted_answer")
+        }
+        columns["max_thinking_tokens"] = pc.fill_null(part["max_thinking_tokens"].cast(pa.int64()), -1)
+        columns["num_waits"] = part["num_waits"].cast(pa.int64())
+        columns["correct"] = pc.fill_null(pc.equal(part["verdict"].cast(pa.string()), "correct"), False)
+        self._parts.append(pa.table(columns))
+
+    def points(self, found: Iterable[Point], *, seed: int = 0) -> list[ParallelPoint]:
+        """For each point with several samples per question, k = 1, 2, 4, ... and all of them.
+
+        Questions that have fewer samples than the others of their budget are left out.
+        """
+        several = [point for point in found if point.samples > point.questions]
+        if not several:
+            return []
+        votes = pa.concat_tables(self._parts, promote_options="default").unify_dictionaries()
+        return [row for point in several for row in _points(votes, point, seed)]
+
+
+def _points(votes: pa.Table, point: Point, seed: int) -> Iterator[ParallelPoint]:
+    cap = -1 if point.max_thinking_tokens is None else point.max_thinking_tokens
+    mask = pc.and_(pc.equal(votes["max_thinking_tokens"], cap), pc.equal(votes["num_waits"], point.num_waits))
+    mask = pc.and_(mask, pc.equal(votes["model"].cast(pa.string()), point.model))
+    mask = pc.and_(mask, pc.equal(votes["benchmark"].cast(pa.string()), point.benchmark))
+    rows = votes.filter(mask).select(["question_id", "extracted_answer", "correct"]).to_pydict()
+    by_question = sorted(zip(rows["question_id"], rows["extracted_answer"], rows["correct"], strict=True), key=_first)
+    questions = [_votes([(answer, right) for _, answer, right in group]) for _, group in groupby(by_question, _first)]
+    most = max(len(group) for group in questions)
+    questions = [group for group in questions if len(group) == most]
+    for k in sorted({2**power for power in range(most.bit_length())} | {most}):
+        majority = mean_interval([majority_at_k(group, k) for group in questions], seed=seed)
+        yield ParallelPoint(
+            model=point.model,
+            benchmark=point.benchmark,
+            budget=budget_label(point.max_thinking_tokens, point.num_waits),
+            k=k,
+            questions=len(questions),
+            majority=majority.mean,
+            low=majority.low,
+            high=majority.high,
+            pass_at_k=float(np.mean([pass_at_k(most, sum(right for _, right in group), k) for group in questions])),
+            mean_thinking_tokens=k * point.mean_thinking_tokens,
+        )
+
+
+def _first(row: tuple[str, str | None, bool]) -> str:
+    return row[0]
+
+
+def _votes(samples: list[tuple[str | None, bool]]) -> list[Vote]:
+    """Votes of one question: right answers vote together, wrong ones where they are plainly equal."""
+    wrong = group_equivalent(
+        [None if right else answer for answer, right in samples], lambda one, other: bool(plainly_equal(one, other))
+    )
+    return [("\0right", True) if right else (key, False) for (_, right), key in zip(samples, wrong, strict=True)]
