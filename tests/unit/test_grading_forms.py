@@ -226,6 +226,7 @@ def test_equal_answers_are_correct_and_others_wrong(pool: GradingPool, wrapping:
         ("the roots are $\\boxed{7} \\quad \\text{and} \\quad \\boxed{8}$", "7, 8"),
         ("x is $7$ or $8$", "7, 8"),
         ("It costs $7 for one and $8 for two.\nA: 8", "8"),
+        ("One is $5. First, $\\frac{16}{2}$", "\\frac{16}{2}"),
         ("unbalanced \\boxed{9 and then\nAnswer: 8", "8"),
         ("I do not know what this means at all", None),
         ("Final Answer:", None),

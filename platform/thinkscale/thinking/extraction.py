@@ -249,9 +249,16 @@ def _formulas(text: str) -> list[_Formula]:
     return found
 
 
+_WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}")
+
+
 def _is_currency(inner: str, after: str) -> bool:
     """Whether `$inner$after` is two amounts of money with words between them."""
-    return inner[0].isdigit() and (after.isdigit() or after == "") and (inner[-1].isspace() or is_prose(inner))
+    if not inner[0].isdigit():
+        return False
+    if inner[-1].isspace() and _WORD.search(inner):
+        return True
+    return (after.isdigit() or after == "") and (inner[-1].isspace() or is_prose(inner))
 
 
 def _number_in(region: str) -> str | None:
