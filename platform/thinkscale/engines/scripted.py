@@ -57,6 +57,7 @@ class ScriptedEngine:
     Attributes:
         requests: requests accepted so far.
         decoded_tokens: ids decoded so far, stops included.
+        under_way: requests under way now.
         most_concurrent: the most requests that were ever under way at once.
     """
 
@@ -83,18 +84,18 @@ class ScriptedEngine:
         )
         self._next_logits = next_logits or hashed_logits(vocab_size=vocab_size, seed=seed)
         self._token_s = token_s
-        self._under_way = 0
+        self.under_way = 0
         self.requests = self.decoded_tokens = self.most_concurrent = 0
 
     async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         check_request(request, self.info)
         self.requests += 1
-        self._under_way += 1
-        self.most_concurrent = max(self.most_concurrent, self._under_way)
+        self.under_way += 1
+        self.most_concurrent = max(self.most_concurrent, self.under_way)
         try:
             return await self._decode(request, Continuation(request, self.info.eos_ids, on_tokens))
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
 
     async def close(self) -> None:
         pass

@@ -1,0 +1,252 @@
+"""Bodies of OpenAI's requests as this server understands them, and what they ask of an engine.
+
+Owns which fields there are, their limits, and how `thinking` shares a completion's length out. A field that
+is unknown or asks for what is not there is refused: an answer that silently ignored it would be wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from thinkscale.domain.budget import Budget
+from thinkscale.domain.generation import Sampling
+
+
+class ApiError(Exception):
+    """An answer that is an error, in the form that OpenAI's clients read."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def body(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Text = Annotated[str, Field(max_length=4 << 20)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+ShortText = Annotated[str, Field(max_length=200)]
+
+
+class Thinking(_Body):
+    """How much to think before the answer."""
+
+    enabled: bool = True
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Thinking tokens at most; default: what the completion's length leaves."""
+    waits: Annotated[int, Field(ge=0, le=64)] = 0
+    """How many times an early end of thinking is replaced by `wait_text`."""
+    wait_text: Annotated[str, Field(min_length=1, max_length=200)] = "Wait"
+    final_answer_text: ShortText = "Final Answer:"
+    """Begins the answer where `max_tokens` cut the thinking."""
+
+
+class StreamOptions(_Body):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ResponseFormat(_Body):
+    type: Literal["text"]
+
+
+class _Common(_Body):
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    thinking: Thinking | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Literal[0] | None = None
+    repetition_penalty: Literal[1] | None = None
+
+    @field_validator("presence_penalty", "frequency_penalty", "repetition_penalty", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    def sampling(self, choice: int) -> Sampling:
+        """What the choice of this number is drawn with; with a seed, choices differ and requests repeat."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(self.top_k or 0, 0),
+            min_p=self.min_p or 0.0,
+            seed=None if self.seed is None else (self.seed + choice) % 2**63,
+        )
+
+    def stop_texts(self) -> tuple[str, ...]:
+        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class TextPart(_Body):
+    type: Literal["text"]
+    text: Text
+
+
+class Message(_Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart] | None = None
+    name: str | None = None
+    # What comes back in this server's and OpenAI's answers, so that they can be sent again as they are.
+    reasoning_content: str | None = None
+    refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    def for_template(self) -> dict[str, str]:
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content or [])
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatBody(_Common):
+    """/v1/chat/completions. Without `thinking` the model thinks as long as it likes."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    parallel_tool_calls: bool | None = None
+    store: Literal[False] | None = None
+    service_tier: str | None = None
+
+    @property
+    def total_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionBody(_Common):
+    """/v1/completions. The prompt is continued as it stands; with `thinking`, its start is appended first."""
+
+    prompt: Text | list[Text] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    logprobs: None = None
+    suffix: None = None
+    logit_bias: dict[str, float] | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
+
+    def forbid_first(self, vocab_size: int) -> tuple[int, ...]:
+        """Ids that a bias of -100 forbids. A bias can hold for a single token only; ids that the tokenizer does
+        not know are never sampled anyway."""
+        ids = [int(token) for token, bias in (self.logit_bias or {}).items() if token.isdecimal() and bias <= -100]
+        known = tuple(i for i in ids if i < vocab_size)
+        if len(ids) < len(self.logit_bias or {}) or (known and self.max_tokens != 1):
+            raise ApiError(400, "logit_bias can only be -100, and with max_tokens = 1", param="logit_bias")
+        return known
+
+
+BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
+
+
+def parse(kind: type[BodyT], data: bytes) -> BodyT:
+    """The body that the bytes hold.
+
+    Raises:
+        ApiError: 400, naming the field, its value and what is allowed.
+    """
+    try:
+        raw = json.loads(data.decode(), parse_constant=_refuse_constant)
+        json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair has no bytes
+    except UnicodeError as error:
+        raise ApiError(400, f"the body is not UTF-8 text: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _NAMES)
+        if first["type"] == "extra_forbidden":
+            name = ".".join(map(str, first["loc"]))
+            raise ApiError(400, f"{name}: unknown field", param=name) from error
+        what = first["msg"]
+        shown = repr(first["input"])
+        raise ApiError(400, f"{param}: {what} (it is {shown[:100]})", param=param) from error
+
+
+_NAMES = {
+    name
+    for kind in (ChatBody, CompletionBody, Message, TextPart, Thinking, StreamOptions, ResponseFormat)
+    for name in kind.model_fields
+}
+"""Names of fields: pydantic puts the types of a union's members among them."""
+
+
+def budget(thinking: Thinking, *, total_tokens: int | None, room: int, answer_tokens: int) -> Budget:
+    """A budget whose thinking and answer together have at most `total_tokens`.
+
+    Args:
+        total_tokens: the completion's length; None: `room`.
+        room: tokens that the context leaves for thinking and answer.
+        answer_tokens: what is kept for the answer where `thinking.max_tokens` says nothing of it.
+
+    Raises:
+        ApiError: 400 where no token is left for an answer, with the figures.
+    """
+    if room < 1:
+        raise ApiError(
+            400,
+            f"the prompt fills the model's context: {1 - room} tokens too many for one token of answer",
+            code="context_length_exceeded",
+        )
+    if total_tokens is not None and total_tokens > room:
+        raise ApiError(
+            400,
+            f"the completion may have {total_tokens} tokens, but the prompt leaves room for {room}",
+            code="context_length_exceeded",
+        )
+    total = room if total_tokens is None else total_tokens
+    kept = max(1, min(answer_tokens, total // 4))
+    if thinking.max_tokens is None:
+        most = total - kept
+    elif total_tokens is None:
+        most = min(thinking.max_tokens, total - kept)
+    elif thinking.max_tokens >= total_tokens:
+        raise ApiError(
+            400,
+            f"thinking.max_tokens is {thinking.max_tokens}: it must be less than the completion's {total_tokens} "
+            "tokens, or there is no answer",
+            param="thinking.max_tokens",
+        )
+    else:
+        most = thinking.max_tokens
+    return Budget(
+        max_thinking_tokens=most,
+        num_waits=thinking.waits,
+        wait_text=thinking.wait_text,
+        max_answer_tokens=total - most,
+        final_answer_text=thinking.final_answer_text,
+    )
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,57 @@
+"""How one model is served over HTTP: the arguments of `thinkscale serve` and of a Serve config file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from thinkscale.domain.campaign import Count, Model, Section, Serve
+
+
+class Service(Section):
+    model: Model
+    name: str | None = None
+    """The name that requests give; default: the model's reference."""
+    serve: Serve = Serve()
+    """`serve.context_tokens` is the most that is offered: a model that has less offers what it has."""
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    """0: the last replica goes when nothing was asked for `idle_s`; the next request waits for a start."""
+    max_replicas: Count = 1
+    idle_s: Annotated[float, Field(ge=0)] = 600.0
+    """How long fewer replicas must have sufficed before one goes."""
+    drain_s: Annotated[float, Field(ge=0)] = 3600.0
+    """How long a replica that goes may take for what it has under way: at least the longest generation."""
+    gpus_per_replica: Annotated[float, Field(ge=0)] = 1
+    cpus_per_replica: Annotated[float, Field(gt=0)] = 4
+    threads: Count = 4
+    """CPU threads of an engine without a GPU."""
+    max_requests_per_replica: Count = 512
+    """Requests that one replica admits at a time; its engine decodes serve.max_concurrent_sequences of them."""
+    max_waiting_requests: Count = 256
+    """Requests that each proxy lets wait for a free replica; beyond them the answer is 429 with Retry-After."""
+    retry_after_s: Count = 5
+    max_body_bytes: Count = 8 << 20
+    max_choices: Count = 32
+    """Completions that one request may ask for (n times prompts)."""
+    answer_tokens: Count = 4096
+    """What is kept for the answer where a request limits neither its thinking nor its length."""
+    require_key: bool = False
+    """Refuse to start without API keys in the replica's environment."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas is {self.max_replicas}: must be at least min_replicas, which is {self.min_replicas}"
+            )
+        if 0 < self.gpus_per_replica < self.serve.tensor_parallel:
+            raise ValueError(
+                f"gpus_per_replica is {self.gpus_per_replica:g}: serve.tensor_parallel = {self.serve.tensor_parallel} "
+                f"needs {self.serve.tensor_parallel}"
+            )
+        return self
+
+    @property
+    def served_name(self) -> str:
+        return self.name or self.model.base

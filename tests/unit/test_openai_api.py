@@ -1,0 +1,369 @@
+"""The HTTP interface with the real OpenAI client, over a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+import uvicorn
+
+from thinkscale.cluster.openai_api import OpenAiApi
+from thinkscale.domain.generation import EngineInfo
+from thinkscale.domain.service import Service
+from thinkscale.engines.base import EngineDiedError, EngineError
+from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.thinking.formats import S1
+from tiny_model import write_tiny_model
+
+QUESTION = [{"role": "user", "content": "2+2?"}]
+EOS = 258
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ModelTokenizer:
+    return ModelTokenizer(write_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def engine(tokenizer: ModelTokenizer) -> ScriptedEngine:
+    """Knows one sum by heart, with thinking, after one Wait, without thinking, and in one raw text."""
+    thinking = tokenizer.chat_ids(QUESTION, S1)
+    close = tokenizer.encode("<|im_start|>answer\n")
+
+    def text(prompt: tuple[int, ...], *parts: str) -> tuple[int, ...]:
+        return (*prompt, *(i for part in parts for i in tokenizer.encode(part)), EOS)
+
+    texts = [  # the first that fits is said: a prompt without thinking begins those with it
+        text(tokenizer.chat_ids(QUESTION, None), "Four, at once."),
+        text(thinking, "naïve: 4", "<|im_start|>answer\n", "It is 4 🙂."),
+        text(thinking, "naïve: 4", "Wait", ", yes", "<|im_start|>answer\n", "Four."),
+        (*thinking, *tokenizer.encode("naï\n"), *close, *tokenizer.encode("Final Answer: 5"), EOS),
+        text(tuple(tokenizer.encode("1, 2, ")), "3, 4"),
+    ]
+    return ScriptedEngine(
+        by_heart(texts, hashed_logits(vocab_size=259, seed=1)), vocab_size=259, eos_ids=(EOS,), context_tokens=256
+    )
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, api: OpenAiApi) -> None:
+        config = uvicorn.Config(api.app(), host="127.0.0.1", port=0, log_level="error")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+def service(**settings: Any) -> Service:
+    return Service.model_validate({"model": {"base": "tiny"}, "answer_tokens": 64, **settings})
+
+
+@pytest.fixture(scope="module")
+def server(engine: ScriptedEngine, tokenizer: ModelTokenizer) -> Iterator[Running]:
+    running = Running(OpenAiApi(engine, tokenizer, S1, service(max_body_bytes=20_000)))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(server: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+
+
+def chat(client: openai.OpenAI, **options: Any) -> Any:
+    return client.chat.completions.create(**{"model": "tiny", "messages": QUESTION, "temperature": 0, **options})
+
+
+def test_thinking_and_answer_arrive_apart(client: openai.OpenAI) -> None:
+    reply = chat(client)
+    (choice,) = reply.choices
+    assert choice.message.content == "It is 4 🙂."
+    assert choice.message.reasoning_content == "naïve: 4"
+    assert choice.finish_reason == "stop"
+    assert choice.thinking == {"end": "natural", "tokens": 9, "forced_tokens": 0, "waits_used": 0}
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 9
+    assert reply.usage.completion_tokens == 9 + len("It is 4 🙂.".encode())
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+
+
+def test_waits_are_forced_and_counted(client: openai.OpenAI) -> None:
+    reply = chat(client, extra_body={"thinking": {"waits": 1}})
+    assert reply.choices[0].message.reasoning_content == "naïve: 4Wait, yes"
+    assert reply.choices[0].message.content == "Four."
+    assert reply.choices[0].thinking["end"] == "waits_used"
+    assert reply.usage.completion_tokens_details.forced_tokens == 4
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 18
+
+
+def test_a_cap_gives_the_final_answer(client: openai.OpenAI) -> None:
+    reply = chat(client, extra_body={"thinking": {"max_tokens": 4}})
+    assert reply.choices[0].message.reasoning_content == "naï"
+    assert reply.choices[0].message.content == "Final Answer: 5"
+    assert reply.choices[0].thinking["end"] == "cap"
+
+
+def test_thinking_can_be_left_out(client: openai.OpenAI) -> None:
+    reply = chat(client, extra_body={"thinking": {"enabled": False}})
+    assert reply.choices[0].message.content == "Four, at once."
+    assert not hasattr(reply.choices[0].message, "reasoning_content")
+
+
+@pytest.mark.parametrize("thinking", [{}, {"waits": 1}, {"max_tokens": 4}, {"enabled": False}])
+def test_a_stream_says_the_same(client: openai.OpenAI, thinking: dict[str, Any]) -> None:
+    whole = chat(client, extra_body={"thinking": thinking})
+    reasoning, content, finish, usage, parts = "", "", None, None, 0
+    stream = chat(client, extra_body={"thinking": thinking}, stream=True, stream_options={"include_usage": True})
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            assert not (content and getattr(choice.delta, "reasoning_content", None)), "thinking after the answer"
+            reasoning += getattr(choice.delta, "reasoning_content", None) or ""
+            content += choice.delta.content or ""
+            finish = choice.finish_reason or finish
+            parts += 1
+    message = whole.choices[0].message
+    assert (reasoning or None, content) == (getattr(message, "reasoning_content", None), message.content)
+    assert (finish, usage) == (whole.choices[0].finish_reason, whole.usage)
+    assert parts > 5
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stop_texts_end_the_answer(client: openai.OpenAI, stream: bool) -> None:
+    """The stop text lies across tokens; text before its beginning comes, and thinking is not searched."""
+    options = {"stop": ["4 🙂", "naïve"], "extra_body": {"thinking": {}}}
+    if stream:
+        chunks = [chunk.choices[0] for chunk in chat(client, stream=True, **options)]
+        content = "".join(chunk.delta.content or "" for chunk in chunks)
+        finish = chunks[-1].finish_reason
+    else:
+        reply = chat(client, **options)
+        content, finish = reply.choices[0].message.content, reply.choices[0].finish_reason
+        assert reply.choices[0].message.reasoning_content == "naïve: 4"
+        assert reply.usage.completion_tokens_details.reasoning_tokens == 9
+    assert (content, finish) == ("It is ", "stop")
+
+
+def test_what_only_begins_like_a_stop_text_comes(client: openai.OpenAI) -> None:
+    assert chat(client, stop="🙂. And").choices[0].message.content == "It is 4 🙂."
+
+
+def test_length_is_shared_out_and_ends_the_answer(client: openai.OpenAI) -> None:
+    reply = chat(client, max_completion_tokens=14, extra_body={"thinking": {"max_tokens": 9}})
+    assert reply.choices[0].finish_reason == "length"
+    assert reply.choices[0].thinking["tokens"] == 9
+    assert reply.usage.completion_tokens <= 9 + 5 + len("Final Answer:")
+
+
+def test_several_choices_differ_and_repeat_by_seed(client: openai.OpenAI) -> None:
+    def texts() -> list[str]:
+        reply = chat(client, n=3, seed=7, temperature=2, max_tokens=40, extra_body={"thinking": {"enabled": False}})
+        assert [choice.index for choice in reply.choices] == [0, 1, 2]
+        return [choice.message.content for choice in reply.choices]
+
+    messages = [{"role": "user", "content": "something unknown"}]
+    reply = chat(client, n=3, seed=7, temperature=2, max_tokens=40, messages=messages)
+    assert len({choice.message.content + choice.message.reasoning_content for choice in reply.choices}) == 3
+    assert texts() == texts()
+
+
+def test_completions_continue_text_and_ids(client: openai.OpenAI, tokenizer: ModelTokenizer) -> None:
+    ids = tokenizer.encode("1, 2, ")
+    reply = client.completions.create(
+        model="tiny", prompt=["1, 2, ", "1, 2, "], temperature=0, extra_body={"return_token_ids": True}
+    )
+    assert [choice.text for choice in reply.choices] == ["3, 4", "3, 4"]
+    assert reply.choices[0].token_ids == [*tokenizer.encode("3, 4"), EOS]
+    assert reply.usage.prompt_tokens == 2 * len(ids)
+    stream = client.completions.create(
+        model="tiny", prompt=ids, temperature=0, stream=True, extra_body={"return_token_ids": True}
+    )
+    told = [choice for chunk in stream for choice in chunk.choices]
+    assert "".join(choice.text for choice in told) == "3, 4"
+    assert [i for choice in told for i in getattr(choice, "token_ids", [])] == reply.choices[0].token_ids
+
+
+def test_completions_can_think(client: openai.OpenAI) -> None:
+    prompt = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    reply = client.completions.create(
+        model="tiny", prompt=prompt, temperature=0, max_tokens=100, extra_body={"thinking": {}}
+    )
+    assert (reply.choices[0].text, reply.choices[0].reasoning_content) == ("It is 4 🙂.", "naïve: 4")
+
+
+def test_models(client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert (model.id, model.max_model_len) == ("tiny", 256)
+    assert client.models.retrieve("tiny") == model
+    with pytest.raises(openai.NotFoundError, match="no model 'other' here"):
+        client.models.retrieve("other")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"extra_body": {"thinkin": {}}}, "thinkin: unknown field"),
+        ({"extra_body": {"thinking": {"wait": 1}}}, "thinking.wait: unknown field"),
+        ({"extra_body": {"thinking": {"waits": -1}}}, r"thinking.waits: .*greater than or equal to 0 \(it is -1\)"),
+        ({"extra_body": {"thinking": {"waits": 1, "wait_text": "x<|im_end|>"}}}, "ends thinking or the text"),
+        ({"extra_body": {"thinking": {"max_tokens": 50}}, "max_tokens": 20}, "must be less than the completion's 20"),
+        ({"temperature": 3}, r"temperature: .*less than or equal to 2 \(it is 3\)"),
+        ({"n": 33}, "33 completions in one request: at most 32"),
+        ({"logprobs": True}, "logprobs"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0"),
+        ({"messages": [{"role": "user", "content": "x" * 400}]}, "the prompt fills the model's context: .* too many"),
+        ({"max_tokens": 240}, "may have 240 tokens, but the prompt leaves room for"),
+    ],
+)
+def test_what_is_impossible_is_refused_by_name(client: openai.OpenAI, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=words):
+        chat(client, **options)
+
+
+def test_an_over_long_completion_prompt_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"prompt of 300 tokens .* more than the context of 256") as caught:
+        client.completions.create(model="tiny", prompt=[65] * 300)
+    assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b'{"model": "tiny", "prompt": "\xff"}', 400, "not UTF-8"),
+        (rb'{"model": "tiny", "prompt": "\ud800"}', 400, "not UTF-8"),
+        (b'{"model": "tiny", "prompt": ', 400, "not JSON"),
+        (b"[" * 9000, 400, "not JSON"),
+        (b'{"model": "tiny", "prompt": "x", "temperature": NaN}', 400, "NaN is not a JSON number"),
+        (b"[1]", 400, "must be a JSON object"),
+        (b'{"model": "tiny", "prompt": "x", "seed": 1e999}', 400, "seed"),
+        (b'{"model": "tiny", "prompt": []}', 400, "prompt is empty"),
+        (b'{"model": "tiny", "prompt": [-1]}', 400, "outside the vocabulary"),
+        (b'{"model": "other", "prompt": "x"}', 404, "no model 'other' here"),
+        (b" " * 20_001, 413, "larger than 20000 bytes"),
+    ],
+)
+def test_broken_bodies(server: Running, body: bytes, status: int, words: str) -> None:
+    answer = post(server, "/v1/completions", body)
+    assert answer[0] == status
+    assert words in answer[1]["error"]["message"]
+
+
+def test_a_body_without_end_is_not_read_to_its_end(server: Running) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.putrequest("POST", "/v1/completions")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    for _ in range(3):
+        connection.send(b"%x\r\n" % 9000 + b" " * 9000 + b"\r\n")
+    assert connection.getresponse().status == 413
+
+
+def test_unknown_paths_are_errors_of_the_interface(server: Running) -> None:
+    status, body = post(server, "/v1/embeddings", b"{}")
+    assert (status, body["error"]["type"]) == (404, "invalid_request_error")
+
+
+@pytest.mark.parametrize("endless", ["chat", "completions"])
+def test_a_cancelled_stream_leaves_the_engine(tokenizer: ModelTokenizer, endless: str) -> None:
+    engine = ScriptedEngine(
+        by_heart([], hashed_logits(vocab_size=259, spread=0.01)), vocab_size=259, eos_ids=(), context_tokens=50_000,
+        token_s=0.001,
+    )  # fmt: skip
+    running = Running(OpenAiApi(engine, tokenizer, S1, service()))
+    client = openai.OpenAI(base_url=running.url, api_key="none")
+    try:
+        if endless == "chat":
+            stream: Any = chat(client, stream=True, temperature=1, max_tokens=40_000)
+        else:
+            stream = client.completions.create(model="tiny", prompt="x", max_tokens=40_000, stream=True)
+        for count, _ in enumerate(stream):
+            if count == 10:
+                break
+        stream.close()
+        for _ in range(200):
+            if engine.under_way == 0:
+                break
+            time.sleep(0.02)
+        assert engine.under_way == 0
+        assert engine.decoded_tokens < 5_000
+    finally:
+        running.stop()
+
+
+def test_keys(engine: ScriptedEngine, tokenizer: ModelTokenizer) -> None:
+    running = Running(OpenAiApi(engine, tokenizer, S1, service(), keys=["one", "zwölf"]))
+    try:
+        for key in ("one", "zwölf"):
+            headers = {"Authorization": f"Bearer {key}".encode()}
+            assert get(running, "/v1/models", headers) == 200
+        for wrong in ("two", "on", "onee", ""):
+            assert get(running, "/v1/models", {"Authorization": f"Bearer {wrong}"}) == 401
+        assert get(running, "/v1/models", {}) == 401
+        assert get(running, "/v1/models", {"Authorization": "Basic one"}) == 401
+        assert get(running, "/health", {}) == 200
+        with pytest.raises(openai.AuthenticationError, match="missing or wrong API key"):
+            chat(openai.OpenAI(base_url=running.url, api_key="wrong", max_retries=0))
+    finally:
+        running.stop()
+
+
+class BrokenEngine:
+    """Fails after three tokens."""
+
+    info: EngineInfo = ScriptedEngine(vocab_size=259, eos_ids=(EOS,)).info
+
+    async def generate(self, request: Any, on_tokens: Any = None) -> Any:
+        for token in (65, 66, 67):
+            await asyncio.sleep(0)
+            if on_tokens is not None:
+                on_tokens((token,))
+        raise EngineDiedError("out of memory")
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_dead_engine_is_an_error_that_is_passed_on(tokenizer: ModelTokenizer) -> None:
+    died: list[EngineError] = []
+    running = Running(OpenAiApi(BrokenEngine(), tokenizer, S1, service(), on_engine_error=died.append))
+    client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
+    try:
+        with pytest.raises(openai.InternalServerError, match="out of memory"):
+            chat(client)
+        with pytest.raises(openai.APIError, match="out of memory"):
+            list(chat(client, stream=True))
+        assert len(died) == 2
+    finally:
+        running.stop()
+
+
+def post(server: Running, path: str, body: bytes) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("POST", path, body)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def get(server: Running, path: str, headers: dict[str, Any]) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", path, headers=headers)
+    return connection.getresponse().status
