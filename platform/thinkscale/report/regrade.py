@@ -1,0 +1,100 @@
+"""Grading stored samples again, and listing where two gradings disagree.
+
+Owns the verdict columns of a samples table. Needs no model and no device: it works on what is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from thinkscale.domain.question import Question
+from thinkscale.domain.sample import Verdict
+from thinkscale.thinking.grading import Graded, GradingPool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disagreement:
+    """One sample on which two graders differ, with both readings."""
+
+    sample_id: str
+    model: str
+    question_id: str
+    answer: str
+    first: Verdict
+    second: Verdict
+
+
+def regrade(part: pa.Table, questions: Mapping[str, Question], pool: GradingPool) -> pa.Table:
+    """The samples with the verdicts of today's rule graders; failed samples keep theirs.
+
+    Args:
+        part: Samples (schema SAMPLES), or a part of them.
+        questions: The benchmark's questions by id.
+
+    Raises:
+        KeyError: a sample's question is not among them.
+    """
+    rows = part.select(["question_id", "status", "answer"]).to_pylist()
+    graded = [index for index, row in enumerate(rows) if row["status"] == "ok"]
+    items = []
+    for index in graded:
+        question = questions[rows[index]["question_id"]]
+        items.append(
+            Graded(
+                kind=question.kind,
+                reference=question.answer,
+                response=rows[index]["answer"] or "",
+                options=question.options,
+            )
+        )
+    verdicts: list[Verdict | None] = [None] * len(rows)
+    for index, verdict in zip(graded, pool.grade_all(items), strict=True):
+        verdicts[index] = verdict
+    return with_verdicts(part, verdicts)
+
+
+def with_verdicts(part: pa.Table, verdicts: Sequence[Verdict | None]) -> pa.Table:
+    """The samples with other verdicts; None keeps the one that is there."""
+    for name in ("verdict", "extracted_answer", "grader"):
+        kept = part[name].to_pylist()
+        values = [old if new is None else getattr(new, name) for old, new in zip(kept, verdicts, strict=True)]
+        part = part.set_column(
+            part.schema.get_field_index(name), part.schema.field(name), pa.array(values, pa.string())
+        )
+    return part
+
+
+def disagreements(first: pa.Table, second: pa.Table) -> list[Disagreement]:
+    """Where two gradings of the same rows differ in their verdict.
+
+    Raises:
+        ValueError: the tables do not hold the same samples in the same order.
+    """
+    key = ["model", "benchmark", "sample_id"]
+    if first.select(key).to_pylist() != second.select(key).to_pylist():
+        raise ValueError("two gradings can be compared only over the same samples in the same order")
+    names = ["sample_id", "model", "question_id", "answer", "verdict", "extracted_answer", "grader"]
+    pairs = zip(first.select(names).to_pylist(), second.select(names).to_pylist(), strict=True)
+    return [
+        Disagreement(
+            sample_id=one["sample_id"],
+            model=one["model"],
+            question_id=one["question_id"],
+            answer=one["answer"] or "",
+            first=_verdict(one),
+            second=_verdict(other),
+        )
+        for one, other in pairs
+        if one["verdict"] != other["verdict"] and one["verdict"] is not None and other["verdict"] is not None
+    ]
+
+
+def _verdict(row: Mapping[str, str]) -> Verdict:
+    return Verdict(
+        verdict=row["verdict"],  # type: ignore[arg-type]  # the schema's string is one of the four names
+        extracted_answer=row["extracted_answer"],
+        grader=row["grader"] or "",
+    )
