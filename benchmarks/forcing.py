@@ -12,15 +12,13 @@ import argparse
 import asyncio
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from recording import record
-from shapes import TOKENIZER_IDS, write_shape
+from shapes import TOKENIZER_IDS, start_engine
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Request, Sampling, TokenIds
 from thinkscale.engines.driver import run
@@ -59,6 +57,7 @@ def ways(engine: VllmEngine) -> dict[str, Way]:
         done = await asyncio.gather(
             *(engine.generate(Request(prompt_ids=p, max_tokens=tokens, sampling=SAMPLING)) for p in asked)
         )
+        assert all(len(completion.ids) == tokens for completion in done)  # nothing ended early: the batch stays full
         return sum(len(completion.ids) for completion in done)
 
     async def forced(asked: list[TokenIds], tokens: int) -> int:
@@ -97,14 +96,11 @@ def ways(engine: VllmEngine) -> dict[str, Way]:
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     draw = random.Random(0)
     cells = [tuple(int(part) for part in cell.split("x")) for cell in arguments.cells]
-    with tempfile.TemporaryDirectory() as directory:
-        engine = await VllmEngine.start(
-            write_shape(arguments.shape, Path(directory)),
-            dtype="bfloat16",
-            context_tokens=max(tokens for _, tokens in cells) + PROMPT_TOKENS + 64,
-            max_concurrent_sequences=max(requests for requests, _ in cells),
-            options={"load_format": "dummy"},
-        )
+    engine = await start_engine(
+        arguments.shape,
+        context_tokens=max(tokens for _, tokens in cells) + PROMPT_TOKENS + 64,
+        max_concurrent_sequences=max(requests for requests, _ in cells),
+    )
     rows = []
     for requests, tokens in cells:
         chosen = {name: way for name, way in ways(engine).items() if name in arguments.ways}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+
+from thinkscale.engines.vllm import VllmEngine
 
 SHAPES = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -20,7 +23,7 @@ TOKENIZER_IDS = 512
 
 
 def write_shape(name: str, directory: Path) -> Path:
-    """Config and tokenizer of a shape; the weights are vLLM's dummy ones. The end-of-text id is never sampled."""
+    """Config and tokenizer of a shape; the weights are vLLM's dummy ones."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen2Config
 
@@ -34,5 +37,18 @@ def write_shape(name: str, directory: Path) -> Path:
     )
     config.architectures = ["Qwen2ForCausalLM"]
     config.save_pretrained(directory)
-    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": shape["vocab_size"] - 1}))
     return directory
+
+
+async def start_engine(name: str, *, context_tokens: int, max_concurrent_sequences: int) -> VllmEngine:
+    """An engine of a shape whose end-of-text id lies beyond the tokenizer's ids, so that it is never sampled."""
+    with tempfile.TemporaryDirectory() as directory:
+        engine = await VllmEngine.start(
+            write_shape(name, Path(directory)),
+            dtype="bfloat16",
+            context_tokens=context_tokens,
+            max_concurrent_sequences=max_concurrent_sequences,
+            options={"load_format": "dummy"},
+        )
+    engine.info = replace(engine.info, eos_ids=(SHAPES[name]["vocab_size"] - 1,))
+    return engine

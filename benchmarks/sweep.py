@@ -12,15 +12,13 @@ import argparse
 import asyncio
 import random
 import statistics
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from forcing import IDS, prompts
 from recording import record
-from shapes import write_shape
+from shapes import start_engine
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.engines.driver import run
@@ -55,20 +53,13 @@ async def draw_cells(
 
 async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     longest = max(arguments.caps)
-    with tempfile.TemporaryDirectory() as directory:
-        engine = await VllmEngine.start(
-            write_shape(arguments.shape, Path(directory)),
-            dtype="bfloat16",
-            context_tokens=longest + 256,
-            max_concurrent_sequences=256,
-            options={"load_format": "dummy"},
-        )
+    engine = await start_engine(arguments.shape, context_tokens=longest + 256, max_concurrent_sequences=256)
     # For the caps the trace must not end by itself: its longest point is the cap.
     endless = replace(IDS, eos=engine.info.eos_ids, end=(engine.info.eos_ids[0],))
     ending = replace(IDS, eos=engine.info.eos_ids)
     curves = {
         "caps": ([Cell(cap, 0) for cap in arguments.caps], endless),
-        "waits": ([Cell(longest, waits) for waits in arguments.waits], ending),
+        "waits": ([Cell(arguments.wait_cap, waits) for waits in arguments.waits], ending),
     }
     draw = random.Random(0)
     await draw_cells(engine, prompts(arguments.prompts, draw), [Cell(256, 0)], endless, 0)
@@ -76,18 +67,18 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for name, (cells, ids) in curves.items():
         alone: list[tuple[int, float]] = []
         curve: list[tuple[int, float]] = []
-        separate: list[list[tuple[int, float]]] = []
+        separate: list[tuple[int, float]] = []
         for repeat in range(arguments.repeats):
             asked, seed = prompts(arguments.prompts, draw), 1000 * repeat
             alone.append(await draw_cells(engine, asked, cells[-1:], ids, seed))
             # Other prompts of the same kind: the trunk must not come from the cache.
             asked = prompts(arguments.prompts, draw)
             curve.append(await draw_cells(engine, asked, cells, ids, seed))
-            if repeat < arguments.separate_repeats:
-                separate.append(
-                    [await draw_cells(engine, prompts(arguments.prompts, draw), [cell], ids, seed) for cell in cells]
-                )
-            print(name, alone[-1], curve[-1], separate[-1:], flush=True)
+            if name in arguments.separate and repeat == 0:
+                separate = [
+                    await draw_cells(engine, prompts(arguments.prompts, draw), [cell], ids, seed) for cell in cells
+                ]
+            print(name, alone[-1], curve[-1], separate, flush=True)
         tokens = {
             "longest": statistics.median(tokens for tokens, _ in alone),
             "curve": statistics.median(tokens for tokens, _ in curve),
@@ -97,8 +88,8 @@ async def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "curve": statistics.median(seconds for _, seconds in curve),
         }
         if separate:
-            tokens["separate"] = statistics.median(sum(tokens for tokens, _ in points) for points in separate)
-            seconds["separate"] = statistics.median(sum(seconds for _, seconds in points) for points in separate)
+            tokens["separate"] = sum(count for count, _ in separate)
+            seconds["separate"] = sum(elapsed for _, elapsed in separate)
         rows.append(
             {
                 "curve": name,
@@ -128,8 +119,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--caps", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--waits", type=int, nargs="+", default=[0, 1, 2, 4, 6])
+    parser.add_argument("--wait-cap", type=int, default=8192, help="thinking tokens at most in the curve of Waits")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--separate-repeats", type=int, default=1)
+    parser.add_argument("--separate", nargs="*", default=["caps", "waits"], help="curves also run cell by cell, once")
     arguments = parser.parse_args()
     rows = asyncio.run(measure(arguments))
     record(
