@@ -31,28 +31,7 @@ from thinkscale.thinking.grading import GradingPool
 PART_ROWS = 20_000
 CAPS = (512, 1024, 2048, 4096)
 MODELS = ("base", "tuned")
-WORDS = [
-    "first",
-    "we",
-    "add",
-    "the",
-    "tens",
-    "then",
-    "ones",
-    "so",
-    "it",
-    "follows",
-    "that",
-    "sum",
-    "of",
-    "both",
-    "is",
-    "therefore",
-    "check",
-    "again",
-    "and",
-    "conclude",
-]
+WORDS = tuple(f"word{index}" for index in range(400))
 
 
 def main() -> None:

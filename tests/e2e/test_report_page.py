@@ -39,6 +39,9 @@ const set = (name, value, event) => {
   await wait(() => document.querySelectorAll(".chart svg").length >= 2);
   out.charts = document.querySelectorAll(".chart svg").length;
   out.sections = [...document.querySelectorAll("nav a")].map(a => a.textContent);
+  document.querySelector("input.published").click();
+  out.published = document.querySelector(".chart svg").textContent.includes("s1-32B 56.7%, published");
+  out.note = text("p.note");
   out.all = text("#found");
   document.querySelector("#next").click();
   out.second = text("#found");
@@ -86,9 +89,13 @@ def browse(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    samples = made_samples(models={"base": 0.3, "tuned": 0.9}, thinking=HOSTILE, failures=1, samples=2)
+    samples = made_samples(
+        models={"base": 0.3, "tuned": 0.9}, thinking=HOSTILE, failures=1, samples=2, benchmark="aime24"
+    )
     metrics = [{"step": step, "loss": 3 / step, "learning_rate": 1e-5} for step in range(1, 50)]
-    files = build_report(made_campaign(), samples, made_manifests(), metrics, made_questions())
+    files = build_report(
+        made_campaign(), samples, made_manifests(), metrics, made_questions(benchmark="aime24"), ["A note."]
+    )
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_bytes(files["report.html"].replace(b"</body>", CLICKS.encode() + b"</body>"))
     return path
@@ -117,7 +124,9 @@ def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Pat
     assert out["hostile"]
     assert out["elements"] == 0
     assert out["formula"] == 2  # of the question: $3 + 0$ and $\\frac{3}{1}$
-    assert "sums" in out["other"]
+    assert "aime24" in out["other"]
+    assert out["published"]
+    assert out["note"] == "A note."
     assert out["nothing"] == "0 samples, page 1 of 1"
     assert not out["overflow"]
     assert out["title"] == "demo · thinkscale"

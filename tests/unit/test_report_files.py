@@ -13,6 +13,7 @@ import pytest
 
 from made_samples import made_campaign, made_manifests, made_questions, made_samples
 from thinkscale.report.browsing import SampleBrowser
+from thinkscale.report.comparison import engine_differences, renamed
 from thinkscale.report.page import build_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028 &amp; $\\frac$ "
@@ -101,3 +102,23 @@ def test_bytes_limit_the_samples_too() -> None:
     browser = SampleBrowser(limit_bytes=20_000)
     browser.add(made_samples(models={"base": 0.3}, questions=200))
     assert 0 < len(browser.rows) < 200
+
+
+def test_two_runs_of_one_model_stand_on_one_page() -> None:
+    first, second = made_samples(models={"base": 0.3}), made_samples(models={"base": 0.8})
+    both = [*renamed(first, "run-a"), *renamed(second, "run-b")]
+    facts, _ = embedded(page_of(pa.concat_tables(both), notes=["The engines differ: version 1 against 2."]))
+    assert {(c["model_a"], c["model_b"]) for c in facts["comparisons"]} == {("run-a base", "run-b base")}
+    assert facts["notes"] == ["The engines differ: version 1 against 2."]
+
+
+def test_engines_that_differ_are_named() -> None:
+    one = {"engine": "vllm", "version": "0.32.0", "dtype": "bfloat16", "model": "a"}
+    assert engine_differences([one], [{**one, "model": "b"}]) == []
+    assert engine_differences([one], [{**one, "version": "0.33.0"}]) == ["version: 0.32.0 against 0.33.0"]
+
+
+def test_published_figures_stand_beside_benchmarks_of_that_name() -> None:
+    facts, _ = embedded(page_of(made_samples(models={"base": 0.3}, benchmark="AIME-24")))
+    assert {f["model"]: f["accuracy"] for f in facts["published"]}["s1-32B"] == pytest.approx(0.567)
+    assert embedded(page_of(made_samples(models={"base": 0.3})))[0]["published"] == []

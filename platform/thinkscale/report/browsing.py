@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-EMBEDDED_BYTES = 3_200_000
+EMBEDDED_BYTES = 2_800_000
 """Of compressed samples in the page; base64 makes a third more of it."""
 EMBEDDED_ROWS = 20_000
 LONGEST_TEXT = 60_000

@@ -5,11 +5,13 @@ Owns the pairing. Knows no files and draws nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from thinkscale.report.metrics import budget_label, cells, question_accuracies, tally
 from thinkscale.report.statistics import Gate, difference_interval, gate, mcnemar
@@ -72,6 +74,32 @@ def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> l
             rows.append(_compare_cell(*names, "all budgets", mean_a, mean_b, seed))
         found += [row for row in rows if row is not None]
     return found
+
+
+def renamed(parts: pa.Table | Iterable[pa.Table], run: str) -> Iterator[pa.Table]:
+    """Samples whose models bear their run's name, so that two runs of one model can stand on one page."""
+    for part in [parts] if isinstance(parts, pa.Table) else parts:
+        models = pc.binary_join_element_wise(run, part["model"].cast(pa.string()), " ")
+        position = part.schema.get_field_index("model")
+        yield part.set_column(position, part.schema.field("model"), models)
+
+
+_ENGINE_FACTS = ("engine", "version", "dtype", "device", "tensor_parallel", "tokenizer_hash", "chat_template_hash")
+
+
+def engine_differences(engines_a: Iterable[Mapping[str, Any]], engines_b: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How the engines that drew two runs' samples differ, one line a fact; empty where they do not.
+
+    A difference that is due to them cannot be told from one that is due to the models. The model's own hash
+    is not compared: models are what runs are compared for.
+    """
+    first, second = list(engines_a), list(engines_b)
+    lines = []
+    for fact in _ENGINE_FACTS:
+        values = [sorted({str(engine.get(fact, "not recorded")) for engine in side}) for side in (first, second)]
+        if values[0] != values[1]:
+            lines.append(f"{fact.replace('_', ' ')}: {', '.join(values[0])} against {', '.join(values[1])}")
+    return lines
 
 
 def _grids(tallied: pa.Table, which: str) -> dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]]:

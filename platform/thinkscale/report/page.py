@@ -24,6 +24,7 @@ from thinkscale.report.comparison import compare_tallies
 from thinkscale.report.metrics import curve_metrics, curves, points, summary_rows, tally
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
+from thinkscale.report.published import published
 from thinkscale.report.spending import StageRecord, funnel, spending, terms
 
 __all__ = ["build_report", "summary_rows"]
@@ -35,6 +36,7 @@ def build_report(
     manifests: Mapping[str, StageRecord],
     training_metrics: Sequence[Mapping[str, float]],
     questions: pa.Table | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """The report's files by name: `report.html`, `curve.png`, `curve.svg`.
 
@@ -44,6 +46,7 @@ def build_report(
         manifests: Manifests of the campaign's artifacts, in the order of the stages.
         training_metrics: One row per training step, with `step` and `loss`.
         questions: The benchmarks' questions (schema QUESTIONS); without them samples show only ids.
+        notes: What a reader must know before the figures, as that engines differ.
     """
     browser, votes = SampleBrowser(), Votes()
     parts = [samples] if isinstance(samples, pa.Table) else samples
@@ -58,6 +61,8 @@ def build_report(
         "code": sorted({manifest.code_version for manifest in manifests.values()}),
         "engines": _engines(manifests),
         "final_answer_text": campaign.evaluate.budgets.final_answer_text,
+        "notes": list(notes),
+        "published": [asdict(figure) for figure in published(dict.fromkeys(point.benchmark for point in found))],
         "points": [{**asdict(point), "budget": point.budget} for point in found],
         "metrics": [asdict(curve_metrics(curve)) for curve in curves(found).values()],
         "parallel": [asdict(row) for row in votes.points(found, seed=campaign.seed)],
