@@ -1,31 +1,24 @@
-"""Ray Serve replicas around engines, used through handles.
+"""Replicas for a campaign, used through handles.
 
-Owns how a replica is built, sized, drained and replaced. Knows nothing of the work that it is given.
+Owns how many there are, of which size, and that they end with the campaign. Knows nothing of their work.
 """
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
+
+from ray.serve import Application
 
 import ray
 from ray import serve
+from thinkscale.cluster.replica import OWNERS, Replica
+from thinkscale.cluster.session import owns_cluster
 from thinkscale.domain.campaign import Campaign
-from thinkscale.engines.base import Engine, EngineDiedError
-from thinkscale.engines.factory import build_engine
-from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.store.models import directory_hash, local_model
 
 QUIET = {"log_level": "WARNING"}
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -36,79 +29,8 @@ START_ATTEMPTS = 2
 """Times that Serve tries to build a replica: a model that does not load will not load the tenth time."""
 
 
-OWNERS = "thinkscale-owners"
-"""Ray namespace of the actors that stand for the processes that started replicas."""
-
-WATCH_EVERY_S = 2.0
-
 _owners: dict[str, Any] = {}
 """Owner actors of this process by application: they live as long as it does."""
-
-
-class Replica:
-    """One engine and its tokenizer. Its node resolves the model reference for itself.
-
-    Serve applications outlive the job that started them. Replicas that work for a campaign must not hold GPUs
-    after it was killed: once their owner is gone, they drop their work and delete their application.
-    """
-
-    async def __init__(self, campaign: Campaign, model_reference: str, owner: str) -> None:  # type: ignore[misc]
-        settings = campaign.serve
-        directory = local_model(model_reference)
-        self.tokenizer = ModelTokenizer(directory)
-        self.engine: Engine = await build_engine(
-            settings.engine,
-            directory,
-            dtype=settings.dtype,
-            context_tokens=settings.context_tokens,
-            max_concurrent_sequences=settings.max_concurrent_sequences,
-            tensor_parallel=settings.tensor_parallel,
-            gpu_memory_share=settings.gpu_memory_share,
-            threads=campaign.resources.threads_per_actor,
-        )
-        self._info = dataclasses.replace(
-            self.engine.info,
-            model=model_reference,
-            model_hash=directory_hash(directory, ("config.json", "*.safetensors")),
-            tokenizer_hash=directory_hash(directory, ("tokenizer*", "*.model", "vocab*", "merges.txt")),
-            chat_template_hash=hashlib.sha256(self.tokenizer.chat_template.encode()).hexdigest()[:16],
-        )
-        self._died = ""
-        self._calls: set[asyncio.Task[Any]] = set()
-        self._watch = asyncio.create_task(self._end_with(owner))
-
-    async def info(self) -> dict[str, Any]:
-        """`EngineInfo` as a dict, with the hashes of model, tokenizer and chat template."""
-        return dataclasses.asdict(self._info)
-
-    async def call(
-        self,
-        function: Callable[Concatenate[Engine, ModelTokenizer, P], Coroutine[Any, Any, T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Await `function(engine, tokenizer, *args)` here. The function must be importable on the nodes."""
-        task = asyncio.create_task(function(self.engine, self.tokenizer, *args, **kwargs))
-        self._calls.add(task)
-        try:
-            return await task
-        except EngineDiedError as error:
-            self._died = str(error)
-            raise
-        finally:
-            self._calls.discard(task)
-
-    async def check_health(self) -> None:
-        """Serve replaces a replica whose engine has died."""
-        if self._died:
-            raise RuntimeError(self._died)
-
-    async def _end_with(self, owner: str) -> None:
-        while await asyncio.to_thread(_is_alive, owner):
-            await asyncio.sleep(WATCH_EVERY_S)
-        for task in self._calls:
-            task.cancel()
-        serve.delete(serve.get_replica_context().app_name, _blocking=False)
 
 
 class Owner:
@@ -132,7 +54,8 @@ def start_replicas(campaign: Campaign, model_reference: str, name: str) -> Any:
     needs = _replica_resources(campaign)
     # Serve's own news of deployments is not the user's.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(proxy_location="Disabled", logging_config=QUIET)
+    # Handles need no HTTP. On a cluster that others use, Serve's proxies are theirs to have.
+    serve.start(proxy_location="Disabled" if owns_cluster() else None, logging_config=QUIET)
     owner = f"{name}-{uuid.uuid4().hex}"
     _owners[name] = ray.remote(Owner).options(name=owner, namespace=OWNERS, num_cpus=0).remote()
     deployment = serve.deployment(
@@ -145,30 +68,35 @@ def start_replicas(campaign: Campaign, model_reference: str, name: str) -> Any:
         health_check_period_s=5.0,
         max_constructor_retry_count=START_ATTEMPTS,
     )(Replica)
-    try:
-        app = deployment.bind(campaign, model_reference, owner)
-        return serve.run(app, name=name, route_prefix=None, logging_config=QUIET)
-    except RuntimeError as error:
-        cause = _deployment_message(name)
-        stop_replicas(name)
-        raise RuntimeError(f"replicas of {model_reference} cannot be started: {cause or error}") from error
+    app = deployment.bind(campaign.serve, campaign.resources.threads_per_actor, model_reference, owner)
+    return run_application(app, name, route_prefix=None, what=f"replicas of {model_reference}")
 
 
 def stop_replicas(name: str) -> None:
     """Drop what the replicas have under way and free their resources; returns once they are gone."""
     if (owner := _owners.pop(name, None)) is not None:
         ray.kill(owner)
+    end_application(name)
+
+
+def run_application(app: Application, name: str, *, route_prefix: str | None, what: str) -> Any:
+    """Run a Serve application; returns its handle once it is up.
+
+    Raises RuntimeError with the cause where `what` cannot be started; nothing of it stays.
+    """
+    try:
+        return serve.run(app, name=name, route_prefix=route_prefix, logging_config=QUIET)
+    except RuntimeError as error:
+        cause = _deployment_message(name)
+        stop_replicas(name)
+        raise RuntimeError(f"{what} cannot be started: {cause or error}") from error
+
+
+def end_application(name: str) -> None:
+    """Let an application's replicas end what they have under way; returns once they are gone."""
     serve.delete(name, _blocking=False)
     while name in serve.status().applications:
         time.sleep(0.2)
-
-
-def _is_alive(owner: str) -> bool:
-    try:
-        ray.get_actor(owner, namespace=OWNERS)
-    except ValueError:
-        return False
-    return True
 
 
 def _deployment_message(name: str) -> str:

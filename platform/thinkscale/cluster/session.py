@@ -7,6 +7,8 @@ import tempfile
 
 import ray
 
+_own = False
+
 
 def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     """Join the cluster at `address`, or the one this process is a job of; start a local one where there is none.
@@ -35,7 +37,16 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         log_to_driver=False,
         _temp_dir=directory,
     )
+    global _own
+    _own = True
+
+
+def owns_cluster() -> bool:
+    """Whether the cluster is a private one that this process started: it ends with it, and nobody else is on it."""
+    return _own
 
 
 def disconnect() -> None:
+    global _own
+    _own = False
     ray.shutdown()

@@ -68,11 +68,20 @@ async def build_engine(
     )
 
 
-def _check_context(directory: Path, context_tokens: int) -> None:
+def model_context(directory: Path) -> int | None:
+    """Positions that a model has, where its config says so.
+
+    Raises EngineError where the directory holds no model.
+    """
     config = directory / "config.json"
     if not config.exists():
         raise EngineError(f"{directory} holds no config.json: is it a model in the Hugging Face layout?")
     most = json.loads(config.read_text()).get("max_position_embeddings")
+    return None if most is None else int(most)
+
+
+def _check_context(directory: Path, context_tokens: int) -> None:
+    most = model_context(directory)
     if most is not None and context_tokens > most:
         raise EngineError(
             f"serve.context_tokens is {context_tokens}, the model in {directory} has positions for {most}: "
