@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from thinkscale.domain.question import AnswerKind
 from thinkscale.thinking.extraction import extract
-from thinkscale.thinking.grading import GradingPool
+from thinkscale.thinking.grading import GradingPool, grade
 from thinkscale.thinking.notation import option_letters
 
 EQUAL = [
@@ -266,3 +267,132 @@ def test_option_letters_in_their_wrappings(text: str, letter: str | None) -> Non
 )
 def test_a_choice_is_never_a_default(response: str, letter: str | None) -> None:
     assert extract("choice", response, ("1", "2", "3", "4")) == letter
+
+
+CHOSEN = [
+    "Answer: C",
+    "The correct answer is C) 10^-4 eV",
+    r"\boxed{C}",
+    "**Answer: (C)**",
+    "Final Answer: C. 10^-4 eV",
+    "Therefore, the answer is **C. 10**",
+    "ANSWER: $C$",
+    "the answer is option C",
+    "So the best choice would be (C)",
+    "C",
+    "C: text",
+    "The answer is: C",
+    "I'd go with C.",
+    r"the correct choice is $\text{(C)}$",
+    "Answer: **C) foo**",
+    r"Final answer: \( \boxed{C} \)",
+    "The answer is (c).",
+    "Thus option C is correct.",
+    "Hence, C is the right answer.",
+    "Answer - C",
+    "Correct answer: C",
+    "Correct Option: C",
+    "The answer is therefore C",
+    "Final Answer:\n\nC",
+    r"Final Answer: The final answer is $\boxed{C}$. I hope it is correct.",
+    "Final Answer: **C**",
+    "A is too small. B is too large. The answer must be C.",
+    r"\boxed{\text{C}}",
+    r"\boxed{C. 10}",
+    r"\boxed{\textbf{C}}",
+    r"$\boxed{\mathrm{(C)}}$",
+    "The answer is [C].",
+    "Answer: <C>",
+    "(C) is correct",
+    "Answer: C and not D",
+    "answer: c",
+    "The answer is \"C\".",
+    "Choice C is the answer.",
+    "**C**",
+    "So, the answer is:\n\n(C) 10^-4 eV",
+    "Answer: option (C)",
+    "The correct answer is:\n\n**C. foo**",
+    "### Answer: C",
+    "Final Answer: Option C",
+    "Final Answer: (C)\n\nExplanation: (A) is wrong and (B) is wrong.",
+    "Answer:C",
+    "Answer is C",
+    "<answer>C</answer>",
+    "<answer>\nC\n</answer>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("response", CHOSEN)
+def test_a_chosen_option_is_read_however_it_is_announced(response: str) -> None:
+    assert grade("choice", "C", response).verdict == "correct"
+
+
+ANNOUNCED: list[tuple[AnswerKind, str, str]] = [
+    ("integer", "5", "<answer>5</answer>"),
+    ("math", "x+1", "<answer> $x+1$ </answer>"),
+    ("integer", "5", "The final answer is 5!"),
+    ("integer", "1234", "Answer: 1 234"),
+    ("integer", "25", "Answer: 25%"),
+    ("integer", "3", "Answer: three"),
+    ("integer", "5", "Answer: 5 (five)"),
+    ("integer", "5", "Answer: $5"),
+    ("integer", "5", "Answer: 5$"),
+    ("integer", "5", "Answer: ~5"),
+    ("integer", "5", "Answer: ≈ 5"),
+    ("integer", "-5", "Answer: - 5"),
+    ("integer", "5", "Answer: +5"),
+    ("integer", "5", "Answer: 5.0"),
+    ("integer", "12", "Answer: 3 * 4 = 12"),
+    ("integer", "12", "Answer: 3 × 4"),
+    ("integer", "12", "Answer: 12 - the total"),
+    ("integer", "12", "Answer: It's 12."),
+    ("integer", "12", "Answer: 12, because 6+6=12"),
+    ("integer", "12", "Answer: x=12"),
+    ("integer", "12", "Answer: The sum of 5 and 7 is 12."),
+    ("integer", "12", "Answer: Total = 5 + 7 = 12 apples"),
+    ("integer", "12", "So she has 12 apples left. That's it!"),
+    ("integer", "12", "#### 12 apples"),
+    ("integer", "12", "12"),
+    ("integer", "12", "=12"),
+    ("integer", "12", r"Answer: \(12\)"),
+    ("integer", "12", r"Answer: \[12\]"),
+    ("integer", "12", r"The answer is $\mathbf{12}$."),
+    ("integer", "12", "Answer: `12`"),
+    ("integer", "12", "Answer: \"12\""),
+    ("integer", "12", "Answer: 0012"),
+    ("integer", "1200", "Answer: 1.2e3"),
+    ("integer", "1200", "Answer: 1,200.00"),
+    ("integer", "12", "Answer:\n```\n12\n```"),
+    ("integer", "12", r"$$\boxed{12}$$ dollars"),
+    ("integer", "12", "So the answer is 12 ."),
+    ("integer", "60", "Final Answer: 60 miles/hour"),
+    ("integer", "60", "Final Answer: 60 mph for 2 hours"),
+    ("integer", "8", "Final Answer: 8:00"),
+    ("integer", "500", "Answer: $500 USD"),
+    ("integer", "500", "Answer: USD 500"),
+    ("integer", "500", "Answer: Rs. 500"),
+    ("integer", "500", "Answer: €500"),
+    ("integer", "20", "Answer: 20°C"),
+    ("integer", "6", "Answer: 6 feet 0 inches"),
+    ("integer", "7", "Answer: 7th"),
+    ("integer", "1", "Answer: 1st place"),
+    ("integer", "10", "The answer is ten (10)."),
+    ("integer", "10", r"Therefore there are 10 of them, i.e. \( 10 \)."),
+    ("integer", "240", r"\boxed{240 \, \text{cm}^2}"),
+    ("integer", "240", r"\boxed{240\ cm^2}"),
+    ("integer", "240", r"\boxed{A = 240}"),
+    ("integer", "240", r"\boxed{\text{Area} = 240}"),
+    ("integer", "240", r"\boxed{240 \text{ or two hundred forty}}"),
+    ("integer", "30", r"\boxed{30^\circ}"),
+    ("integer", "2", r"\boxed{\frac{4}{2}}"),
+    ("text", "a b c", "Answer: \"a b c\""),
+    ("text", "yes", "<answer>yes</answer>"),
+    ("text", "[1, 2, 3]", "Answer: [1, 2, 3]"),
+    ("text", "[1,2,3]", "Answer: [1, 2, 3]"),
+    ("text", "1/2", "Answer: 1/2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "reference", "response"), ANNOUNCED)
+def test_a_number_or_a_text_is_read_however_it_is_announced(kind: AnswerKind, reference: str, response: str) -> None:
+    assert grade(kind, reference, response).verdict == "correct"

@@ -24,9 +24,13 @@ def texts_equal(reference: str, answer: str) -> bool:
     return _folded_text(reference) == _folded_text(answer)
 
 
+_LOOSE = re.compile(r" ?([,;:()\[\]{}|]) ?")
+
+
 def _folded_text(text: str) -> str:
     text = unicodedata.normalize("NFKC", clean(text)).casefold()
-    return re.sub(r"\s+", " ", text).strip(" .,;:!?'\"()[]{}")
+    text = re.sub(r"\s+", " ", text)
+    return _LOOSE.sub(r"\1", text).strip(" .,;:!?'\"()[]{}")
 
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}

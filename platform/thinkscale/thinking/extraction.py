@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
-from thinkscale.thinking.notation import clean, is_prose, number_text, option_letters
+from thinkscale.thinking.notation import clean, is_prose, number_text, number_word, option_letters
 
 TAIL_CHARACTERS = 40_000
 """Only so much of the end of a response is read: an answer stands at the end."""
@@ -34,7 +34,7 @@ _JOINED_WORDS = re.compile(r"(?:[\s$,:\\()\[\]*]*[A-Za-z]+){0,3}?[\s$,:\\()\[\]*
 _MARKER = re.compile(
     r"""\b(?:answers?|ans)\b
         (?:
-            [ \t*_`"'”)]{0,8} (?: : | = | \b(?:is|are|would\ be|will\ be|should\ be|must\ be)\b )
+            [ \t*_`"'”)]{0,8} (?: : | = | [-–—][ ] | \b(?:is|are|would\ be|will\ be|should\ be|must\ be)\b )
           | [ ,][^.:=\n$\\]{1,80}? \b(?:is|are)\b
           | [ \t*_]{0,8} (?=\n)
         )""",
@@ -42,9 +42,12 @@ _MARKER = re.compile(
 )
 _CHECKED = re.compile(r"\b(?:check|verify|confirm|double-check)(?:ing)?\b[^.\n]*$", re.IGNORECASE)
 _CHOICE_MARKER = re.compile(
-    r"\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)|\b(?:choose|select|pick)\b", re.IGNORECASE
+    r"\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)|\b(?:choose|select|pick|go with)\b",
+    re.IGNORECASE,
 )
+_EXCLAIMED = re.compile(r"[^!$\\]*!")
 _LINE_MARKER = re.compile(r"^A:[ \t]*(?=\S)(?![^\n]*\n+B:)", re.MULTILINE)
+_TAGGED = re.compile(r"<answer>([^<]{1,2000})(?:</answer>|\Z)", re.IGNORECASE)
 _HASHES = re.compile(r"^####[ \t]*(\S[^\n]{0,200})$", re.MULTILINE)
 _EMPTY_MARKER = re.compile(r"(?:\b(?:the|final|my)\s+){0,3}\banswers?[\s:*_#]*\Z", re.IGNORECASE)
 _LEAD_IN = re.compile(r"[\s:*_#>`\"“”'=-]*?(?=[^\s:*_#>`\"“”'=])")
@@ -145,6 +148,8 @@ def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str]
         if _CHECKED.search(text[max(0, match.start() - 30) : match.start()]):
             continue
         region = _region(text, match.end(), lines)
+        if kind == "integer" and _EXCLAIMED.fullmatch(region):
+            region = region[:-1]  # a sentence's end, where a box would hold a factorial
         if region:
             yield match.end(), region
     other_markers = _CHOICE_MARKER if kind == "choice" else _LINE_MARKER
@@ -152,6 +157,8 @@ def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str]
         region = _region(text, match.end(), lines)
         if region:
             yield match.end(), region
+    for match in list(_TAGGED.finditer(text))[-MOST_CANDIDATES:]:
+        yield match.start(), match[1].strip()
     for match in list(_HASHES.finditer(text))[-MOST_CANDIDATES:]:
         # A heading has the same form: count it only where nothing but a number or the end of the text follows.
         if number_text(match[1]) is not None or not text[match.end() :].strip():
@@ -275,10 +282,12 @@ def _number_in(region: str) -> str | None:
         if number is not None:
             return number
         tail = inner
-    if _OPERATORS.search(tail) and not is_prose(tail):
+    if _OPERATORS.search(clean(tail)) and not is_prose(tail):
         return clean(tail) or None
     starts = re.match(r"[^\w(]{0,4}\d", clean(tail))
-    return _first_number(tail) if starts else _last_number(tail) or _last_number(region)
+    if starts:
+        return _first_number(tail)
+    return _last_number(tail) or _last_number(region) or number_word(tail)
 
 
 def _first_number(text: str) -> str | None:

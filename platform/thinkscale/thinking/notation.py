@@ -161,6 +161,18 @@ def number_text(text: str) -> str | None:
     return None if value is None else str(value)
 
 
+_NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+
+
+def number_word(text: str) -> str | None:
+    """The number that a text of digits' names begins with (`three apples` is `3`), up to twenty; else None."""
+    words = re.findall(r"[a-z]+", clean(text).lower()[:80])
+    return str(_NUMBER_WORDS.index(words[0])) if words and words[0] in _NUMBER_WORDS else None
+
+
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -176,7 +188,8 @@ _LISTED = re.compile(r"\(?([A-Z])\)?(?:\s*(?:,|and|&|or)\s*\(?([A-Z])\)?)+(?![\w
 _LONE_LETTER = re.compile(r"(?<![\w'’.-])([B-HJ-Z])(?![\w'’-])")
 _WRAPPED = re.compile(
     r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])\)?[.:]?\*\*"
-    r"|\b(?:option|choice)\s+\(?([A-Z])\b|^[ \t]*([A-Z])[.):]?[ \t]*$",
+    r"|\b([A-Z]) is (?:the )?(?:right|correct|best)\b|\A\s*\(?([A-Z])[.):]+[ \t][^\n]*\Z"
+    r"|\b(?i:option|choice)\s+\(?([A-Z])\b|^[ \t]*([A-Z])[.):]?[ \t]*$",
     re.MULTILINE,
 )
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
