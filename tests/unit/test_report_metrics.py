@@ -75,20 +75,32 @@ def test_no_cap_is_a_budget_of_its_own() -> None:
     assert curve_metrics(found).control == 100
 
 
-def test_curve_metrics_are_those_of_the_paper() -> None:
-    def point(tokens: float, accuracy: float, within: int) -> Point:
-        return Point(
-            model="m", benchmark="b", max_thinking_tokens=1, num_waits=0, questions=10, samples=10, accuracy=accuracy,
-            low=0, high=1, mean_thinking_tokens=tokens, mean_answer_tokens=0, correct=0, failed=0, unanswered=0,
-            ungradable=0, capped=0, within_cap=within,
-        )  # fmt: skip
+def point(tokens: float, accuracy: float, within: int = 10) -> Point:
+    return Point(
+        model="m", benchmark="b", max_thinking_tokens=1, num_waits=0, questions=10, samples=10, accuracy=accuracy,
+        low=0, high=1, mean_thinking_tokens=tokens, mean_answer_tokens=0, correct=0, failed=0, unanswered=0,
+        ungradable=0, capped=0, within_cap=within,
+    )  # fmt: skip
 
+
+def test_curve_metrics_are_those_of_the_paper() -> None:
     metrics = curve_metrics([point(1000, 0.1, 10), point(2000, 0.3, 10), point(4000, 0.4, 4)])
     # Pairs: 20 points over 1K, 30 over 3K, 10 over 2K.
     assert metrics.scaling == pytest.approx((20 + 10 + 5) / 3)
     assert metrics.control == pytest.approx(80)
     assert metrics.performance == pytest.approx(40)
     assert curve_metrics([point(1000, 0.1, 10)]).scaling is None
+
+
+def test_the_published_points_of_budget_forcing_give_the_published_control_and_performance() -> None:
+    # AIME24, arXiv 2501.19393: figure 4's caps; its table 3 says Control 100, Scaling positive, Performance 56.7. The
+    # tokens of the points with Waits, on which the size of Scaling rests, are not given.
+    curve = [point(1000, 0.133), point(2000, 0.30), point(4000, 0.433), point(5300, 0.50), point(7000, 0.567)]
+    metrics = curve_metrics(curve)
+    assert metrics.control == 100
+    assert metrics.performance == pytest.approx(56.7)
+    assert metrics.scaling is not None
+    assert metrics.scaling > 0
 
 
 def test_curves_run_along_the_tokens_used() -> None:
