@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from thinkscale.curate.decontamination import BenchmarkRow, Leak, find_leaks
+from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Cosines, Leak, find_leaks
+from thinkscale.curate.fingerprints import Fingerprints, fingerprint
 
 BOILERPLATE = r"can be written as $\frac{m}{n}$, where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
 BENCH = (
     "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards. When she walks at a "
-    "constant speed of s kilometers per hour, the walk takes her 4 hours, including t minutes spent in the coffee shop. Find t."
+    "constant speed of s kilometers per hour, the walk takes her 4 hours, including t minutes spent in the coffee shop. "
+    "Find t."
 )
 
 
-def leaks(questions: list[str], *bench: str, templated: bool = False, **options: object) -> list[Leak]:
+def leaks(questions: list[str], *bench: str, templated: bool = False, cosines: Cosines | None = None) -> list[Leak]:
     rows = [BenchmarkRow(benchmark="b", id=str(i), question=q, templated=templated) for i, q in enumerate(bench)]
-    return find_leaks(questions, rows, ngram=8, similarity=0.9, **options)  # type: ignore[arg-type]
+    index = BenchmarkIndex(rows, 8)
+    sharing = [(i, j) for i, question in enumerate(questions) for j in index.sharing_ngrams(question)]
+    return find_leaks(questions, Fingerprints.of([fingerprint(q) for q in questions]), index, sharing, cosines)
 
 
 def test_a_verbatim_item_is_a_leak_with_its_evidence() -> None:
@@ -23,9 +27,8 @@ def test_a_verbatim_item_is_a_leak_with_its_evidence() -> None:
 
 def test_near_verbatim_reordered_and_renumbered_items_are_leaks() -> None:
     reordered = (
-        "When she walks at a constant speed of s kilometers per hour, the walk takes Aya four hours, including t "
-        "minutes spent in the coffee shop. Every morning she goes for a nine-kilometer-long walk and stops at a coffee shop. "
-        "Find t."
+        "When she walks at a constant speed of s kilometers per hour, the walk takes Aya four hours, including t minutes "
+        "spent in the coffee shop. Every morning she goes for a nine-kilometer-long walk and stops at a shop. Find t."
     )
     other_numbers = BENCH.replace("9-", "12-").replace("4 hours", "5 hours")
     tagged = "Problem 1 (AIME 2024). " + BENCH + " Give an integer from 0 to 999."
@@ -56,7 +59,15 @@ def test_short_questions_leak_only_whole() -> None:
 
 def test_embeddings_bring_candidates_and_evidence_and_decide_nothing() -> None:
     near = np.array([[1.0, 0.0]], dtype=np.float32)
-    options = {"embeddings": near, "benchmark_embeddings": near}
-    assert leaks(["How many primes are below one hundred?"], BENCH, **options) == []
-    [leak] = leaks([BENCH], BENCH, **options)
+    cosines = Cosines(near, near, 0.9)
+    assert list(cosines.pairs()) == [(0, 0)]
+    assert leaks(["How many primes are below one hundred?"], BENCH, cosines=cosines) == []
+    [leak] = leaks([BENCH], BENCH, cosines=cosines)
     assert leak.similarity == 1.0
+
+
+def test_many_copies_of_a_leak_are_no_boilerplate() -> None:
+    words = ("good", "bad", "hot", "cold", "old", "new", "big", "red", "far", "low")
+    copies = [BENCH.replace("coffee", f"{word} coffee") for word in words]
+    copies += [f"Exercise: {copy}" for copy in copies] + [f"{copy} Explain." for copy in copies]
+    assert len(leaks(copies, BENCH)) == len(copies)

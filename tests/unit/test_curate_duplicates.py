@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from thinkscale.curate.duplicates import Candidate, exact_key, near_duplicates
+from thinkscale.curate.duplicates import exact_key, near_duplicates
+from thinkscale.curate.fingerprints import Fingerprints, fingerprint
 
 LONG = (
     "A farmer has a rectangular field with a fence all around it and wants to divide it into two equal parts by "
@@ -10,8 +11,9 @@ LONG = (
 
 def found(*questions: str, similarity: float = 0.8, solved: int | None = None) -> dict[int, int]:
     """Dropped place -> kept place."""
-    rows = [Candidate(id=str(i), question=q, answer="7", has_solution=i == solved) for i, q in enumerate(questions)]
-    return {int(d.id): int(d.kept) for d in near_duplicates(rows, similarity)}
+    rows = Fingerprints.of([fingerprint(question, "7") for question in questions])
+    merits = [(int(i == solved), len(question)) for i, question in enumerate(questions)]
+    return {found.row: found.kept for found in near_duplicates(rows, similarity, merits)}
 
 
 def test_the_key_of_a_text_ignores_spacing_and_case_and_nothing_else() -> None:
@@ -53,5 +55,15 @@ def test_questions_of_one_template_are_no_duplicates() -> None:
 
 
 def test_other_reference_answers_keep_both() -> None:
-    rows = [Candidate(id="a", question=LONG, answer="180"), Candidate(id="b", question=LONG + " ?", answer="140")]
-    assert near_duplicates(rows, 0.9) == []
+    rows = Fingerprints.of([fingerprint(LONG, "180"), fingerprint(LONG + " ?", "140")])
+    assert near_duplicates(rows, 0.9, [(0,), (0,)]) == []
+
+
+def test_many_copies_of_one_question_are_no_template() -> None:
+    words = [
+        f"{size} {state}"
+        for size in ("large", "small", "wide", "long", "low")
+        for state in ("old", "wet", "dry", "rich", "poor")
+    ]
+    copies = [f"{LONG.replace('rectangular', word)} Give the answer in steps of 5." for word in words]
+    assert len(found(*copies)) == len(copies) - 1

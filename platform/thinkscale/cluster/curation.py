@@ -6,25 +6,23 @@ in `curate`; how segments run and resume, in `segments`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 
 from thinkscale.cluster.attempts import Attempter
-from thinkscale.cluster.dropping import Drop, drop_rows, dropped_row, licences
+from thinkscale.cluster.deduplication import deduplicate
+from thinkscale.cluster.dropping import dropped_row, licences
 from thinkscale.cluster.ingestion import build_benchmarks, ingest
 from thinkscale.cluster.progress import Progress
 from thinkscale.cluster.segments import Actors, Result, Segment, Slice, run_segments, slices
-from thinkscale.curate import duplicates, selection
-from thinkscale.curate.decontamination import BenchmarkRow, find_leaks
+from thinkscale.curate import selection
 from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.embedding import Embedder
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.locations import IngestError
 from thinkscale.store.models import directory_hash, local_model
-from thinkscale.store.schemas import DIFFICULTY, DROPPED, EMBEDDINGS, QUESTIONS, SELECTED, table
+from thinkscale.store.schemas import DIFFICULTY, DROPPED, EMBEDDINGS, SELECTED, table
 
 __all__ = ["build_benchmarks", "deduplicate", "embed", "ingest", "score_difficulty", "select"]
 
@@ -43,8 +41,8 @@ def embed(campaign: Campaign, store: Store) -> Manifest:
     if (manifest := output.manifest()) is not None:
         return manifest
     segments = [
-        Segment(key=f"{name}-{segment.key}", rows=segment.rows, work=segment.work)
-        for name, artifact in {"pool": pool, **{f"benchmark-{k}": a for k, a in benchmarks.items()}}.items()
+        Segment(key=f"{name}={segment.key}", rows=segment.rows, work=segment.work)
+        for name, artifact in {"pool": pool, **{f"benchmark={k}": a for k, a in benchmarks.items()}}.items()
         for segment in slices(artifact, campaign.curate.segment_rows)
     ]
     resources = campaign.resources
@@ -59,63 +57,6 @@ def embed(campaign: Campaign, store: Store) -> Manifest:
         actors=Actors(most=resources.embed_actors, gpus=resources.gpus_per_embed_actor),
     )
     return output.commit(EMBEDDINGS, expected_segments={segment.key for segment in segments})
-
-
-def deduplicate(campaign: Campaign, store: Store) -> Manifest:
-    """`unique`: near duplicates and questions that give away a benchmark dropped."""
-    settings = campaign.curate
-    pool, embeddings = _artifact(campaign, store, "pool"), _artifact(campaign, store, "embeddings")
-    benchmarks = _benchmarks(campaign, store)
-    output = _artifact(campaign, store, "unique")
-    done = output.begin(
-        settings.model_dump(include={"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}),
-        {name: a.require().fingerprint for name, a in {"pool": pool, "embeddings": embeddings, **benchmarks}.items()},
-    )
-    if (manifest := output.manifest()) is not None:
-        return manifest
-    progress = Progress("deduplicate", pool.require().rows)
-    rows = pool.read(["id", "question", "answer", "solution"])
-    ids, texts = rows.column("id").to_pylist(), rows.column("question").to_pylist()
-    vectors = _vectors(embeddings)
-    templated = {b.name for b in campaign.evaluate.benchmarks if b.source.type == "reasoning_gym"}
-    bench = [
-        BenchmarkRow(benchmark=name, id=row["id"], question=row["question"], templated=name in templated)
-        for name, artifact in benchmarks.items()
-        for row in artifact.read(["id", "question"]).to_pylist()
-    ]
-    progress.note(f"comparing {len(ids):,} questions with {len(bench):,} of {len(benchmarks)} benchmark(s)")
-    leaks = find_leaks(
-        texts,
-        bench,
-        ngram=settings.decontaminate_ngram,
-        similarity=settings.decontaminate_similarity,
-        embeddings=vectors(ids),
-        benchmark_embeddings=vectors([row.id for row in bench]),
-    )
-    decided = {
-        ids[leak.row]: Drop(
-            f"leak:{leak.benchmark}",
-            {
-                "benchmark_id": leak.benchmark_id,
-                "overlap": round(leak.overlap, 4),
-                "similarity": leak.similarity,
-                "same_numbers": leak.same_numbers,
-            },
-        )
-        for leak in leaks
-    }
-    progress.note(f"{len(leaks):,} give away a benchmark question; comparing the others with each other")
-    candidates = [
-        duplicates.Candidate(
-            id=row["id"], question=row["question"], answer=row["answer"], has_solution=bool(row["solution"])
-        )
-        for row in rows.to_pylist()
-        if row["id"] not in decided
-    ]
-    for found in duplicates.near_duplicates(candidates, settings.near_duplicate_similarity, campaign.seed):
-        decided[found.id] = Drop("near_duplicate", {"kept": found.kept, "similarity": round(found.similarity, 4)})
-    drops = {at: decided[row_id] for at, row_id in enumerate(ids) if row_id in decided}
-    return drop_rows("deduplicate", pool, output, done, drops, QUESTIONS, settings.segment_rows)
 
 
 def score_difficulty(campaign: Campaign, store: Store) -> Manifest:
@@ -218,27 +159,6 @@ class EmbedQuestions:
         lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
         kept = pa.Table.from_arrays([rows.column("id"), lists], schema=EMBEDDINGS)
         return Result(kept=kept, extra=self._extra)
-
-
-class _Vectors:
-    """Embeddings by id."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        self._at: dict[str, int] = {}
-        blocks = []
-        for rows in artifact.iter_tables():
-            for id_ in rows.column("id").to_pylist():
-                self._at[id_] = len(self._at)
-            vectors = rows.column("embedding").combine_chunks()
-            blocks.append(vectors.flatten().to_numpy().reshape(rows.num_rows, -1))
-        self._vectors = np.concatenate([block for block in blocks if len(block)])
-
-    def __call__(self, ids: Sequence[str]) -> np.ndarray:
-        return self._vectors[[self._at[id_] for id_ in ids]]
-
-
-def _vectors(artifact: Artifact) -> _Vectors:
-    return _Vectors(artifact)
 
 
 def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str) -> Manifest:

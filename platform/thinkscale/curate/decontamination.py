@@ -6,31 +6,42 @@ how rare it is, and must make up most of the benchmark question. Knows nothing o
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from thinkscale.curate.ngrams import DocumentCounts, Hashes, mask, numbers, shingles, tokens
+from thinkscale.curate.fingerprints import SHINGLE_WORDS, Fingerprints, Ragged, fingerprint, rarity
+from thinkscale.curate.ngrams import Hashes, mask, mask_letters, numbers, shingles, tokens
 
-SHINGLE_WORDS = 3
-BOILERPLATE_ROWS = 20
-RARE_SHARED = 3
-"""Pairs that share so many shingles which are no boilerplate are examined too."""
+SHARED_WEIGHT = 2.0
+"""Pairs that share so much rare text are examined too, n-gram or not."""
 SAME_NUMBERS_OVERLAP = 0.5
-"""Share of the benchmark question's rare text from which a question with the same numbers is a leak."""
+"""Share of the benchmark question's rare text, numbers as they are, from which a question is a leak."""
 OTHER_NUMBERS_OVERLAP = 0.75
-"""The same for a question with other numbers: a reworded item."""
+"""The same with numbers masked: a question reworded with other numbers."""
+LEAST_WEIGHT = 3.0
+"""Rare shingles that must be shared for a verdict on a part of the text."""
+TELLING_DIGITS = 2
+"""Digits of all numbers together from which equal numbers are no chance."""
+TELLING_NUMBERS_WORDS = 0.5
+"""Share of the pairs of words that a question with the same telling numbers must have."""
+SAME_FORMULA_WORDS = 0.4
+"""The same with the same formula."""
+COPY_OVERLAP = 0.5
+"""Questions with the same numbers and so much of the text count as copies of one, not as boilerplate."""
 TEMPLATE_OVERLAP = 0.8
-"""Of procedural questions with the same numbers: how much of all shingles must agree."""
+"""Of procedural questions with the same numbers: how much of all text must agree."""
 TEMPLATE_NUMBERS = 3
 """Fewer numbers agree by chance: then all words must agree too."""
-LEAST_WEIGHT = 3.0
-"""Rare shingles that must be shared for a verdict on text alone."""
 
 Embeddings = npt.NDArray[np.float32]
+Pair = tuple[int, int]
+"""Places of a pool question and of a benchmark question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +60,7 @@ class Leak:
     """A pool question that gives away a benchmark question, and the evidence."""
 
     row: int
-    """Index of the pool question."""
+    """Place of the pool question."""
     benchmark: str
     benchmark_id: str
     overlap: float
@@ -59,128 +70,239 @@ class Leak:
     same_numbers: bool
 
 
-class _Text:
-    """A question taken apart once."""
+class Similarities(Protocol):
+    """Cosines of embeddings between pool and benchmark."""
 
-    def __init__(self, question: str, ngram: int) -> None:
-        words = tokens(question)
-        masked = mask(words)
-        self.words = words
-        self.numbers = numbers(words)
-        self.ngrams = np.unique(shingles(masked, ngram)) if len(words) >= ngram else np.empty(0, dtype=np.uint64)
-        self.shingles: Hashes = np.unique(shingles(masked, SHINGLE_WORDS))
-        self.exact: Hashes = np.unique(shingles(words, SHINGLE_WORDS))
+    def pairs(self) -> Iterator[Pair]:
+        """Those similar enough to be worth examining."""
+        ...
+
+    def of(self, i: int, j: int) -> float: ...
+
+
+class BenchmarkIndex:
+    """The questions of all benchmarks by what pool questions are looked up with. Picklable."""
+
+    def __init__(self, rows: Sequence[BenchmarkRow], ngram: int) -> None:
+        """`ngram`: words in a row, numbers masked, that make a pair worth examining."""
+        self.rows, self._ngram = list(rows), ngram
+        self.prints = Fingerprints.of([fingerprint(row.question) for row in rows])
+        self.tells = [sum(map(len, numbers(tokens(row.question)))) >= TELLING_DIGITS for row in rows]
+        self._by_ngram: dict[int, list[int]] = defaultdict(list)
+        for j, row in enumerate(self.rows):
+            if not row.templated:  # all questions of a template share its n-grams
+                for gram in self._ngrams(row.question):
+                    self._by_ngram[gram].append(j)
+
+    def sharing_ngrams(self, question: str) -> list[int]:
+        """Places of the benchmark questions that share an n-gram with a pool question."""
+        return sorted({j for gram in self._ngrams(question) for j in self._by_ngram.get(gram, ())})
+
+    def _ngrams(self, question: str) -> list[int]:
+        words = mask(tokens(question))
+        return [] if len(words) < self._ngram else np.unique(shingles(words, self._ngram)).tolist()
 
 
 def find_leaks(
     questions: Sequence[str],
-    benchmark: Sequence[BenchmarkRow],
-    *,
-    ngram: int,
-    similarity: float,
-    embeddings: Embeddings | None = None,
-    benchmark_embeddings: Embeddings | None = None,
+    prints: Fingerprints,
+    index: BenchmarkIndex,
+    sharing_ngrams: Iterable[Pair],
+    cosines: Similarities | None = None,
 ) -> list[Leak]:
     """At most one leak a pool question: the benchmark question that it gives away most.
 
     Args:
-        questions: the pool.
-        benchmark: questions of all benchmarks.
-        ngram: words in a row, numbers masked, that make a pair worth examining.
-        similarity: cosine that makes a pair worth examining.
-        embeddings: of the pool, shape [len(questions), d], rows of length 1.
-        benchmark_embeddings: of the benchmark, shape [len(benchmark), d].
+        questions: the pool. Only those of pairs worth examining are read.
+        prints: fingerprints of the pool, in the same order.
+        sharing_ngrams: what `index.sharing_ngrams` found for the pool.
     """
-    pool = [_Text(question, ngram) for question in questions]
-    bench = [_Text(row.question, ngram) for row in benchmark]
-    counts = DocumentCounts([*(text.shingles for text in pool), *(text.shingles for text in bench)])
-    cosines = _Cosines(embeddings, benchmark_embeddings)
+    views = [_View(getattr(prints, name), getattr(index.prints, name)) for name in ("shingles", "numbered")]
+    pairs = {*sharing_ngrams, *_by_whole_text(prints, index)}
+    natural = np.array([not row.templated for row in index.rows], dtype=bool)
+    for view in views:
+        pairs.update(view.pairs_by_rare_text(natural))
+    if cosines is not None:
+        pairs.update(cosines.pairs())
+    examined = [_Pair(i, j, questions, prints, index) for i, j in sorted(pairs)]
+    copies = Counter(pair.j for pair in examined if pair.is_copy(views[0]))
+    for view in views:
+        view.count_own([pair.i for pair in examined])
     best: dict[int, Leak] = {}
-    for i, j in sorted({*_by_text(pool, bench, counts), *cosines.pairs(similarity)}):
-        overlap, same_numbers = _verdict(pool[i], bench[j], counts, templated=benchmark[j].templated)
-        if overlap is None or (i in best and best[i].overlap >= overlap):
+    for pair in examined:
+        overlap = _overlap_of_leak(pair, *views, copies=max(copies[pair.j] - 1, 0))
+        if overlap is None or (pair.i in best and best[pair.i].overlap >= overlap):
             continue
-        best[i] = Leak(
-            row=i,
-            benchmark=benchmark[j].benchmark,
-            benchmark_id=benchmark[j].id,
+        row = index.rows[pair.j]
+        best[pair.i] = Leak(
+            row=pair.i,
+            benchmark=row.benchmark,
+            benchmark_id=row.id,
             overlap=overlap,
-            similarity=cosines.of(i, j),
-            same_numbers=same_numbers,
+            similarity=cosines.of(pair.i, pair.j) if cosines else None,
+            same_numbers=pair.same_numbers,
         )
     return [best[i] for i in sorted(best)]
 
 
-def _verdict(text: _Text, bench: _Text, counts: DocumentCounts, *, templated: bool) -> tuple[float | None, bool]:
-    """Overlap where the pair is a leak, else None; and whether the numbers agree."""
-    same_numbers = sorted(text.numbers) == sorted(bench.numbers)
-    if text.words == bench.words:
-        return 1.0, True
-    if templated:
-        same = text.numbers == bench.numbers
-        if same and sorted(text.words) == sorted(bench.words):
-            return 1.0, True
-        alike = _unweighted_jaccard(text.exact, bench.exact)
-        leak = same and len(text.numbers) >= TEMPLATE_NUMBERS and alike >= TEMPLATE_OVERLAP
-        return (alike if leak else None), same_numbers
-    weights = counts.weights(bench.shingles, BOILERPLATE_ROWS)
-    shared = np.isin(bench.shingles, text.shingles, assume_unique=True)
-    common, total = float(weights[shared].sum()), float(weights.sum())
-    own = float(counts.weights(text.shingles, BOILERPLATE_ROWS).sum())
-    overlap = common / total if total > 0 else 0.0
-    if own >= 0.5 * total and own > 0:  # not a mere fragment: a shortened benchmark question
-        overlap = max(overlap, common / own)
-    if common < LEAST_WEIGHT:
-        # Short, or nothing but common phrases: only the whole text can tell.
-        alike = _unweighted_jaccard(text.exact, bench.exact)
-        return (alike if same_numbers and alike >= 0.9 else None), same_numbers
-    enough = SAME_NUMBERS_OVERLAP if same_numbers else OTHER_NUMBERS_OVERLAP
-    return (overlap if overlap >= enough else None), same_numbers
+class _View:
+    """One kind of shingles of the pool and the benchmarks, and how rare each is."""
+
+    def __init__(self, pool: Ragged, bench: Ragged) -> None:
+        self.pool, self.bench = pool, bench
+        self._known = np.unique(bench.flat)
+        self._counts = self._count(self._known)
+
+    def _count(self, hashes: Hashes) -> npt.NDArray[np.int64]:
+        return self.pool.counts(hashes) + self.bench.counts(hashes)
+
+    def count_own(self, rows: Iterable[int]) -> None:
+        """Have the shingles of these pool questions counted too."""
+        own = [self.pool.row(row) for row in set(rows)]
+        self._known = np.unique(np.concatenate([self._known, *own]))
+        self._counts = self._count(self._known)
+
+    def weight(self, hashes: Hashes, copies: int) -> float:
+        return float(rarity(self._counts[np.searchsorted(self._known, hashes)] - copies).sum())
+
+    def pairs_by_rare_text(self, natural: npt.NDArray[np.bool_]) -> Iterator[Pair]:
+        """Pairs with a natural benchmark question whose shared shingles weigh enough, or most of what it has."""
+        weights = rarity(self._counts)
+        # Benchmark rows by shingle, as a compressed sparse matrix.
+        rows = self.bench.rows_of(np.arange(len(self.bench.flat)))
+        at = np.searchsorted(self._known, self.bench.flat)
+        use = natural[rows] & (weights[at] > 0)
+        order = np.argsort(at[use], kind="stable")
+        at, rows = at[use][order], rows[use][order]
+        wanted = np.minimum(SHARED_WEIGHT, 0.6 * np.bincount(rows, weights=weights[at], minlength=len(natural)))
+        starts = np.searchsorted(at, np.arange(len(self._known) + 1))
+        places, found = self.pool.matches(self._known)
+        sizes = starts[found + 1] - starts[found]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        j = rows[np.repeat(starts[found], sizes) + within]
+        i = np.repeat(self.pool.rows_of(places), sizes)
+        pairs, inverse = np.unique(i * len(natural) + j, return_inverse=True)
+        shared = np.bincount(inverse, weights=np.repeat(weights[found], sizes), minlength=len(pairs))
+        for pair in pairs[shared >= wanted[pairs % len(natural)]].tolist():
+            yield divmod(pair, len(natural))
 
 
-def _by_text(pool: Sequence[_Text], bench: Sequence[_Text], counts: DocumentCounts) -> Iterator[tuple[int, int]]:
-    """Pairs that share an n-gram, or several shingles that are no boilerplate, or the whole text."""
-    by_ngram: dict[int, list[int]] = defaultdict(list)
-    by_shingle: dict[int, list[int]] = defaultdict(list)
-    by_text: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for j, text in enumerate(bench):
-        by_text[tuple(text.words)].append(j)
-        for gram in text.ngrams.tolist():
-            by_ngram[gram].append(j)
-        weights = counts.weights(text.shingles, BOILERPLATE_ROWS)
-        for gram in text.shingles[weights > 0].tolist():
-            by_shingle[gram].append(j)
-    for i, text in enumerate(pool):
-        found = set(by_text.get(tuple(text.words), ()))
-        for gram in text.ngrams.tolist():
-            found.update(by_ngram.get(gram, ()))
-        shared: dict[int, int] = defaultdict(int)
-        for gram in text.shingles.tolist():
-            for j in by_shingle.get(gram, ()):
-                shared[j] += 1
-        found.update(j for j, count in shared.items() if count >= RARE_SHARED)
-        yield from ((i, j) for j in found)
+class _Pair:
+    """A pool question and a benchmark question side by side."""
+
+    def __init__(self, i: int, j: int, questions: Sequence[str], prints: Fingerprints, index: BenchmarkIndex) -> None:
+        bench = index.prints
+        self.i, self.j = i, j
+        self.templated = index.rows[j].templated
+        self.same_text = bool(prints.text[i] == bench.text[j])
+        self.same_words = bool(prints.bag[i] == bench.bag[j])
+        self.same_numbers = bool(prints.numbers[i] == bench.numbers[j])
+        self.number_count = int(bench.number_count[j])
+        self.same_formula = bool(prints.formula[i] == bench.formula[j] != 0)
+        self.tells = index.tells[j]
+        self._questions, self._bench = questions, index.rows[j].question
+
+    def is_copy(self, view: _View) -> bool:
+        theirs = view.bench.row(self.j)
+        return self.same_numbers and len(_common(view.pool.row(self.i), theirs)) >= COPY_OVERLAP * len(theirs)
+
+    def alike(self) -> float:
+        """Jaccard similarity of the texts with their numbers."""
+        first, second = (np.unique(shingles(words, SHINGLE_WORDS)) for words in self._words())
+        union = len(np.union1d(first, second))
+        return len(_common(first, second)) / union if union else 0.0
+
+    def words_held(self) -> float:
+        """Share of the benchmark question's pairs of neighbouring words that the pool question has, letters masked."""
+        own, theirs = (set(pairwise(mask_letters(words))) for words in self._words())
+        return len(own & theirs) / max(len(theirs), 1)
+
+    def holds_whole(self) -> bool:
+        """Whether all of the benchmark question stands in the pool question, word by word."""
+        own, theirs = (f" {' '.join(words)} " for words in self._words())
+        return theirs in own
+
+    def _words(self) -> tuple[list[str], list[str]]:
+        return tokens(self._questions[self.i]), tokens(self._bench)
 
 
-class _Cosines:
+def _overlap_of_leak(pair: _Pair, masked: _View, numbered: _View, *, copies: int) -> float | None:
+    """The overlap where the pair is a leak, else None. `copies`: questions not to count as other ones."""
+    if pair.same_text or (pair.templated and pair.same_words):
+        return 1.0
+    if pair.templated:
+        if not pair.same_numbers or pair.number_count < TEMPLATE_NUMBERS:
+            return None
+        alike = pair.alike()
+        return alike if alike >= TEMPLATE_OVERLAP else None
+    own, theirs = masked.pool.row(pair.i), masked.bench.row(pair.j)
+    own_numbered, their_numbered = numbered.pool.row(pair.i), numbered.bench.row(pair.j)
+    reworded = _Overlap.of((masked, own, theirs, copies))
+    as_it_is = _Overlap.of(
+        (masked, own[own % 2 == 0], theirs[theirs % 2 == 0], copies), (numbered, own_numbered, their_numbered, copies)
+    )
+    if as_it_is.common >= LEAST_WEIGHT and as_it_is.share >= SAME_NUMBERS_OVERLAP:
+        return as_it_is.share
+    if reworded.common >= LEAST_WEIGHT and reworded.share >= OTHER_NUMBERS_OVERLAP:
+        return reworded.share
+    # Short, or nothing but common phrases: only its numbers, or the whole text, can tell.
+    if not (pair.same_formula or pair.same_numbers):
+        return None
+    enough = SAME_FORMULA_WORDS if pair.same_formula else TELLING_NUMBERS_WORDS if pair.tells else 1.0
+    held = pair.words_held()
+    return held if held >= enough and (enough < 1 or pair.holds_whole()) else None
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """How much rare text two questions share."""
+
+    common: float
+    share: float
+    """Of the benchmark question's; or of the pool question's where that is no mere fragment."""
+
+    @staticmethod
+    def of(*parts: tuple[_View, Hashes, Hashes, int]) -> _Overlap:
+        """Of a pool question's and a benchmark question's shingles, in each view."""
+        common = sum(view.weight(_common(own, theirs), copies) for view, own, theirs, copies in parts)
+        total = sum(view.weight(theirs, copies) for view, _, theirs, copies in parts)
+        whole = sum(view.weight(own, copies) for view, own, _, copies in parts)
+        share = common / total if total > 0 else 0.0
+        return _Overlap(common, max(share, common / whole) if whole >= 0.5 * total and whole > 0 else share)
+
+
+def _common(a: Hashes, b: Hashes) -> Hashes:
+    return np.intersect1d(a, b, assume_unique=True)
+
+
+def _by_whole_text(prints: Fingerprints, index: BenchmarkIndex) -> Iterator[Pair]:
+    """Pairs with the same words, the same telling numbers, or the same formula."""
+    by_bag: dict[int, list[int]] = defaultdict(list)
+    by_numbers: dict[int, list[int]] = defaultdict(list)
+    by_formula: dict[int, list[int]] = defaultdict(list)
+    for j, row in enumerate(index.rows):
+        by_bag[int(index.prints.bag[j])].append(j)
+        if index.prints.number_count[j] >= TEMPLATE_NUMBERS if row.templated else index.tells[j]:
+            by_numbers[int(index.prints.numbers[j])].append(j)
+        if index.prints.formula[j] and not row.templated:
+            by_formula[int(index.prints.formula[j])].append(j)
+    for column, table in ((prints.bag, by_bag), (prints.numbers, by_numbers), (prints.formula, by_formula)):
+        wanted = np.array(list(table), dtype=np.uint64)
+        for i in np.nonzero(np.isin(column, wanted))[0].tolist():
+            yield from ((i, j) for j in table[int(column[i])])
+
+
+class Cosines:
     """Cosines between pool and benchmark, a block at a time."""
 
-    def __init__(self, pool: Embeddings | None, bench: Embeddings | None) -> None:
-        self._pool, self._bench = pool, bench
+    def __init__(self, pool: Embeddings, bench: Embeddings, similarity: float) -> None:
+        """Rows are of length 1. `similarity`: cosine that makes a pair worth examining."""
+        self._pool, self._bench, self._similarity = pool, bench, similarity
 
-    def pairs(self, similarity: float, block: int = 4096) -> Iterator[tuple[int, int]]:
-        if self._pool is None or self._bench is None or not len(self._bench):
-            return
+    def pairs(self, block: int = 4096) -> Iterator[Pair]:
         for start in range(0, len(self._pool), block):
-            rows, columns = np.nonzero(self._pool[start : start + block] @ self._bench.T >= similarity)
+            rows, columns = np.nonzero(self._pool[start : start + block] @ self._bench.T >= self._similarity)
             yield from zip((rows + start).tolist(), columns.tolist(), strict=True)
 
-    def of(self, i: int, j: int) -> float | None:
-        if self._pool is None or self._bench is None:
-            return None
+    def of(self, i: int, j: int) -> float:
         return round(float(self._pool[i] @ self._bench[j]), 4)
-
-
-def _unweighted_jaccard(a: Hashes, b: Hashes) -> float:
-    union = len(np.union1d(a, b))
-    return len(np.intersect1d(a, b, assume_unique=True)) / union if union else 0.0

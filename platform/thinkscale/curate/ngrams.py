@@ -7,8 +7,8 @@ them one. Shingles are hashed to 64 bits, the same in every process.
 
 from __future__ import annotations
 
+import hashlib
 import re
-import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -47,12 +47,17 @@ def tokens(text: str) -> list[str]:
 
 def numbers(words: Sequence[str]) -> list[str]:
     """The numbers among tokens, in order."""
-    return [word for word in words if _is_number(word)]
+    return [word for word in words if is_number(word)]
 
 
 def mask(words: Sequence[str]) -> list[str]:
     """Tokens with every number made the same."""
-    return ["0" if _is_number(word) else word for word in words]
+    return ["0" if is_number(word) else word for word in words]
+
+
+def mask_letters(words: Sequence[str]) -> list[str]:
+    """Tokens with every letter that stands alone made the same."""
+    return ["x" if len(word) == 1 and word.isalpha() else word for word in words]
 
 
 def shingles(words: Sequence[str], size: int) -> Hashes:
@@ -69,13 +74,22 @@ def shingles(words: Sequence[str], size: int) -> Hashes:
     return result
 
 
+def hash_words(words: Sequence[str]) -> int:
+    """64 bits of a sequence of words."""
+    return _digest("\x1f".join(words))
+
+
 @lru_cache(maxsize=1 << 18)
 def _hash(word: str) -> int:
-    data = word.encode("utf-8", "surrogatepass")
-    return zlib.crc32(data) << 32 | zlib.crc32(data, 0x5BD1E995)
+    return _digest(word)
 
 
-def _is_number(word: str) -> bool:
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def is_number(word: str) -> bool:
+    """Whether a token is a number."""
     return word[0].isdigit() or (word[0] == "." and len(word) > 1)
 
 
@@ -83,28 +97,10 @@ def _is_number(word: str) -> bool:
 def _written(token: str) -> str:
     """A number as digits without thousands' commas and trailing zeros; other tokens as they are."""
     token = _NUMBER_WORDS.get(token, token)
-    if not _is_number(token):
+    if not is_number(token):
         return token
     token = token.replace(",", "")
     if "." in token:
         token = token.rstrip("0").rstrip(".")
         token = f"0{token}" if token.startswith(".") else token
     return (token.lstrip("0") or "0") if "." not in token else token
-
-
-class DocumentCounts:
-    """In how many questions each shingle occurs: what tells boilerplate from content."""
-
-    def __init__(self, documents: Sequence[Hashes]) -> None:
-        distinct = [np.unique(document) for document in documents]
-        everything = np.concatenate(distinct) if distinct else np.empty(0, dtype=np.uint64)
-        self._hashes, self._counts = np.unique(everything, return_counts=True)
-
-    def weights(self, hashes: Hashes, boilerplate: int) -> npt.NDArray[np.float64]:
-        """1 for a shingle of one or two questions, falling with the logarithm of the count to 0 at `boilerplate`."""
-        if not len(self._hashes):
-            return np.ones(len(hashes))
-        at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        counts = np.where(self._hashes[at] == hashes, self._counts[at], 1)
-        weights: npt.NDArray[np.float64] = np.clip(1.0 - np.log(counts / 2) / np.log(boilerplate / 2), 0.0, 1.0)
-        return weights
