@@ -13,6 +13,7 @@ from thinkscale.report.metrics import Point, curves
 COLOURS = ("#2f6fde", "#d9622b", "#2a9d6f", "#8a56c2", "#b8860b", "#c2407a")
 """Of the first six models; they are told apart by marker and label too."""
 MARKERS = "osD^vP"
+LONGEST_NAME = 40
 
 
 def draw_curves(found: Sequence[Point], *, title: str) -> dict[str, bytes]:
@@ -83,5 +84,6 @@ def _wide(x: Sequence[float]) -> bool:
 
 
 def _plain(text: str) -> str:
-    """A name that the plotting library does not take for a formula."""
-    return text.replace("$", r"\$")
+    """A name that fits and that the plotting library does not take for a formula."""
+    shown = text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+    return shown.replace("$", r"\$")
