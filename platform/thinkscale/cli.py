@@ -124,6 +124,24 @@ def show(campaign: str, overrides: tuple[str, ...], root: str | None) -> None:
     click.echo(json.dumps(_load(campaign, overrides, root).model_dump(), indent=2))
 
 
+@cli.command()
+@click.argument("model")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the service, as "
+              "serve.engine=vllm, model.format=s1, name=mine, max_replicas=4, min_replicas=0.")  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--route", default="/", show_default=True, help="Prefix of the paths, for several on one cluster.")
+@click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one.")
+def serve(model: str, overrides: tuple[str, ...], host: str, port: int, route: str, address: str | None) -> None:
+    """Serve MODEL with OpenAI's HTTP interface and thinking budgets."""
+    from thinkscale.store.campaigns import load_service
+
+    service = load_service(model, overrides)
+    from thinkscale.cluster.service import serve as serve_model
+
+    serve_model(service, host=host, port=port, route=route, address=address, say=click.echo)
+
+
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, required=True)
 @click.option("--address", required=True, help="The cluster's job server, as http://head:8265.")

@@ -19,6 +19,7 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from starlette.applications import Starlette
 
+import ray
 from ray import serve as ray_serve
 from thinkscale.cluster.openai_api import OpenAiApi
 from thinkscale.cluster.replica import Replica
@@ -48,7 +49,7 @@ class HttpReplica(Replica):
         most = model_context(local_model(service.model.base))
         context = min(service.serve.context_tokens, most or service.serve.context_tokens)
         settings = service.serve.model_copy(update={"context_tokens": context})
-        await super().__init__(settings, service.threads, service.model.base)
+        await super().__init__(settings, min(service.threads, os.cpu_count() or 1), service.model.base)
         thinking_format = resolve_format(service.model, self.tokenizer)
         self._api = OpenAiApi(
             self.engine, self.tokenizer, thinking_format, service, keys=keys, on_engine_error=self.note
@@ -61,6 +62,7 @@ class HttpReplica(Replica):
 def application(service: Service) -> Application:
     """The Serve application of a service: the `import_path` of a Serve config file, whose `args` are the service."""
     admitted = service.max_requests_per_replica
+    gpus = service.serve.tensor_parallel if service.gpus_per_replica is None else service.gpus_per_replica
     scaling: dict[str, Any] = {"num_replicas": service.max_replicas}
     if service.min_replicas != service.max_replicas:
         scaling = {
@@ -75,7 +77,7 @@ def application(service: Service) -> Application:
         }
     deployment = ray_serve.deployment(
         name="openai",
-        ray_actor_options={"num_cpus": service.cpus_per_replica, "num_gpus": service.gpus_per_replica},
+        ray_actor_options={"num_cpus": service.cpus_per_replica, "num_gpus": gpus},
         max_ongoing_requests=admitted,
         max_queued_requests=service.max_waiting_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=service.retry_after_s),
@@ -116,6 +118,8 @@ def serve(
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port))
+            if service.gpus_per_replica is None and not ray.cluster_resources().get("GPU"):
+                service = service.model_copy(update={"gpus_per_replica": 0.0})
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         ray_serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
         name = "serve-" + re.sub(r"[^A-Za-z0-9.-]+", "-", service.served_name).strip("-")

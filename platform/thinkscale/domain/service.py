@@ -22,10 +22,12 @@ class Service(Section):
     """How long fewer replicas must have sufficed before one goes."""
     drain_s: Annotated[float, Field(ge=0)] = 3600.0
     """How long a replica that goes may take for what it has under way: at least the longest generation."""
-    gpus_per_replica: Annotated[float, Field(ge=0)] = 1
+    gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
+    """Default: what tensor parallelism needs; on a cluster that `thinkscale serve` starts on a machine without
+    GPUs, none."""
     cpus_per_replica: Annotated[float, Field(gt=0)] = 4
     threads: Count = 4
-    """CPU threads of an engine without a GPU."""
+    """CPU threads of an engine without a GPU, where the machine has so many cores."""
     max_requests_per_replica: Count = 512
     """Requests that one replica admits at a time; its engine decodes serve.max_concurrent_sequences of them."""
     max_waiting_requests: Count = 256
@@ -45,7 +47,7 @@ class Service(Section):
             raise ValueError(
                 f"max_replicas is {self.max_replicas}: must be at least min_replicas, which is {self.min_replicas}"
             )
-        if 0 < self.gpus_per_replica < self.serve.tensor_parallel:
+        if self.gpus_per_replica is not None and 0 < self.gpus_per_replica < self.serve.tensor_parallel:
             raise ValueError(
                 f"gpus_per_replica is {self.gpus_per_replica:g}: serve.tensor_parallel = {self.serve.tensor_parallel} "
                 f"needs {self.serve.tensor_parallel}"

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.service import Service
 
 
 class CampaignError(ValueError):
@@ -30,6 +31,17 @@ def load_campaign(name_or_path: str, overrides: Sequence[str] = ()) -> Campaign:
         return Campaign.model_validate(raw)
     except ValidationError as error:
         raise CampaignError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+
+
+def load_service(model: str, overrides: Sequence[str] = ()) -> Service:
+    """How to serve a model, with `key.path=value` overrides. Raises CampaignError as `load_campaign`."""
+    raw: dict[str, Any] = {"model": {"base": model}}
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Service.model_validate(raw)
+    except ValidationError as error:
+        raise CampaignError("service:\n" + "\n".join(_explain(e) for e in error.errors())) from error
 
 
 def packaged_campaigns() -> list[str]:
