@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ray import cloudpickle
 from thinkscale.cluster import curation, distillation
 from thinkscale.cluster.segments import Actors, Result, run_segments, slices
 from thinkscale.domain.campaign import Campaign
+from thinkscale.store import lineage
 from thinkscale.store.artifact import Artifact, ConfigDriftError
 from thinkscale.store.filesystem import Store
 from thinkscale.store.locations import IngestError
@@ -129,9 +131,20 @@ def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> No
         assert row["thinking_tokens"] == len(row["thinking"].encode())
     assert {entry["source"]: entry["licence"] for entry in traces.require().extra["licences"]}["gym"] == "Apache-2.0"
 
-    artifacts = ("ingested", "pool", "unique", "difficulty-1", "difficulty", "selected")
-    lost = [rows.num_rows for name in artifacts if (rows := Artifact(store, f"curated/{name}").read_dropped())]
-    assert sum(lost) + 12 == len(POOL) + 1 + 30  # each row was dropped once, or is selected
+    steps = {step.artifact: step for step in lineage.funnel(settings, store)}
+    assert list(steps) == ["ingested", "pool", "unique", "difficulty-1", "difficulty", "selected", "traces"]
+    assert steps["ingested"].rows_in == len(POOL) + 1 + 30
+    for before, after in pairwise(steps.values()):
+        assert after.rows_in == before.rows_kept
+    leak = Artifact(store, "curated/unique").read_dropped().to_pylist()[0]["id"]
+    assert [(s.artifact, s.kept) for s in lineage.why(settings, store, leak)] == [
+        ("ingested", True),
+        ("pool", True),
+        ("unique", False),
+    ]
+    story = lineage.why(settings, store, selected[0]["id"])
+    assert [s.kept for s in story[:6]] == [True] * 6
+    assert story[5].text == f"chosen as number 1 by {selected[0]['selected_by']}"
 
     before = {stage: stage(settings, store) for stage in STAGES}
     assert before == {stage: stage(settings, store) for stage in STAGES}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from thinkscale.curate.selection import STRATEGIES, Candidate, select
@@ -66,3 +67,22 @@ def test_diverse_empties_small_domains_like_large_ones() -> None:
     domains = Counter(id_.rstrip("0123456789") for id_ in chosen(Select(strategy="diverse", count=42)))
     assert domains["sets"] == 2
     assert domains["geometry"] >= 15
+
+
+def test_facility_represents_every_cluster_and_hard_ones_first() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(5, dtype=np.float32)
+    pool, rows = [], []
+    for cluster, (size, tokens) in enumerate(((50, 10), (5, 10), (20, 10), (30, 10), (40, 100_000))):
+        for i in range(size):
+            pool.append(Candidate(id=f"{cluster}-{i}", source="s", domain=str(cluster), trace_tokens=tokens))
+            rows.append(centres[cluster] + 0.05 * rng.standard_normal(5))
+    vectors = np.array(rows, dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    picks = select(pool, Select(strategy="facility", count=5), 0, vectors)
+    assert {pick.id.split("-")[0] for pick in picks} == {"0", "1", "2", "3", "4"}
+    assert picks[0].by == "facility:4"
+    order = rng.permutation(len(pool))
+    assert select([pool[i] for i in order], Select(strategy="facility", count=5), 0, vectors[order]) == picks
+    with pytest.raises(ValueError, match="needs the embeddings"):
+        select(pool, Select(strategy="facility", count=5), 0)

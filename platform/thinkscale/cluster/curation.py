@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from thinkscale.cluster.attempts import Attempter
-from thinkscale.cluster.deduplication import deduplicate
+from thinkscale.cluster.deduplication import deduplicate, stored_vectors
 from thinkscale.cluster.dropping import dropped_row, licences
 from thinkscale.cluster.ingestion import build_benchmarks, ingest
 from thinkscale.cluster.progress import Progress
@@ -77,7 +77,9 @@ def score_difficulty(campaign: Campaign, store: Store) -> Manifest:
 def select(campaign: Campaign, store: Store) -> Manifest:
     """`selected`: the questions to train on, by the campaign's strategy, in the order in which they were chosen."""
     source, output = _artifact(campaign, store, "difficulty"), _artifact(campaign, store, "selected")
-    output.begin({"select": campaign.select.model_dump(), "seed": campaign.seed}, _inputs(difficulty=source))
+    embeddings = _artifact(campaign, store, "embeddings")
+    inputs = {"difficulty": source} | ({"embeddings": embeddings} if campaign.select.strategy == "facility" else {})
+    output.begin({"select": campaign.select.model_dump(), "seed": campaign.seed}, _inputs(**inputs))
     if (manifest := output.manifest()) is not None:
         return manifest
     rows = source.read().to_pylist()
@@ -98,7 +100,8 @@ def select(campaign: Campaign, store: Store) -> Manifest:
         )
         for row in rows
     ]
-    picks = selection.select(candidates, campaign.select, campaign.seed)
+    vectors = stored_vectors(embeddings, [row["id"] for row in rows]) if "embeddings" in inputs else None
+    picks = selection.select(candidates, campaign.select, campaign.seed, vectors)
     by_id = {row["id"]: row for row in rows}
     chosen = [{**by_id[p.id], "selected_rank": rank, "selected_by": p.by} for rank, p in enumerate(picks)]
     picked = {pick.id for pick in picks}

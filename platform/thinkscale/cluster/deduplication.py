@@ -23,7 +23,7 @@ from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Leak
 from thinkscale.curate.duplicates import near_duplicates
 from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Ragged, fingerprint
 from thinkscale.domain.campaign import Campaign
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
 
@@ -221,3 +221,20 @@ class StoredCosines:
 
     def of(self, i: int, j: int) -> float:
         return round(float(np.array(self._pool[i], dtype=np.float32) @ self._bench[j]), 4)
+
+
+def stored_vectors(embeddings: Artifact, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The embeddings of pool questions, in the order of `ids`, shape [len(ids), dimension]."""
+    place = {row_id: i for i, row_id in enumerate(ids)}
+    result: npt.NDArray[np.float32] | None = None
+    vectors = Column(embeddings, "embedding", "part-pool=")
+    for (_, block), (_, names) in zip(vectors.blocks(), Column(embeddings, "id", "part-pool=").blocks(), strict=True):
+        values = block.flatten().to_numpy().reshape(len(block), -1)
+        if result is None:
+            result = np.zeros((len(ids), values.shape[1]), dtype=np.float32)
+        for i, row_id in enumerate(names.to_pylist()):
+            if row_id in place:
+                result[place[row_id]] = values[i]
+    if result is None:
+        raise ArtifactError(f"{embeddings.url} holds no embeddings of the pool")
+    return result

@@ -5,10 +5,14 @@ Owns who is selected and why. A strategy never sees texts: domains, sources and 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from thinkscale.domain.campaign import Select
 
@@ -30,16 +34,28 @@ class Pick:
     """`seed:<why>` or `<strategy>:<domain>`."""
 
 
+EPSILON = 0.1
+REPRESENTED = 10_000
+
+Vectors = npt.NDArray[np.float32]
 Strategy = Callable[[list[Candidate], Select, random.Random], list[Pick]]
 
 
-def select(candidates: Sequence[Candidate], settings: Select, seed: int) -> list[Pick]:
+def select(candidates: Sequence[Candidate], settings: Select, seed: int, vectors: Vectors | None = None) -> list[Pick]:
     """`settings.count` distinct candidates, or all where there are fewer.
 
     The result depends on the set of candidates, the settings and the seed, not on the candidates' order.
+
+    Args:
+        vectors: embeddings of the candidates in their order, rows of length 1; only `facility` needs them.
     """
-    ordered = sorted(candidates, key=lambda candidate: candidate.id)
-    return STRATEGIES[settings.strategy](ordered, settings, random.Random(seed))[: settings.count]
+    order = sorted(range(len(candidates)), key=lambda i: candidates[i].id)
+    ordered, rng = [candidates[i] for i in order], random.Random(seed)
+    if settings.strategy == "facility":
+        if vectors is None:
+            raise ValueError("select.strategy = 'facility' needs the embeddings")
+        return facility(ordered, settings, rng, vectors[order])
+    return STRATEGIES[settings.strategy](ordered, settings, rng)[: settings.count]
 
 
 def s1(candidates: list[Candidate], settings: Select, rng: random.Random) -> list[Pick]:
@@ -97,7 +113,36 @@ def uniform(candidates: list[Candidate], settings: Select, rng: random.Random) -
     return [Pick(id=candidate.id, by=f"random:{candidate.domain}") for candidate in rng.sample(candidates, count)]
 
 
+def facility(candidates: list[Candidate], settings: Select, rng: random.Random, vectors: Vectors) -> list[Pick]:
+    """Facility location weighted by difficulty: the set S that makes sum over i of w_i * max_{j in S} cos(i, j) large.
+
+    w_i is the logarithm of the trace length, so that hard regions are represented best. Chosen by stochastic
+    greedy (arXiv 1409.7938): each step takes the best of a random sample of those left, which comes within
+    1 - 1/e - EPSILON of the optimum in expectation. Represented are at most REPRESENTED random candidates.
+    """
+    shown = rng.sample(range(len(candidates)), min(REPRESENTED, len(candidates)))
+    represented = vectors[shown]
+    weights = np.log1p(np.array([candidates[i].trace_tokens for i in shown], dtype=np.float32)) + 1e-6
+    covered = np.zeros(len(shown), dtype=np.float32)
+    count = min(settings.count, len(candidates))
+    sample = math.ceil(len(candidates) / count * math.log(1 / EPSILON)) if count else 0
+    left = list(range(len(candidates)))
+    picks: list[Pick] = []
+    while len(picks) < count:
+        places = rng.sample(range(len(left)), min(sample, len(left)))
+        cosines = vectors[[left[place] for place in places]] @ represented.T
+        gains = np.maximum(cosines - covered, 0.0) @ weights
+        best = int(np.argmax(gains))
+        covered = np.maximum(covered, cosines[best])
+        chosen = candidates[left[places[best]]]
+        picks.append(Pick(id=chosen.id, by=f"facility:{chosen.domain}"))
+        left[places[best]] = left[-1]
+        left.pop()
+    return picks
+
+
 STRATEGIES: dict[str, Strategy] = {"s1": s1, "random": uniform, "longest": longest, "diverse": diverse}
+"""Those that need no embeddings."""
 
 
 def _is_seed(candidate: Candidate, settings: Select) -> bool:

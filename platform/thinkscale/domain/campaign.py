@@ -96,7 +96,9 @@ class Difficulty(Section):
 
 
 class Select(Section):
-    strategy: Literal["s1", "random", "longest", "diverse"] = "s1"
+    strategy: Literal["s1", "random", "longest", "diverse", "facility"] = "s1"
+    """s1: the paper's; random, longest, diverse: its ablations; facility: questions that represent all the
+    others best by their embeddings, those with long traces counting more."""
     count: Count = 1000
     always_sources: list[str] = []
     """Sources whose correctly traced questions are all seeds (the paper: AIME and GPQA)."""
@@ -222,6 +224,8 @@ class Resources(Section):
     """How wide the stages run. Results do not depend on it; a campaign resumes with other resources."""
 
     train_workers: Count = 16
+    context_parallel: Count = 1
+    """Training workers that share each row's tokens, where the longest sample is more than one worker's share."""
     replicas: Count = 2
     embed_actors: Count = 2
     difficulty_actors: Count = 2

@@ -1,0 +1,116 @@
+"""What became of a question, and of all of them: the stages' kept and dropped rows and manifests, read back.
+
+Owns the order in which curation's artifacts follow each other. Knows nothing of how a stage decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from thinkscale.domain.campaign import Campaign
+from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.filesystem import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunnelStep:
+    """Rows that came into an artifact's stage, that it kept, and that it dropped by reason."""
+
+    artifact: str
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """A row of a question in an artifact."""
+
+    artifact: str
+    kept: bool
+    text: str
+    """What the stage found, in one line."""
+
+
+def curated_artifacts(campaign: Campaign) -> list[str]:
+    """Names of the artifacts that a row passes, in order."""
+    weaker = [f"difficulty-{place}" for place in range(1, len(campaign.difficulty.models))]
+    return ["ingested", "pool", "unique", *weaker, "difficulty", "selected", "traces"]
+
+
+def funnel(campaign: Campaign, store: Store) -> list[FunnelStep]:
+    """Every committed stage of the campaign, from its manifests alone."""
+    return [
+        FunnelStep(
+            artifact=name,
+            rows_in=manifest.rows + sum(manifest.dropped.values()),
+            rows_kept=manifest.rows,
+            dropped=manifest.dropped,
+        )
+        for name, _, manifest in _committed(campaign, store)
+    ]
+
+
+def funnel_table(steps: list[FunnelStep]) -> str:
+    """The funnel as text, a line for each stage and each reason."""
+    lines = [f"{'stage':<14}{'rows in':>12}{'kept':>12}  dropped"]
+    for step in steps:
+        reasons = sorted(step.dropped.items(), key=lambda item: (-item[1], item[0]))
+        first, *others = [f"{count:,} {reason}" for reason, count in reasons] or [""]
+        lines.append(f"{step.artifact:<14}{step.rows_in:>12,}{step.rows_kept:>12,}  {first}".rstrip())
+        lines += [f"{'':<40}{text}" for text in others]
+    return "\n".join(lines)
+
+
+def why(campaign: Campaign, store: Store, question_id: str) -> list[Sighting]:
+    """A question's way through the campaign's stages; empty where no committed stage has seen it."""
+    return [
+        sighting
+        for name, artifact, manifest in _committed(campaign, store)
+        for sighting in _sightings(name, artifact, manifest, question_id)
+    ]
+
+
+def _committed(campaign: Campaign, store: Store) -> Iterator[tuple[str, Artifact, Manifest]]:
+    for name in curated_artifacts(campaign):
+        artifact = Artifact(store, f"{campaign.name}/{name}")
+        if (manifest := artifact.manifest()) is not None:
+            yield name, artifact, manifest
+
+
+def _sightings(name: str, artifact: Artifact, manifest: Manifest, question_id: str) -> Iterator[Sighting]:
+    column = "question_id" if name == "traces" else "id"
+    for part in artifact.parts():
+        for row in _rows(artifact, part, column, question_id):
+            yield Sighting(artifact=name, kept=True, text=_KEPT[name.partition("-")[0]](row))
+    if manifest.dropped and (dropped := artifact.read_dropped()) is not None:
+        for row in dropped.filter(pc.equal(dropped.column("id"), question_id)).to_pylist():
+            evidence = ", ".join(f"{key} {value}" for key, value in json.loads(row["detail"] or "{}").items())
+            yield Sighting(artifact=name, kept=False, text=f"{row['reason']}: {evidence}".rstrip(": "))
+
+
+def _rows(artifact: Artifact, part: Any, column: str, question_id: str) -> list[dict[str, Any]]:
+    if not pc.any(pc.equal(artifact.read_part(part, [column]).column(column), question_id)).as_py():
+        return []
+    rows = artifact.read_part(part)
+    return list(rows.filter(pc.equal(rows.column(column), question_id)).to_pylist())
+
+
+def _attempted(row: dict[str, Any]) -> str:
+    share = f"{row['pass_rate']:.0%} of {row['attempts']} attempt(s) right"
+    return f"not solved: {share}, trace of {row['trace_tokens']:,} tokens"
+
+
+_KEPT = {
+    "ingested": lambda row: f"read from {row['locator']} and passed every quality rule",
+    "pool": lambda row: "no exact duplicate before it",
+    "unique": lambda row: "no near duplicate of a better row, gives away no benchmark question",
+    "difficulty": _attempted,
+    "selected": lambda row: f"chosen as number {row['selected_rank'] + 1} by {row['selected_by']}",
+    "traces": lambda row: f"trace of {row['thinking_tokens']:,} tokens by {row['teacher']}, correct: {row['correct']}",
+}
