@@ -1,0 +1,116 @@
+"""The HTTP service as a Serve application: config files, scaling to zero and back, keys that must be there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from ray import serve
+from thinkscale.cluster.service import KEYS, application
+from thinkscale.cluster.serving import end_application, run_application
+from thinkscale.domain.service import Service
+from tiny_model import write_tiny_model
+
+JOBS = Path(__file__).parents[2] / "jobs"
+PORT = 8137
+
+
+def service(model: str, **settings: Any) -> Service:
+    return Service.model_validate(
+        {
+            "model": {"base": model},
+            "name": "tiny",
+            "serve": {"engine": "transformers", "dtype": "float32", "context_tokens": 4096},
+            "gpus_per_replica": 0.0,
+            "cpus_per_replica": 0.5,
+            "threads": 1,
+            **settings,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def http(ray_cluster: None) -> Iterator[None]:
+    serve.shutdown()  # other tests of the session run it without HTTP
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    yield
+    serve.shutdown()
+
+
+def ask(path: str = "") -> Any:
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}{path}/v1", api_key="none", max_retries=0)
+    return client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "why?"}], max_tokens=8, timeout=120
+    )
+
+
+def replicas(name: str) -> int:
+    (deployment,) = serve.status().applications[name].deployments.values()
+    return deployment.replica_states.get("RUNNING", 0)
+
+
+@pytest.mark.usefixtures("http")
+def test_it_scales_to_zero_and_back(tiny_model: str) -> None:
+    settings = service(tiny_model, min_replicas=0, max_replicas=2, idle_s=1.0)
+    run_application(application(settings), "elastic", route_prefix="/elastic", what="the service")
+    try:
+        assert ask("/elastic").usage.completion_tokens > 0
+        for _ in range(240):
+            if replicas("elastic") == 0:
+                break
+            time.sleep(0.5)
+        assert replicas("elastic") == 0
+        assert ask("/elastic").usage.completion_tokens > 0
+    finally:
+        end_application("elastic")
+
+
+@pytest.mark.usefixtures("http")
+def test_a_service_that_needs_keys_does_not_start_without(tiny_model: str) -> None:
+    assert KEYS not in os.environ
+    with pytest.raises(RuntimeError, match="require_key is set, but neither THINKSCALE_API_KEYS nor"):
+        run_application(
+            application(service(tiny_model, require_key=True)), "locked", route_prefix="/locked", what="the service"
+        )
+    assert "locked" not in serve.status().applications
+
+
+def test_the_config_files_say_the_same_and_are_valid() -> None:
+    config = yaml.safe_load((JOBS / "serve.yaml").read_text())
+    kubernetes = yaml.safe_load((JOBS / "rayservice.yaml").read_text())
+    assert yaml.safe_load(kubernetes["spec"]["serveConfigV2"]) == config
+    (app,) = ServeDeploySchema.model_validate(config).applications
+    settings = Service.model_validate(app.args)
+    assert app.import_path == f"{application.__module__}:{application.__name__}"
+    assert settings.require_key
+    workers = kubernetes["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+    limits = workers["containers"][0]["resources"]["limits"]
+    assert float(limits["nvidia.com/gpu"]) >= (settings.gpus_per_replica or 0)
+    assert float(limits["cpu"]) >= settings.cpus_per_replica
+    assert workers["terminationGracePeriodSeconds"] >= settings.drain_s
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_replicas": 1, "min_replicas": 2}, "max_replicas is 1: must be at least min_replicas, which is 2"),
+        ({"gpus_per_replica": 1.0, "serve": {"tensor_parallel": 2}}, "serve.tensor_parallel = 2 needs 2"),
+        ({"retries": 1}, "retries"),
+    ],
+)
+def test_impossible_services_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Service.model_validate({"model": {"base": "x"}, **settings})
