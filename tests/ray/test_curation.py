@@ -131,6 +131,10 @@ def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> No
         assert row["thinking_tokens"] == len(row["thinking"].encode())
     assert {entry["source"]: entry["licence"] for entry in traces.require().extra["licences"]}["gym"] == "Apache-2.0"
 
+    card = Path(settings.root, "curated", "selected", "README.md").read_text()
+    assert "| gym | Apache-2.0 |" in card
+    assert "1 leak:trains" in card
+
     steps = {step.artifact: step for step in lineage.funnel(settings, store)}
     assert list(steps) == ["ingested", "pool", "unique", "difficulty-1", "difficulty", "selected", "traces"]
     assert steps["ingested"].rows_in == len(POOL) + 1 + 30

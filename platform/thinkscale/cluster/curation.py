@@ -19,7 +19,9 @@ from thinkscale.curate import selection
 from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.embedding import Embedder
 from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.card import data_card
 from thinkscale.store.filesystem import Store
+from thinkscale.store.lineage import funnel
 from thinkscale.store.locations import IngestError
 from thinkscale.store.models import directory_hash, local_model
 from thinkscale.store.schemas import DIFFICULTY, DROPPED, EMBEDDINGS, SELECTED, table
@@ -112,7 +114,9 @@ def select(campaign: Campaign, store: Store) -> Manifest:
     ]
     output.commit_segment("000000", table(chosen, SELECTED), dropped=table(left, DROPPED))
     progress.advance(len(chosen))
-    return output.commit(SELECTED, extra=licences(chosen))
+    facts = licences(chosen)
+    card = data_card(campaign, len(chosen), facts["licences"], funnel(campaign, store))
+    return output.commit(SELECTED, extra=facts, files=[output.write_file("README.md", card.encode())])
 
 
 # --- parts of the stages -----------------------------------------------------------------------------

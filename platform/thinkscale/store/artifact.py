@@ -159,6 +159,11 @@ class Artifact:
         self.store.upload(source, f"{self.path}/{name}")
         return StoredFile(path=name, size=source.stat().st_size, sha256=digest.hexdigest())
 
+    def write_file(self, name: str, data: bytes) -> StoredFile:
+        """Write a small file into the artifact. It counts once `commit` lists it."""
+        self.store.write_bytes(f"{self.path}/{name}", data)
+        return StoredFile(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
     def commit(
         self,
         schema: pa.Schema | str,
