@@ -3,7 +3,7 @@
     python benchmarks/forcing.py --shape 1.5b --requests 256 --tokens 1024 --repeats 5
 
 All ways draw at temperature 1 from a model with random weights that ends its thinking once in 512 tokens;
-up to four Waits are forced, then the cap. Ways alternate in one process on one warm engine; medians count.
+up to six Waits are forced, then the cap. Ways alternate in one process on one warm engine; medians count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from thinkscale.engines.vllm import VllmEngine
 from thinkscale.thinking.forcing import Trunk, answer, continue_thinking, think
 from thinkscale.thinking.formats import ForcingIds
 
-PROMPT_TOKENS, ANSWER_TOKENS, WAITS = 100, 20, 4
+PROMPT_TOKENS, ANSWER_TOKENS, WAITS = 100, 20, 6
 IDS = ForcingIds(
     end=(5,),
     close=(5, 6),

@@ -53,7 +53,7 @@ def decode_together(
 ) -> list[Thought]:
     """All requests in one batch of changing composition and order, greedily; some steps are thrown away."""
     next_logits = hashed_logits(vocab_size=VOCABULARY, seed=seed)
-    automaton = ForcingAutomaton(len(prompts) + 1, sorted(ids.newline_ending), VOCABULARY)
+    automaton = ForcingAutomaton(len(prompts) + 1, len(prompts) + 2, sorted(ids.newline_ending), VOCABULARY)
     draw = random.Random(shuffle)
     specs = []
     rows = []
@@ -61,32 +61,26 @@ def decode_together(
         room = thinking_room(len(prompt), budget, ids, CONTEXT)
         cap = room if budget.max_thinking_tokens is None else min(room, budget.max_thinking_tokens)
         specs.append(forcing_spec(prompt, budget, ids, cap=cap))
-        automaton.assign(slot, specs[-1])
         rows.append(Row(prompt, slot, []))
+    automaton.assign({row.slot: spec for row, spec in zip(rows, specs, strict=True)})
     active = list(rows)
     while active:
         draw.shuffle(active)
         batch = active[: draw.randint(1, len(active))]
-        slots = torch.tensor([row.slot for row in batch])
+        automaton.set_rows([row.slot for row in batch])
         logits = torch.tensor([next_logits(row.prompt + tuple(row.out)) for row in batch], dtype=torch.float64)
-        automaton.mask(slots, logits)
-        live = torch.tensor([draw.random() < 0.9 for _ in batch])
-        got = automaton.step(slots, logits.argmax(1), live).tolist()
-        for row, one, counts in zip(batch, got, live.tolist(), strict=True):
-            if not counts:
+        automaton.mask(logits)
+        thrown_away = torch.tensor([draw.random() < 0.1 for _ in batch])
+        got = automaton.step(logits.argmax(1), thrown_away).tolist()
+        for row, one, lost in zip(batch, got, thrown_away.tolist(), strict=True):
+            if lost:
                 continue
             if one == 0:
                 active.remove(row)
             else:
                 row.out.append(one)
     return [
-        read_thought(
-            automaton.state[row.slot].tolist(),
-            automaton.waited_at[row.slot].tolist(),
-            tuple(row.out),
-            spec,
-            len(row.prompt),
-        )
+        read_thought(automaton.host_state[row.slot].tolist(), tuple(row.out), spec, len(row.prompt))
         for row, spec in zip(rows, specs, strict=True)
     ]
 
@@ -121,13 +115,12 @@ def test_in_a_batch_as_alone(ids: ForcingIds, budgets: list[Budget], seed: int, 
 
 
 def test_requests_without_forcing_pass_but_for_a_forbidden_first_token() -> None:
-    automaton = ForcingAutomaton(2, [], VOCABULARY)
-    automaton.forbid_first(1, [4, 0])
-    slots = torch.tensor([0, 1])
+    automaton = ForcingAutomaton(2, 4, [], VOCABULARY)
+    automaton.assign({1: [4, 0]})
+    automaton.set_rows([0, 1])
     for first in (True, False):
         logits = torch.zeros(2, VOCABULARY)
-        automaton.mask(slots, logits)
+        automaton.mask(logits)
         assert torch.isinf(logits[1, [0, 4]]).all() == first
         assert not torch.isinf(logits[0]).any()
-        sampled = torch.tensor([4, 5])
-        assert automaton.step(slots, sampled, torch.tensor([True, True])).tolist() == [4, 5]
+        assert automaton.step(torch.tensor([4, 5]), torch.tensor([False, False])).tolist() == [4, 5]

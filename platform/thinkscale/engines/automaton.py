@@ -11,7 +11,7 @@ ordinary tokens cannot be taken back once they are in an engine's cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.sample import Thought
 from thinkscale.thinking.formats import ForcingIds
 
-MAX_WAITS = 64
+MAX_WAITS = 16
 MAX_SCRIPT = 512
 """Tokens of all texts of one request together: wait, delimiter, newline, final answer."""
 MAX_STOPS = 8
@@ -35,7 +35,7 @@ _NAMES = (
     "capped", "newline", "by_length", "wait_end", "close_start", "close_end", "newline_start", "cap_start",
     "cap_end", "eos_at",
 )  # fmt: skip
-_COLUMN = {name: i for i, name in enumerate(_NAMES)}
+"""Columns of the state; behind them stands where each Wait began."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,69 +89,141 @@ def forcing_spec(prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, *, cap: 
 
 
 class ForcingAutomaton:
-    """State of up to `slots` requests. Slot 0 is for requests without forcing and must not be assigned."""
+    """State of up to `slots` requests. Slot 0 is for requests without forcing and must not be assigned.
 
-    def __init__(self, slots: int, newline_ending: Sequence[int], vocab_size: int, device: Any = "cpu") -> None:
-        """`newline_ending`: ids whose text ends in a newline."""
+    Per step: `set_rows` where the batch changed, `mask` before sampling, `step` after it.
+    """
+
+    def __init__(
+        self, slots: int, rows: int, newline_ending: Sequence[int], vocab_size: int, device: Any = "cpu"
+    ) -> None:
+        """`rows`: the largest batch. `newline_ending`: ids whose text ends in a newline."""
         self.device = torch.device(device)
-        self.state = torch.zeros(slots, len(_NAMES), dtype=torch.int32, device=device)
-        self.state[:, _COLUMN["position"]] = -1
-        self.script = torch.zeros(slots, MAX_SCRIPT, dtype=torch.int64, device=device)
-        self.stops = torch.full((slots, MAX_STOPS), -1, dtype=torch.int64, device=device)
-        self.eos = torch.full((slots, MAX_STOPS), -1, dtype=torch.int64, device=device)
-        self.waited_at = torch.zeros(slots, MAX_WAITS + 1, dtype=torch.int32, device=device)
-        self.ends_line = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        self.ends_line[torch.as_tensor(list(newline_ending), dtype=torch.int64, device=device)] = True
-        # On a GPU one fused kernel instead of some forty small ones.
-        self._advance = torch.compile(_advance, dynamic=True) if self.device.type == "cuda" else _advance
+        self._pinned = self.device.type == "cuda"
 
-    def assign(self, slot: int, spec: ForcingSpec) -> None:
-        """Put a request into a slot."""
-        script, at = _script(spec)
-        row = dict.fromkeys(_NAMES, 0) | at
-        row |= {"mode": THINK, "position": -1, "cap": spec.cap, "waits": spec.waits, "max_answer": spec.max_answer}
-        if spec.cap == 0:
-            start = at["cap_start"] if spec.starts_on_newline else at["newline_start"]
-            row |= {"mode": CLOSE, "position": start, "script_end": at["cap_end"], "capped": 1}
-            row["newline"] = int(not spec.starts_on_newline)
-        self._put(slot, row, script, spec.stops, spec.eos)
+        def tensor(*shape: int, fill: float = 0, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+            return torch.full(shape, fill, dtype=dtype, device=device)
 
-    def forbid_first(self, slot: int, ids: Sequence[int]) -> None:
-        """Put a request into a slot whose first token may not be one of `ids`, and which is not forced otherwise."""
-        if len(ids) > MAX_STOPS:
-            raise ValueError(f"{len(ids)} forbidden first ids: at most {MAX_STOPS}")
-        self._put(slot, dict.fromkeys(_NAMES, 0) | {"mode": PASS, "position": -1, "fresh": 1}, [], list(ids), [])
+        self.state = tensor(slots, len(_NAMES) + MAX_WAITS + 1, dtype=torch.int32)
+        self.state[:, _NAMES.index("position")] = -1
+        self.host_state = torch.zeros(self.state.shape, dtype=torch.int32, pin_memory=self._pinned)
+        """The state as of the last step, once that has run on the device."""
+        self._script = tensor(slots, MAX_SCRIPT)
+        self._stops = tensor(slots, MAX_STOPS, fill=-1)
+        self._eos = tensor(slots, MAX_STOPS, fill=-1)
+        self._ends_line = tensor(vocab_size, dtype=torch.bool)
+        self._ends_line[torch.as_tensor(list(newline_ending), dtype=torch.int64, device=device)] = True
+        # A batch's rows, in buffers that stay where they are: on a GPU a step is one recorded graph, because
+        # launching its some fifty small kernels one by one would cost the host more than all else here.
+        self._slots = tensor(rows)
+        self._tokens = tensor(rows)
+        self._thrown_away = tensor(rows, fill=True, dtype=torch.bool)
+        self._mask_ids = tensor(rows, MAX_STOPS)
+        self._mask_values = tensor(rows, MAX_STOPS, fill=float("inf"), dtype=torch.float32)
+        self._graph = self._record() if self.device.type == "cuda" else None
 
-    def mask(self, slots: torch.Tensor, logits: torch.Tensor) -> None:
-        """Before sampling, in place: right after a Wait no stop may come. `slots` [B] int64, `logits` [B, V]."""
-        fresh = (self.state[slots, _COLUMN["fresh"]] > 0).unsqueeze(1)
-        stops = self.stops[slots]
-        lowest = torch.where(fresh & (stops >= 0), float("-inf"), float("inf")).to(logits.dtype)
-        logits.scatter_reduce_(1, stops.clamp(min=0), lowest, "amin")
+    def assign(self, requests: Mapping[int, ForcingSpec | Sequence[int]]) -> None:
+        """Put requests into slots: their specs, or, for one that is not forced, ids that may not come first."""
+        entries = [_forced(spec) if isinstance(spec, ForcingSpec) else _first(spec) for spec in requests.values()]
+        where = self._upload(list(requests), torch.int64)
+        for target, column in zip(
+            (self.state, self._script, self._stops, self._eos), zip(*entries, strict=True), strict=True
+        ):
+            target.index_copy_(0, where, self._upload(list(column), target.dtype))
 
-    def step(self, slots: torch.Tensor, sampled: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
-        """After sampling: what each request gets, [B] int64.
+    def set_rows(self, slots: Sequence[int]) -> None:
+        """Which slot each row of the batch has from now on."""
+        padded = [*slots, *[0] * (self._slots.shape[0] - len(slots))]
+        self._slots.copy_(self._upload(padded, torch.int64))
+        self._masks()
+
+    def mask(self, logits: torch.Tensor) -> None:
+        """Before sampling, in place: right after a Wait no stop may come. `logits` [B, V]."""
+        count = logits.shape[0]
+        logits.scatter_reduce_(1, self._mask_ids[:count], self._mask_values[:count].to(logits.dtype), "amin")
+
+    def step(self, sampled: torch.Tensor, thrown_away: torch.Tensor) -> torch.Tensor:
+        """After sampling: what each request gets, [B] int64, valid until the next step.
 
         Args:
-            slots: [B] int64.
-            sampled: [B] int64, what the sampler drew.
-            live: [B] bool, False where the engine will throw the token away (a prompt not yet read to its end).
+            sampled: [B], what the sampler drew.
+            thrown_away: [B], non-zero where the engine will not use the token (a prompt not yet read to its end).
         """
-        return self._advance(
-            self.state, self.script, self.stops, self.eos, self.waited_at, self.ends_line, slots, sampled, live
+        count = sampled.shape[0]
+        self._tokens[:count].copy_(sampled, non_blocking=True)
+        self._thrown_away[:count].copy_(thrown_away, non_blocking=True)
+        if self._graph is None:
+            self._step()
+        else:
+            self._graph.replay()
+        return self._tokens[:count]
+
+    def _step(self) -> None:
+        rows, tokens = _advance(
+            self.state[self._slots],
+            self._script[self._slots],
+            self._stops[self._slots],
+            self._eos[self._slots],
+            self._ends_line,
+            self._tokens,
+            ~self._thrown_away,
         )
+        self.state[self._slots] = rows
+        self._tokens.copy_(tokens)
+        self._masks()
+        self.host_state.copy_(self.state, non_blocking=True)
 
-    def _put(self, slot: int, row: dict[str, int], script: list[int], stops: list[int], eos: list[int]) -> None:
-        def padded(ids: list[int], size: int, fill: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor(ids + [fill] * (size - len(ids)), dtype=dtype)
+    def _masks(self) -> None:
+        """What `mask` needs, from the state."""
+        stops = self._stops[self._slots]
+        fresh = self.state[self._slots, _NAMES.index("fresh")].unsqueeze(1) > 0
+        self._mask_ids.copy_(stops.clamp(min=0))
+        self._mask_values.copy_(torch.where(fresh & (stops >= 0), float("-inf"), float("inf")))
 
-        for target, value in (
-            (self.state, torch.tensor([row[name] for name in _NAMES], dtype=torch.int32)),
-            (self.script, padded(script, MAX_SCRIPT, 0, torch.int64)),
-            (self.stops, padded(stops, MAX_STOPS, -1, torch.int64)),
-            (self.eos, padded(eos, MAX_STOPS, -1, torch.int64)),
-        ):
-            target[slot].copy_(value.pin_memory() if self.device.type == "cuda" else value, non_blocking=True)
+    def _record(self) -> torch.cuda.CUDAGraph:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self._step()  # rows that are thrown away: it changes nothing
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph
+
+    def _upload(self, values: list[Any], dtype: torch.dtype) -> torch.Tensor:
+        tensor = torch.tensor(values, dtype=dtype, pin_memory=self._pinned)
+        return tensor.to(self.device, non_blocking=True)
+
+
+Entry = tuple[list[int], list[int], list[int], list[int]]
+"""A slot's rows of state, script, stops and end-of-text ids."""
+
+
+def _forced(spec: ForcingSpec) -> Entry:
+    script, at = _script(spec)
+    row = dict.fromkeys(_NAMES, 0) | at
+    row |= {"mode": THINK, "position": -1, "cap": spec.cap, "waits": spec.waits, "max_answer": spec.max_answer}
+    if spec.cap == 0:
+        start = at["cap_start"] if spec.starts_on_newline else at["newline_start"]
+        row |= {"mode": CLOSE, "position": start, "script_end": at["cap_end"], "capped": 1}
+        row["newline"] = int(not spec.starts_on_newline)
+    return _entry(row, script, spec.stops, spec.eos)
+
+
+def _first(ids: Sequence[int]) -> Entry:
+    if len(ids) > MAX_STOPS:
+        raise ValueError(f"{len(ids)} forbidden first ids: at most {MAX_STOPS}")
+    return _entry(dict.fromkeys(_NAMES, 0) | {"mode": PASS, "position": -1, "fresh": 1}, [], list(ids), [])
+
+
+def _entry(row: dict[str, int], script: list[int], stops: list[int], eos: list[int]) -> Entry:
+    return (
+        [row[name] for name in _NAMES] + [0] * (MAX_WAITS + 1),
+        script + [0] * (MAX_SCRIPT - len(script)),
+        stops + [-1] * (MAX_STOPS - len(stops)),
+        eos + [-1] * (MAX_STOPS - len(eos)),
+    )
 
 
 def _script(spec: ForcingSpec) -> tuple[list[int], dict[str, int]]:
@@ -168,35 +240,35 @@ def _script(spec: ForcingSpec) -> tuple[list[int], dict[str, int]]:
 
 
 def _advance(
-    state: torch.Tensor,
+    before: torch.Tensor,
     script: torch.Tensor,
     stops: torch.Tensor,
     eos: torch.Tensor,
-    waited_at: torch.Tensor,
     ends_line: torch.Tensor,
-    slots: torch.Tensor,
     sampled: torch.Tensor,
     live: torch.Tensor,
-) -> torch.Tensor:
-    before = state[slots]
-    at = dict(zip(_NAMES, before.unbind(1), strict=True))
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the state after one sampled token each, and the token that each gets. One row a request."""
+    columns = len(_NAMES)
+    at = dict(zip(_NAMES, before[:, :columns].unbind(1), strict=True))
+    waited_at = before[:, columns:]
     mode, position, script_end = at["mode"], at["position"], at["script_end"]
 
     # A stop that the model drew in its thinking: the Wait runs instead, or the text that ends thinking.
     free = position < 0
-    stop = (mode == THINK) & free & (sampled.unsqueeze(1) == stops[slots]).any(1)
+    stop = (mode == THINK) & free & (sampled.unsqueeze(1) == stops).any(1)
     wait = stop & (at["waits_used"] < at["waits"])
     close = stop & ~wait
     position = torch.where(wait, 0, torch.where(close, at["close_start"], position))
     script_end = torch.where(wait, at["wait_end"], torch.where(close, at["close_end"], script_end))
     mode = torch.where(close, CLOSE, mode)
-    began = torch.where(wait & live, at["count"], waited_at[slots, at["waits_used"].long()])
-    waited_at[slots, at["waits_used"].long()] = began
+    now = wait.unsqueeze(1) & (torch.arange(MAX_WAITS + 1, device=before.device) == at["waits_used"].unsqueeze(1))
+    waited_at = torch.where(now, at["count"].unsqueeze(1), waited_at)
     waits_used = at["waits_used"] + wait.int()
 
     # One token: of the running text, or the sampled one.
     scripted = position >= 0
-    token = torch.where(scripted, script[slots, position.clamp(min=0).long()], sampled)
+    token = torch.where(scripted, script.gather(1, position.clamp(min=0).long().unsqueeze(1)).squeeze(1), sampled)
     thought = mode == THINK
     count = at["count"] + thought.int()
     position = torch.where(scripted, position + 1, position)
@@ -214,7 +286,7 @@ def _advance(
     mode = torch.where(capped, CLOSE, mode)
 
     # The answer ends by itself or at its limit, where an end-of-text token ends the request.
-    ended = answering & (token.unsqueeze(1) == eos[slots]).any(1)
+    ended = answering & (token.unsqueeze(1) == eos).any(1)
     answered = at["answered"] + (answering & ~ended).int()
     full = answering & ~ended & (answered >= at["max_answer"])
     position = torch.where(full, at["eos_at"], position)
@@ -233,22 +305,18 @@ def _advance(
         "newline": torch.where(capped, (~on_line).int(), at["newline"]),
         "by_length": torch.where(full, 1, at["by_length"]),
     }
-    after = torch.stack([at[name].int() for name in _NAMES], dim=1)
-    state[slots] = torch.where(live.unsqueeze(1), after, before)
-    return token
+    after = torch.cat([torch.stack([at[name].int() for name in _NAMES], dim=1), waited_at], dim=1)
+    return torch.where(live.unsqueeze(1), after, before), token
 
 
-def read_thought(
-    row: Sequence[int], waited_at: Sequence[int], tokens: TokenIds, spec: ForcingSpec, prompt_tokens: int
-) -> Thought:
+def read_thought(row: Sequence[int], tokens: TokenIds, spec: ForcingSpec, prompt_tokens: int) -> Thought:
     """The result of a request from its slot's state and the tokens it got.
 
     Args:
         row: the slot's row of `state`.
-        waited_at: the slot's row of `waited_at`.
         tokens: all tokens of the request, forced ones included, end-of-text not.
     """
-    at = dict(zip(_NAMES, row, strict=True))
+    at, waited_at = dict(zip(_NAMES, row, strict=False)), row[len(_NAMES) :]
     count, used = at["count"], at["waits_used"]
     end: ThinkingEnd = "cap" if at["capped"] else "waits_used" if used else "natural"
     text = len(spec.close) + (at["newline"] * len(spec.newline) if at["capped"] else 0)

@@ -177,7 +177,7 @@ class VllmEngine:
                         on_tokens((token,))
         finally:
             outcome = self._outcome(key)  # also where the call was cancelled: it frees the slot
-        return read_thought(*(await outcome), tuple(come), spec, len(prompt_ids))
+        return read_thought(await outcome, tuple(come), spec, len(prompt_ids))
 
     async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[int, None]:
         """A request's tokens as vLLM tells of them; closing it before its end aborts the request."""

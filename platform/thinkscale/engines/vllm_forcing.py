@@ -23,8 +23,8 @@ PREFIX = "thinking_"
 SPARE_SLOTS = 256
 """Slots beyond those of running requests: for outcomes that were not fetched yet."""
 
-Outcome = tuple[list[int], list[int]]
-"""A slot's rows of the automaton's `state` and `waited_at`."""
+Outcome = list[int]
+"""A slot's row of the automaton's state."""
 
 
 def extra_args(spec: ForcingSpec, key: str) -> dict[str, Any]:
@@ -66,38 +66,34 @@ class ForcingSampler:
     def __init__(self, runner: Any, newline_ending: list[int], vocab_size: int) -> None:
         self._runner, self._sampler = runner, runner.sampler
         self._vocab_size = vocab_size
-        slots = runner.input_batch.max_num_reqs + SPARE_SLOTS + 1
-        self._automaton = ForcingAutomaton(slots, newline_ending, vocab_size, runner.device)
-        pinned = self._automaton.device.type == "cuda"
-        self._state = torch.zeros_like(self._automaton.state, device="cpu", pin_memory=pinned)
-        self._waited_at = torch.zeros_like(self._automaton.waited_at, device="cpu", pin_memory=pinned)
+        most = runner.input_batch.max_num_reqs
+        slots = most + SPARE_SLOTS + 1
+        self._automaton = ForcingAutomaton(slots, most, newline_ending, vocab_size, runner.device)
         self._free = list(range(slots - 1, 0, -1))  # slot 0 is everybody's who is not forced
         self._slots: dict[str, int] = {}
         """Slot by key, for requests that run and for ended ones whose outcome was not fetched."""
         self._requests: dict[str, str] = {}
         """vLLM's request id by key."""
         self._batch: list[str] = []
-        self._rows: torch.Tensor | None = None
-        """Slot by row of the batch; None where no row is forced."""
+        self._forced = False
+        """Whether any row of the batch is forced."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
 
     def __call__(self, logits: torch.Tensor, sampling_metadata: Any, **options: Any) -> Any:
-        rows = self._current_rows(logits.shape[0])
+        self._follow_batch()
         if logits.shape[1] > self._vocab_size:
             logits[:, self._vocab_size :] = float("-inf")
-        if rows is None:
+        if not self._forced:
             return self._sampler(logits=logits, sampling_metadata=sampling_metadata, **options)
-        self._automaton.mask(rows, logits)
+        self._automaton.mask(logits)
         output = self._sampler(logits=logits, sampling_metadata=sampling_metadata, **options)
-        sampled = output.sampled_token_ids
-        live = ~self._runner.discard_request_mask.gpu[: rows.shape[0]].bool()
-        sampled[:, 0] = self._automaton.step(rows, sampled[:, 0].long(), live).to(sampled.dtype)
-        # Behind the step and before the copy of the tokens: when a request's last token is known to the
-        # host, its outcome is.
-        self._state.copy_(self._automaton.state, non_blocking=True)
-        self._waited_at.copy_(self._automaton.waited_at, non_blocking=True)
+        # The step copies the state to the host before the runner copies the tokens there: when a request's
+        # last token is known, so is its outcome.
+        sampled = output.sampled_token_ids[:, 0]
+        thrown_away = self._runner.discard_request_mask.gpu[: sampled.shape[0]]
+        sampled.copy_(self._automaton.step(sampled, thrown_away))
         return output
 
     def outcomes(self, keys: list[str]) -> dict[str, Outcome]:
@@ -106,37 +102,39 @@ class ForcingSampler:
             slot = self._slots.pop(key, None)
             if slot is None:
                 continue
-            found[key] = (self._state[slot].tolist(), self._waited_at[slot].tolist())
+            found[key] = self._automaton.host_state[slot].tolist()
             del self._requests[key]
             self._free.append(slot)
             self._batch = []  # rows may still name the slot
         return found
 
-    def _current_rows(self, count: int) -> torch.Tensor | None:
+    def _follow_batch(self) -> None:
+        """Assign slots to requests that are new, and tell the automaton which rows they have."""
         batch: list[str] = self._runner.input_batch.req_ids
-        if batch != self._batch:
-            self._batch = list(batch)
-            slots = [self._slot_of(request) for request in batch]
-            rows = torch.tensor(slots, dtype=torch.int64)
-            if self._automaton.device.type == "cuda":
-                rows = rows.pin_memory()
-            self._rows = rows.to(self._automaton.device, non_blocking=True) if any(slots) else None
-        return None if self._rows is None else self._rows[:count]
+        if batch == self._batch:
+            return
+        self._batch = list(batch)
+        new: dict[int, ForcingSpec | list[int]] = {}
+        slots = [self._slot_of(request, new) for request in batch]
+        if new:
+            self._automaton.assign(new)
+        self._forced = any(slots)
+        if self._forced:
+            self._automaton.set_rows(slots)
 
-    def _slot_of(self, request: str) -> int:
-        """The request's slot, assigned when it is first seen: a preempted request comes back to its own."""
+    def _slot_of(self, request: str, new: dict[int, ForcingSpec | list[int]]) -> int:
+        """The request's slot, taken when it is first seen: a preempted request comes back to its own."""
         extra = self._runner.requests[request].sampling_params.extra_args or {}
         key = extra.get(f"{PREFIX}key")
         if key is None:
             return 0
         if key not in self._slots:
-            slot = self._take_slot()
+            slot = self._slots[key] = self._take_slot()
+            self._requests[key] = request
             if f"{PREFIX}forbid_first" in extra:
-                self._automaton.forbid_first(slot, extra[f"{PREFIX}forbid_first"])
+                new[slot] = list(extra[f"{PREFIX}forbid_first"])
             else:
-                names = [field.name for field in fields(ForcingSpec)]
-                self._automaton.assign(slot, ForcingSpec(**{name: extra[PREFIX + name] for name in names}))
-            self._slots[key], self._requests[key] = slot, request
+                new[slot] = ForcingSpec(**{field.name: extra[PREFIX + field.name] for field in fields(ForcingSpec)})
         return self._slots[key]
 
     def _take_slot(self) -> int:
