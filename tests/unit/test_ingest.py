@@ -204,3 +204,19 @@ def test_procedural_questions_are_the_same_in_any_segments() -> None:
     gym = ReasoningGymSource(families=["gcd", "lcm", "products"], rows=50, seed=4)
     assert everything(gym, 7) == everything(gym, 1000)
     assert len(everything(gym)) == 50
+
+
+def test_a_preset_fills_what_the_source_leaves_open(tmp_path: Path) -> None:
+    gsm8k = source("a.jsonl", preset="gsm8k", columns={"domain": "topic"})
+    assert (gsm8k.kind, gsm8k.columns.solution, gsm8k.columns.domain) == ("integer", "answer", "topic")
+    assert source("a.jsonl", preset="gsm8k", kind="math").kind == "math"
+    with pytest.raises(ValueError, match="preset 'gsm' is unknown; there are: aime, math"):
+        source("a.jsonl", preset="gsm")
+    boxed = {"problem": "How much?", "solution": r"It is $\boxed{\frac{1}{\sqrt{2}}}$.", "type": "Algebra"}
+    [question] = everything(source(write(tmp_path / "a.jsonl", [boxed]), preset="hendrycks-math"))
+    assert isinstance(question, Question)
+    assert question.answer == r"\frac{1}{\sqrt{2}}"
+    picture = {"Question": "Which?", "Answer": 1, "Answer_type": "integer", "Picture": "a.png", "subfield": "Graphs"}
+    [question] = everything(source(write(tmp_path / "b.json", [picture]), preset="theoremqa"))
+    assert isinstance(question, Question)
+    assert question.metadata == {"image": "a.png"}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from thinkscale.domain.presets import PRESETS
 from thinkscale.domain.question import AnswerKind
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -33,6 +34,8 @@ class Columns(Section):
     """Where a row says which data set it came from; else the source's name holds for all."""
     licence: str | None = None
     kind: str | None = None
+    image: str | None = None
+    """A picture that the question needs: rows that have one fail the rule absent_image."""
 
 
 class FilesSource(Section):
@@ -42,10 +45,27 @@ class FilesSource(Section):
     name: Name
     paths: list[str] = Field(min_length=1)
     columns: Columns = Columns()
+    preset: str | None = None
+    """A ready-made mapping (domain.presets) for columns, kind and answer_pattern; what is given here goes before it."""
     kind: AnswerKind = "math"
     answer_pattern: str | None = None
     """A regular expression whose first group is the reference answer within the answer field."""
     licence: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: object) -> object:
+        if not isinstance(given, dict) or given.get("preset") is None:
+            return given
+        if given["preset"] not in PRESETS:
+            raise ValueError(f"preset {given['preset']!r} is unknown; there are: {', '.join(PRESETS)}")
+        preset = PRESETS[given["preset"]]
+        columns = given.get("columns", {})
+        return {
+            **preset,
+            **given,
+            "columns": {**preset["columns"], **columns} if isinstance(columns, dict) else columns,
+        }
 
 
 class ReasoningGymSource(Section):

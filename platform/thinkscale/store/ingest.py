@@ -381,6 +381,7 @@ def _question(
         solution=_FINAL_LINE.sub("", _CALCULATOR.sub("", texts["solution"])) or None,
         options=options,
         licence=texts["licence"] or source.licence,
+        metadata={"image": texts["image"]} if texts["image"] else {},
     )
 
 

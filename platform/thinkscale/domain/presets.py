@@ -1,0 +1,55 @@
+"""Ready-made column mappings of public question sets, each as its own files have it.
+
+Used by `preset = "gsm8k"` in a pool or benchmark source; what the source states itself goes before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BOXED = r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+"""The first boxed expression, braces two deep."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # deepscaler's AIME 1983-2023 and MATH: arrays of {problem, answer, ...}
+    "aime": {"kind": "integer", "columns": {"question": "problem", "solution": "solution"}},
+    "math": {"kind": "math", "columns": {"question": "problem", "domain": "type"}},
+    # hendrycks/MATH as published: the answer stands boxed in the solution
+    "hendrycks-math": {
+        "kind": "math",
+        "columns": {"question": "problem", "answer": "solution", "solution": "solution", "domain": "type"},
+        "answer_pattern": _BOXED,
+    },
+    "gsm8k": {
+        "kind": "integer",
+        "columns": {"solution": "answer"},
+        "answer_pattern": r"####\s*([^\n]+)",
+    },
+    "theoremqa": {
+        "kind": "math",
+        "columns": {
+            "question": "Question", "answer": "Answer", "kind": "Answer_type", "domain": "subfield", "image": "Picture",
+        },
+    },
+    "omni-math": {
+        "kind": "math",
+        "columns": {"question": "problem", "solution": "solution", "domain": "domain"},
+    },
+    "numina-math": {
+        "kind": "math",
+        "columns": {"question": "problem", "answer": "solution", "solution": "solution", "source": "source"},
+        "answer_pattern": _BOXED,
+    },
+    "olympiad-bench": {
+        "kind": "math",
+        "columns": {"answer": "final_answer", "solution": "solution", "domain": "subfield", "image": "image_1"},
+    },
+    # AGIEval: free answers (math), and multiple choice (aqua-rat, sat-math, ...)
+    "agieval-math": {"kind": "math", "columns": {"solution": "other.solution", "domain": "other.type"}},
+    "agieval-choice": {
+        "kind": "choice",
+        "columns": {"answer": "label", "options": "options", "solution": "other.solution"},
+    },
+    "math500": {"kind": "math", "columns": {"question": "problem", "solution": "solution", "domain": "subject"}},
+    "aime24": {"kind": "integer", "columns": {"question": "problem", "solution": "solution"}},
+}  # fmt: skip
