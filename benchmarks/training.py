@@ -100,7 +100,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     settings = Train(
         epochs=1, batch_sequences=16, pack_tokens=args.pack, checkpoint_layers=args.share, compile=args.compile
     )
-    kernel = attention.activate_kernel(args.attention) if device.type == "cuda" else "cpu"
+    kernel = attention.use_kernel(args.attention) if device.type == "cuda" else "cpu"
     config = make_config(args.shape)
     samples = make_samples(args.samples, config.vocab_size, args.longest)
     model = random_model(config, settings, device)
@@ -136,13 +136,22 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "tokens_per_s": round(sum(lengths) / seconds),
         "tflop_per_s": round(flops / seconds / 1e12, 1),
     }
-    if device.type == "cuda":
-        result["mfu"] = round(flops / seconds / (peak_flops(torch.cuda.get_device_name()) or math.nan), 4)
-        result["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
-        result["reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 1)
-        if args.profile:
-            result["breakdown"] = _breakdown(lambda: one_pass(1))
+    result |= _on_gpu(flops / seconds)
+    if device.type == "cuda" and args.profile:
+        result["breakdown"] = _breakdown(lambda: one_pass(1))
     return result
+
+
+def _on_gpu(flop_per_s: float) -> dict[str, Any]:
+    """MFU and memory, where there is a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "mfu": round(flop_per_s / (peak_flops(torch.cuda.get_device_name()) or math.nan), 4),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1),
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 1),
+        "allocation_retries": torch.cuda.memory_stats()["num_alloc_retries"],
+    }
 
 
 def _synchronize(device: torch.device) -> None:
@@ -193,13 +202,13 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
 
     config = make_config(args.shape)
     samples = make_samples(args.samples, config.vocab_size, args.longest)
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     marks: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            torch.cuda.synchronize()
+            _synchronize(model.device)
             marks.append(time.perf_counter())
 
     rows = [{"input_ids": s.ids[:-1].tolist(), "labels": s.ids[:-1].tolist()} for s in samples]
@@ -211,7 +220,8 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
             per_device_train_batch_size=1,
             gradient_accumulation_steps=16,
             max_steps=4,
-            bf16=True,
+            bf16=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
             gradient_checkpointing=not args.peer_keep,
             optim="adamw_torch_fused",
             learning_rate=1e-6,
@@ -238,8 +248,7 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "tokens": sum(lengths),
         "tokens_per_s": round(sum(lengths) / seconds),
-        "mfu": round(flops / seconds / (peak_flops(torch.cuda.get_device_name()) or math.nan), 4),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1),
+        **_on_gpu(flops / seconds),
     }
 
 
@@ -251,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pack", type=int, default=8192)
     parser.add_argument("--share", type=float, default=0.0, help="train.checkpoint_layers")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--attention", choices=["FA2", "FA3", "FA4"])
+    parser.add_argument("--attention", choices=["FA2", "FA4"])
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--peer", action="store_true")

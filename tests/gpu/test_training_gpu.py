@@ -37,7 +37,7 @@ def relative_error(got: Any, expected: Any) -> float:
 def test_attention_and_its_gradients_are_those_of_each_segment_alone(kernel: attention.Kernel) -> None:
     if kernel == "FA4":
         pytest.importorskip("flash_attn.cute")
-    attention.activate_kernel(kernel)
+    attention.use_kernel(kernel)
     torch.manual_seed(0)
     lengths = [5, 300, 1, 718]
     total = sum(lengths)
@@ -52,7 +52,7 @@ def test_attention_and_its_gradients_are_those_of_each_segment_alone(kernel: att
             scaling=0.1, cu_seq_lens_q=bounds.to(device),
         )  # fmt: skip
         results.append([out, *torch.autograd.grad(out, (q, k, v), upstream.to(device))])
-    attention.activate_kernel("FA2")
+    attention.use_kernel("FA2")
     for expected, got in zip(*results, strict=True):
         assert relative_error(got, expected) < 1e-2
 

@@ -66,7 +66,6 @@ def test_a_row_by_hand() -> None:
     assert packed.bounds.tolist() == [0, 3, 5]
     assert packed.loss_positions.tolist() == [1, 2, 3, 4]
     assert packed.targets.tolist() == [12, 13, 21, 22]
-    assert packed.longest == 3
 
 
 @pytest.mark.parametrize("multiple", [4, 8])
@@ -75,3 +74,15 @@ def test_padding_is_a_segment_of_its_own_without_loss(multiple: int) -> None:
     assert len(padded.ids) % multiple == 0
     assert padded.bounds.tolist() == [0, 5, len(padded.ids)]
     assert padded.targets.tolist() == bare.targets.tolist()
+
+
+def test_slices_hold_a_rows_tokens_and_losses_once() -> None:
+    packed = row([sample(4, 2, first=10), sample(4, 1, first=20)])
+    slices = [packed.slice(i, 3) for i in range(3)]
+    assert [part.ids.tolist() for part in slices] == [[10, 11], [12, 20], [21, 22]]
+    assert [part.positions.tolist() for part in slices] == [[0, 1], [2, 0], [1, 2]]
+    assert [part.loss_positions.tolist() for part in slices] == [[1], [0, 1], [0, 1]]
+    assert [part.targets.tolist() for part in slices] == [[12], [13, 21], [22, 23]]
+    assert all(part.bounds.tolist() == [0, 3, 6] for part in slices)
+    with pytest.raises(ValueError, match="6 tokens has no 4 equal slices"):
+        packed.slice(0, 4)

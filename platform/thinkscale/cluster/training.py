@@ -49,6 +49,7 @@ class Job:
     reference: str
     """Of the base model; each node resolves it for itself."""
     settings: Train
+    context_parallel: int
     samples: Any
     """Object reference to the list of samples."""
     artifact: Artifact
@@ -91,6 +92,9 @@ def train(campaign: Campaign, store: Store) -> Manifest:
 
 def _tokenize(campaign: Campaign, base: Path, rows: list[dict[str, Any]]) -> Tokenized:
     """The samples. Refuses before any device is held what could only fail later."""
+    workers, share = campaign.resources.train_workers, campaign.resources.context_parallel
+    if workers % share:
+        raise TrainingError(f"resources.context_parallel = {share} does not divide resources.train_workers = {workers}")
     from thinkscale.engines.tokenizer import ModelTokenizer
     from thinkscale.learn.model import read_config
 
@@ -139,7 +143,14 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
         per_worker["GPU"] = resources.gpus_per_train_worker
     # A local directory stays the same for a worker, which Ray starts in a directory of its own.
     reference = str(base) if Path(campaign.model.base).expanduser().is_dir() else campaign.model.base
-    job = Job(reference=reference, settings=campaign.train, samples=ray.put(samples), artifact=artifact, board=board)
+    job = Job(
+        reference=reference,
+        settings=campaign.train,
+        context_parallel=resources.context_parallel,
+        samples=ray.put(samples),
+        artifact=artifact,
+        board=board,
+    )
     over = threading.Event()
     shown = threading.Thread(target=_show, args=(board, over), daemon=True)
     shown.start()
@@ -176,6 +187,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     from ray.train import get_context
     from ray.train.torch import get_device
 
+    from thinkscale.learn import attention
     from thinkscale.learn.checkpoint import CheckpointFolder
     from thinkscale.learn.export import export_weights
     from thinkscale.learn.loop import NonFiniteLossError, StepMetrics, fit
@@ -187,8 +199,9 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        attention.use_kernel()
     base = local_model(job.reference)
-    model = load_model(base, job.settings, device=device)
+    model = load_model(base, job.settings, device=device, context_parallel=job.context_parallel)
     store = job.artifact.store
 
     def on_step(metrics: StepMetrics) -> None:
@@ -219,6 +232,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         "worker_s": time.monotonic() - began,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "attention": attention.kernel_name(device),
     }
 
 
@@ -328,6 +342,7 @@ def _commit(
                 "torch": outcome["torch"],
                 "transformers": transformers.__version__,
                 "device": outcome["device"],
+                "attention": outcome["attention"],
                 "compute_dtype": campaign.train.compute_dtype,
             },
         },

@@ -5,14 +5,17 @@ Owns how a packed row's segments attend: each to itself alone. Knows no model fa
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
 
+from thinkscale.learn import flash4
+from thinkscale.learn.context import ALONE, RowGroup, heads_to_tokens, tokens_to_heads
+
 IMPLEMENTATION = "thinkscale_varlen"
-Kernel = Literal["FA2", "FA3", "FA4"]
+Kernel = Literal["FA2", "FA4"]
+_kernel: Kernel = "FA2"
 
 
 def register() -> None:
@@ -24,32 +27,23 @@ def register() -> None:
     ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _no_mask)
 
 
-def activate_kernel(name: Kernel | None = None) -> Kernel:
-    """Choose the CUDA kernel behind torch's variable-length attention, for this process.
+def use_kernel(name: Kernel | None = None) -> Kernel:
+    """Choose the CUDA kernel of this process.
 
     Args:
-        name: None: FA4 where the package flash-attn-4 is installed (about twice FA2's speed on Hopper), else
-            FA2, which is torch's own.
+        name: None: FA4 where the package flash-attn-4 is installed (twice as fast on Hopper), else torch's FA2.
 
     Returns:
         The kernel in use, for the record.
     """
-    from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
-
-    if name is None:
-        name = "FA4" if _is_installed("flash_attn.cute") else "FA2"
-    if name == "FA2":
-        restore_flash_attention_impl()
-    else:
-        activate_flash_attention_impl(name)
-    return name
+    global _kernel
+    _kernel = name or ("FA4" if flash4.is_installed() else "FA2")
+    return _kernel
 
 
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+def kernel_name(device: torch.device) -> str:
+    """What computes attention there, for the record."""
+    return _kernel if device.type == "cuda" else "sdpa"
 
 
 def attend(
@@ -61,29 +55,51 @@ def attend(
     *,
     scaling: float,
     cu_seq_lens_q: torch.Tensor,
+    row_group: RowGroup = ALONE,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within the segments of one row.
 
     Args:
-        query: (1, heads, T, head size); `key` and `value` with as many or fewer heads (grouped queries).
-        cu_seq_lens_q: (S + 1,) int32, the segments' bounds.
+        query: (1, heads, T, head size), T being the row's tokens or this rank's slice of them; `key` and
+            `value` with as many heads or fewer (grouped queries).
+        cu_seq_lens_q: (S + 1,) int32, the segments' bounds in the whole row.
+        row_group: the ranks that share the row.
 
     Returns:
         (1, T, heads, head size), and no attention weights.
     """
-    if query.is_cuda:
-        from torch.nn.attention.varlen import varlen_attn
+    if row_group.size > 1:
+        query, key, value = (tokens_to_heads(x, row_group) for x in (query, key, value))
+        out = _attend_whole(query, key, value, cu_seq_lens_q, scaling)
+        return heads_to_tokens(out, row_group), None
+    return _attend_whole(query, key, value, cu_seq_lens_q, scaling), None
 
+
+def _attend_whole(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    if query.is_cuda:
         longest: Any = query.shape[2]  # an upper bound will do, and a compiled layer is then free of the true one
         q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-        grouped: dict[str, Any] = {"enable_gqa": True} if _NEEDS_GQA_FLAG and q.shape[1] != k.shape[1] else {}
-        out: Any = varlen_attn(
-            q, k, v, cu_seq_lens_q, cu_seq_lens_q, longest, longest,
-            scale=scaling, window_size=(-1, 0), **grouped,
-        )  # fmt: skip
-        return out.unsqueeze(0), None
-    return _attend_by_segment(query, key, value, cu_seq_lens_q, scaling), None
+        run = flash4.attend if _kernel == "FA4" else _attend_torch
+        whole = run(q, k, v, bounds, longest, scaling).unsqueeze(0)
+    else:
+        whole = _attend_by_segment(query, key, value, bounds, scaling)
+    return whole
+
+
+def _attend_torch(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    grouped: dict[str, Any] = {"enable_gqa": True} if _NEEDS_GQA_FLAG and q.shape[1] != k.shape[1] else {}
+    out: Any = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), **grouped
+    )  # fmt: skip
+    result: torch.Tensor = out
+    return result
 
 
 @torch._dynamo.disable
@@ -94,7 +110,7 @@ def _attend_by_segment(
     lengths = bounds.diff().tolist()
     # The CPU kernel takes twice as long in bfloat16 as in float32 on segments of a few hundred tokens.
     wide = [x.float().split(lengths, dim=2) for x in (query, key, value)]
-    parts = [
+    parts: list[torch.Tensor] = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         for q, k, v in zip(*wide, strict=True)
     ]

@@ -132,17 +132,22 @@ def train_step(
     The loss is the mean over all loss tokens of the global batch, wherever they are computed.
     """
     began = time.perf_counter()
-    ranks, rank = dist.get_world_size(), dist.get_rank()
+    ranks, rank, group = dist.get_world_size(), dist.get_rank(), model.row_group
     cuda = model.device.type == "cuda"
     flops = [model_flops([s.input_tokens], model.config, model.parameter_count) for s in batch]
-    rows = packing.pack(flops, [s.input_tokens for s in batch], ranks=ranks, pack_tokens=settings.pack_tokens)[rank]
+    rows = packing.pack(
+        flops,
+        [s.input_tokens for s in batch],
+        ranks=ranks // group.size,
+        pack_tokens=settings.pack_tokens * group.size,
+    )[rank // group.size]
     # FSDP averages gradients over ranks; the mean is over the batch's tokens, so undo that here.
     scale = ranks / sum(s.loss_tokens for s in batch)
     loss = torch.zeros((), device=model.device)
     for place, row in enumerate(rows, 1):
-        arrays = packing.row([batch[i] for i in row], multiple_of=PAD_MULTIPLE if cuda else 1)
+        arrays = packing.row([batch[i] for i in row], multiple_of=group.size * (PAD_MULTIPLE if cuda else 1))
         model.set_accumulating(place < len(rows))
-        part = model(arrays, scale)
+        part = model(arrays.slice(group.index, group.size), scale)
         part.backward()
         loss += part.detach() / ranks
     dist.all_reduce(loss)
@@ -154,8 +159,8 @@ def train_step(
             f"step {step + 1} of {steps}: loss {loss_value}, gradient norm {norm_value}. The batch's questions: {ids}. "
             "The last checkpoint is intact; look at these traces, or lower train.learning_rate."
         )
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    for parameters in optimizer.param_groups:
+        parameters["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if cuda:

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import attention, recompute
+from thinkscale.learn.context import ALONE, row_group
 from thinkscale.learn.loss import cross_entropy
 from thinkscale.learn.packing import Row
 from thinkscale.learn.recompute import Recompute
@@ -64,6 +65,7 @@ class PackedCausalLM(nn.Module):
         self.lm_head: nn.Linear | None = None if config.tie_word_embeddings else inner.lm_head
         self._keeps_whole = False
         self._full_row_tokens, self._recomputed_share = 1, 0.0
+        self.row_group = ALONE
 
     def forward(self, row: Row, scale: float | None = None) -> torch.Tensor:
         """The row's summed cross-entropy times `scale`, or its logits (T, V) where there is no scale."""
@@ -78,6 +80,7 @@ class PackedCausalLM(nn.Module):
             position_ids=to(row.positions).unsqueeze(0),
             use_cache=False,
             cu_seq_lens_q=to(row.bounds).int(),
+            row_group=self.row_group,
         )
         hidden: torch.Tensor = output.last_hidden_state.squeeze(0)
         weight: torch.Tensor = (self.lm_head or self.model.embed_tokens).weight
@@ -123,27 +126,36 @@ def read_config(directory: Path) -> Any:
     return config
 
 
-def load_model(directory: Path, settings: Train, *, device: torch.device) -> PackedCausalLM:
+def load_model(directory: Path, settings: Train, *, device: torch.device, context_parallel: int = 1) -> PackedCausalLM:
     """The model of a local Hugging Face directory, sharded over all ranks, in float32 master weights.
 
     Started on the meta device; each rank then reads only its own slices of the safetensors files, so
     that no host ever holds the whole model in float32. Without a process group a group of one is made.
 
+    Args:
+        context_parallel: neighbouring ranks that share a row's tokens.
+
     Raises:
-        UnsupportedModelError: the family is not supported.
+        UnsupportedModelError: the family is not supported, or its heads cannot be shared by so many ranks.
         FileNotFoundError: the directory holds no safetensors, or weights are missing.
     """
-    model = build_model(read_config(directory), settings, device=device)
+    model = build_model(read_config(directory), settings, device=device, context_parallel=context_parallel)
     _load_weights(model, directory)
     return model
 
 
-def build_model(config: Any, settings: Train, *, device: torch.device) -> PackedCausalLM:
+def build_model(config: Any, settings: Train, *, device: torch.device, context_parallel: int = 1) -> PackedCausalLM:
     """A sharded model whose weights are not yet filled in."""
+    if config.num_key_value_heads % context_parallel:
+        raise UnsupportedModelError(
+            f"context_parallel = {context_parallel} does not divide the model's {config.num_key_value_heads} "
+            "key-value heads"
+        )
     with torch.device("meta"):
         model = PackedCausalLM(config)
     model.train()
     _wrap(model, settings, process_mesh(device))
+    model.row_group = row_group(context_parallel)
     model.to_empty(device=device)
     # Its buffers are computed, not stored, and the meta device lost them.
     with device:
@@ -185,6 +197,13 @@ def _run_layer(run: Callable[..., torch.Tensor], layer: Any, hidden: torch.Tenso
 
 @lru_cache(maxsize=1)
 def _compile() -> Callable[..., torch.Tensor]:
+    from torch._functorch import config
+
+    # Normalisations and element-wise products are computed again from the matrix products' results: a third
+    # less memory, which buys far more than they cost.
+    config.ban_recompute_used_far_apart = False
+    config.ban_recompute_long_fusible_chains = False
+    config.ban_recompute_materialized_backward = False
     return torch.compile(_decoder_layer)
 
 

@@ -34,9 +34,23 @@ class Row:
     targets: Ints
     """(M,): those next tokens."""
 
-    @property
-    def longest(self) -> int:
-        return int(np.diff(self.bounds).max())
+    def slice(self, index: int, of: int) -> Row:
+        """One of `of` equal slices of the tokens; the bounds stay those of the whole row.
+
+        Raises ValueError where the tokens are not a multiple of `of`.
+        """
+        tokens = len(self.ids)
+        if tokens % of:
+            raise ValueError(f"a row of {tokens} tokens has no {of} equal slices")
+        start, stop = tokens // of * index, tokens // of * (index + 1)
+        own = (self.loss_positions >= start) & (self.loss_positions < stop)
+        return Row(
+            ids=self.ids[start:stop],
+            positions=self.positions[start:stop],
+            bounds=self.bounds,
+            loss_positions=self.loss_positions[own] - start,
+            targets=self.targets[own],
+        )
 
 
 def batches(count: int, batch_sequences: int, *, epoch: int, seed: int) -> list[list[int]]:

@@ -1,0 +1,99 @@
+"""FlashAttention-4 (package flash-attn-4) over packed rows, as an operator that torch.compile can place.
+
+Owns the calls into that package. Called directly because torch's own activation of it breaks with the
+package's releases. Knows no model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+
+def is_installed() -> bool:
+    try:
+        return importlib.util.find_spec("flash_attn.cute") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
+) -> torch.Tensor:
+    """Causal attention within segments: q (T, heads, size), k and v with as many heads or fewer; (T, heads, size)."""
+    out: torch.Tensor = _forward(q, k, v, bounds, longest, scaling)[0]
+    return out
+
+
+@lru_cache(maxsize=1)
+def _package() -> Any:
+    return importlib.import_module("flash_attn.cute.interface")
+
+
+@torch.library.custom_op("thinkscale::flash4", mutates_args=())
+def _forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    out, log_norm, *_ = _package()._flash_attn_fwd(
+        q, k, v, cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=longest, max_seqlen_k=longest,
+        softmax_scale=scaling, causal=True, return_lse=True,
+    )  # fmt: skip
+    return out, log_norm.contiguous()
+
+
+@_forward.register_fake
+def _(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
+
+
+@torch.library.custom_op("thinkscale::flash4_backward", mutates_args=())
+def _backward(
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    log_norm: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    d_q, d_k, d_v = (q.new_empty(x.shape) for x in (q, k, v))
+    _package()._flash_attn_bwd(
+        q, k, v, out, grad.contiguous(), log_norm, softmax_scale=scaling, causal=True, cu_seqlens_q=bounds,
+        cu_seqlens_k=bounds, max_seqlen_q=longest, max_seqlen_k=longest, dq=d_q, dk=d_k, dv=d_v,
+    )  # fmt: skip
+    return d_q, d_k, d_v
+
+
+@_backward.register_fake
+def _(
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    log_norm: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    q, k, v, bounds, ctx.longest, ctx.scaling = inputs
+    ctx.save_for_backward(q, k, v, *output, bounds)
+
+
+def _differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    q, k, v, out, log_norm, bounds = ctx.saved_tensors
+    return (*_backward(grad, q, k, v, out, log_norm, bounds, ctx.longest, ctx.scaling), None, None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

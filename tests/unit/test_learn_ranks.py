@@ -1,0 +1,97 @@
+"""Several ranks without Ray: the same loss curve as one, sharded, sharing rows, and resumed on another number."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from thinkscale.domain.campaign import Train
+from thinkscale.learn.checkpoint import CheckpointFolder
+from thinkscale.learn.loop import fit
+from thinkscale.learn.masking import Sample
+from thinkscale.learn.model import UnsupportedModelError, load_model
+
+CPU = torch.device("cpu")
+SETTINGS = Train(
+    epochs=2, batch_sequences=4, learning_rate=1e-2, compute_dtype="float32", checkpoint_layers=0.4, pack_tokens=40,
+    checkpoint_every_steps=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=61, tie_word_embeddings=True,
+    )  # fmt: skip
+    directory = tmp_path_factory.mktemp("base")
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(directory)
+    return directory
+
+
+def make_samples() -> list[Sample]:
+    random = np.random.default_rng(0)
+    return [
+        Sample(question_id=f"q{i}", ids=random.integers(0, 61, size=n).astype(np.int32), loss_from=1 + i % 4)
+        for i, n in enumerate((9, 30, 12, 75, 5, 21, 17, 33, 8))
+    ]
+
+
+def run_rank(rank: int, ranks: int, base: Path, directory: Path, context_parallel: int, stop_after: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous-{context_parallel}", rank=rank, world_size=ranks
+    )
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(directory / "checkpoints")) if stop_after else None
+    model = load_model(base, SETTINGS, device=CPU, context_parallel=context_parallel)
+    seen: list[Any] = []
+
+    def on_step(metrics: Any) -> None:
+        seen.append([metrics.loss, metrics.grad_norm])
+        if metrics.step == stop_after:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(model, make_samples(), SETTINGS, checkpoints=folder, on_step=on_step)
+    if rank == 0:
+        (directory / f"curve-{context_parallel}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+def on_two_ranks(base: Path, directory: Path, *, context_parallel: int = 1, stop_after: int = 0) -> Any:
+    multiprocessing.spawn(run_rank, (2, base, directory, context_parallel, stop_after), nprocs=2)
+    return json.loads((directory / f"curve-{context_parallel}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path) -> Any:
+    return [[m.loss, m.grad_norm] for m in fit(load_model(base, SETTINGS, device=CPU), make_samples(), SETTINGS)]
+
+
+def test_two_ranks_that_share_every_row_have_the_loss_curve_of_one(base: Path, tmp_path: Path, alone: Any) -> None:
+    np.testing.assert_allclose(on_two_ranks(base, tmp_path, context_parallel=2), alone, rtol=1e-4)
+
+
+def test_a_run_of_two_ranks_resumes_on_one_with_the_same_loss_curve(base: Path, tmp_path: Path, alone: Any) -> None:
+    began = on_two_ranks(base, tmp_path, stop_after=5)
+    np.testing.assert_allclose(began, alone[:5], rtol=1e-4)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"))
+    assert folder.steps() == [2, 4]
+    resumed = fit(load_model(base, SETTINGS, device=CPU), make_samples(), SETTINGS, checkpoints=folder)
+    np.testing.assert_allclose([[m.loss, m.grad_norm] for m in resumed], alone, rtol=1e-4)
+
+
+def test_heads_that_cannot_be_shared_are_refused(base: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="context_parallel = 4 does not divide the model's 2"):
+        load_model(base, SETTINGS, device=CPU, context_parallel=4)
