@@ -67,3 +67,7 @@ def test_many_copies_of_one_question_are_no_template() -> None:
     ]
     copies = [f"{LONG.replace('rectangular', word)} Give the answer in steps of 5." for word in words]
     assert len(found(*copies)) == len(copies) - 1
+
+
+def test_the_same_numbers_in_other_places_are_another_question() -> None:
+    assert found("What is 7 + 4 - 2?", "What is 4 + 7 - 2?", similarity=0.9) == {}

@@ -61,6 +61,7 @@ def test_each_rule_finds_its_fault(rule: str, changes: dict[str, object]) -> Non
         {"question": r"The probability is $p/q$. Find $p+q.\,$"},
         {"question": "Which of the systems of equations shown above has the solution 2?\n$x + y = 2$"},
         {"question": "Let $f(3)=$"},
+        {"question": "Spell this word backward: the"},
         {"question": "Find the area.\n[asy]\ndraw((0,0));\n[/asy]", "source": "aime-1983-2021"},
         {"question": "Sort these: -12.5, 3.1, -7. What is the first of them?"},
         {"question": r"Let $\alpha$, $\beta$ and $\gamma$ be the roots. Find $\alpha+\beta+\gamma$."},

@@ -97,9 +97,14 @@ def _similarity(rows: Fingerprints, a: int, b: int, known: Hashes, weights: np.n
     first, second = rows.shingles.row(a), rows.shingles.row(b)
     union, common = np.union1d(first, second), np.intersect1d(first, second, assume_unique=True)
     if rows.number_count[a] >= TELLING_NUMBERS:
-        return len(common) / len(union) if len(union) else 0.0
+        # The numbers in their places too: 7 + 4 - 2 is not 4 + 7 - 2.
+        return min(len(common) / len(union), _jaccard(rows.numbered.row(a), rows.numbered.row(b)))
     total = float(weights[np.searchsorted(known, union)].sum())
     return float(weights[np.searchsorted(known, common)].sum()) / total if total > 0 else 0.0
+
+
+def _jaccard(a: Hashes, b: Hashes) -> float:
+    return len(np.intersect1d(a, b, assume_unique=True)) / max(len(np.union1d(a, b)), 1)
 
 
 def _root(parent: dict[int, int], node: int) -> int:

@@ -34,8 +34,8 @@ _PART_NUMBER = re.compile(r"(?<![\w.])p[1-9]\d{0,2}\.(?!\d)")
 # A number set in bold, as in **12.**; an operand before the stars makes them a power (x**2, 3*x**3*y**2).
 _BOLD_NUMBER = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s\]]*\d)[^\s\]*]*\*\*(?![\w(*])")
 _OPEN_END = re.compile(
-    r"(?:[,;(\[{+]|\\(?:frac|sqrt|left|begin|cdot|times)|\b(?:and|or|the|of|with|to|that|where|is|are|such|if))$",
-    re.IGNORECASE,
+    r"(?:[,;(\[{+]|\\(?:frac|sqrt|left|begin|cdot|times)"
+    r"|(?<!: )\b(?:and|or|the|of|with|to|that|where|is|are|such|if))$"  # a word after a colon is what is asked about
 )
 _CURRENCY = re.compile(r"\$ ?\.?\d|\d ?\$")
 _END_SPACING = re.compile(r"(?:\\[,;: ]|[$ ~])+$")
