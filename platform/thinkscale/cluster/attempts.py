@@ -21,6 +21,7 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Request, Sampling
 from thinkscale.domain.question import Question
 from thinkscale.engines.base import Engine
+from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.store.models import local_model
@@ -33,13 +34,17 @@ T = TypeVar("T")
 class EngineLoop:
     """An engine and the event loop it lives on, in a thread of its own: several threads may have work done there."""
 
-    def __init__(self, campaign: Campaign, reference: str) -> None:
+    def __init__(self, campaign: Campaign, reference: str, endpoint: str | None = None) -> None:
+        """`endpoint`: base URL of a server that serves `reference`; None: the engine runs in this process."""
         serve = campaign.serve
         directory = local_model(reference)
         self.tokenizer = ModelTokenizer(directory)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.engine: Engine = self.run(
+        if endpoint is not None:
+            self.engine: Engine = self.run(EndpointEngine.connect(endpoint, reference, directory))
+            return
+        self.engine = self.run(
             build_engine(
                 serve.engine,
                 directory,

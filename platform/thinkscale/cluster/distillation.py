@@ -78,9 +78,8 @@ def distill(campaign: Campaign, store: Store) -> Manifest:
         run_segments("distill", output, segments, done, transform=FromSolutions(campaign.model.base))
     else:
         resources = campaign.resources
-        pool = Actors(
-            most=resources.replicas, cpus=resources.cpus_per_replica, gpus=resources.gpus_per_replica, at_once=2
-        )
+        gpus = 0 if campaign.teacher.endpoint else resources.gpus_per_replica
+        pool = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=gpus, at_once=2)
         run_segments("distill", output, segments, done, transform=FromTeacher, arguments=(campaign,), actors=pool)
     if not sum(record["file"]["rows"] for record in output.segment_records()):
         raise DistillError(
@@ -113,9 +112,9 @@ class FromTeacher:
     """In an actor: a model thinks about each question under the teacher's budget."""
 
     def __init__(self, campaign: Campaign) -> None:
-        assert campaign.teacher.model is not None
         self._campaign, teacher = campaign, campaign.teacher
-        self._engine = EngineLoop(campaign, teacher.model or "")
+        assert teacher.model is not None
+        self._engine = EngineLoop(campaign, teacher.model, teacher.endpoint)
         tokenizer = self._engine.tokenizer
         self._format = detect_format(tokenizer)
         self._budget = Budget(
