@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -216,7 +217,7 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir="/tmp/peer",
+            output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=1,
             gradient_accumulation_steps=16,
             max_steps=4,
