@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import __version__, pipeline
+from thinkscale.domain.question import ANSWER_KINDS, AnswerKind
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
@@ -125,6 +126,28 @@ def show(campaign: str, overrides: tuple[str, ...], root: str | None) -> None:
 
 
 @cli.command()
+@click.argument("campaign")
+@click.argument("question_id", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option("--root", help="Where artifacts lie.")
+def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root: str | None) -> None:
+    """What became of QUESTION_ID, stage by stage; without one, how many rows each stage kept and dropped."""
+    from thinkscale.store import lineage
+    from thinkscale.store.filesystem import Store
+
+    loaded = _load(campaign, overrides, root)
+    store = Store(loaded.root)
+    if question_id is None:
+        click.echo(lineage.funnel_table(lineage.funnel(loaded, store)))
+        return
+    sightings = lineage.why(loaded, store, question_id)
+    if not sightings:
+        raise click.ClickException(f"no stage of campaign {loaded.name!r} under {store.uri} has seen {question_id!r}")
+    for sighting in sightings:
+        click.echo(f"{sighting.artifact:<14}{'kept' if sighting.kept else 'DROPPED':<9}{sighting.text}")
+
+
+@cli.command()
 @click.argument("model")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the service, as "
               "serve.engine=vllm, model.format=s1, name=mine, max_replicas=4, min_replicas=0.")  # fmt: skip
@@ -140,6 +163,99 @@ def serve(model: str, overrides: tuple[str, ...], host: str, port: int, route: s
     from thinkscale.cluster.service import serve as serve_model
 
     serve_model(service, host=host, port=port, route=route, address=address, say=click.echo)
+
+
+@cli.command()
+@click.argument("source", type=click.Path(exists=True, dir_okay=False))
+@click.argument("target", type=click.Path(dir_okay=False))
+@click.option("--kind", required=True, type=click.Choice(ANSWER_KINDS), help="How answers are compared.")
+@click.option("--reference-field", required=True, help="The field with the right answer.")
+@click.option("--response-field", required=True, help="The field with the model's response.")
+@click.option("--options-field", help="The field with the list of options of choice questions.")
+def grade(
+    source: str, target: str, kind: AnswerKind, reference_field: str, response_field: str, options_field: str | None
+) -> None:
+    """Grade the responses in SOURCE into TARGET, which gains extracted_answer and verdict (JSONL or Parquet)."""
+    from pathlib import Path
+
+    from thinkscale.report.grade_file import grade_file
+
+    counts = grade_file(
+        kind,
+        Path(source),
+        Path(target),
+        reference_field=reference_field,
+        response_field=response_field,
+        options_field=options_field,
+    )
+    total = sum(counts.values())
+    for verdict in ("correct", "wrong", "unanswered", "ungradable"):
+        count = counts.get(verdict, 0)
+        click.echo(f"{verdict:<11}{count:>9,}{count / max(total, 1):>8.1%}")
+    click.echo(f"{'rows':<11}{total:>9,}")
+
+
+@cli.command()
+@click.argument("campaign_a")
+@click.argument("campaign_b")
+@click.option("--root", help="Where campaigns lie that are given by name.")
+@click.option("--across-engines", is_flag=True, help="Compare even where different engines drew the samples.")
+@click.option("--html", type=click.Path(file_okay=False), help="Also write a report page of both to this directory.")
+def compare(campaign_a: str, campaign_b: str, root: str | None, across_engines: bool, html: str | None) -> None:
+    """CAMPAIGN_B against CAMPAIGN_A, paired by question: runs/demo, s3://bucket/runs/demo, or a name."""
+    from pathlib import Path
+
+    from thinkscale.cluster import comparing
+    from thinkscale.report.comparison import comparison_table
+    from thinkscale.store.samples import locate_campaign
+
+    found = comparing.pairs(locate_campaign(campaign_a, root), locate_campaign(campaign_b, root))
+    differences = comparing.differences(found)
+    if differences and not across_engines:
+        raise click.ClickException(
+            "different engines drew the samples, so that a difference need not be the models': "
+            f"{'; '.join(differences)}. Compare all the same: --across-engines"
+        )
+    notes = [f"The engines differ: {line}." for line in differences] + comparing.grading_notes(found)
+    for note in notes:
+        click.echo(f"note: {note}")
+    click.echo(comparison_table(comparing.comparisons(found)))
+    if html is not None:
+        files = comparing.comparison_page(found, notes)
+        Path(html).mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (Path(html) / name).write_bytes(data)
+        click.echo(f"report: {Path(html) / 'report.html'}")
+
+
+@cli.command()
+@click.argument("campaign")
+@click.option("--root", help="Where artifacts lie.")
+def regrade(campaign: str, root: str | None) -> None:
+    """Grade the stored samples of CAMPAIGN again with the installed graders; needs no GPU and no cluster."""
+    from thinkscale.cluster import regrading
+    from thinkscale.store.samples import locate_campaign
+
+    regrading.regrade(*locate_campaign(campaign, root), say=click.echo)
+    click.echo("these verdicts count from now on; `thinkscale report` makes the report anew")
+
+
+@cli.command()
+@click.argument("campaign")
+@click.option("--root", help="Where artifacts lie.")
+def audit(campaign: str, root: str | None) -> None:
+    """List the stored verdicts of CAMPAIGN that the installed graders would not give, with both readings."""
+    from thinkscale.cluster import regrading
+    from thinkscale.store.samples import locate_campaign
+
+    differing = 0
+    for question, found in regrading.audit(*locate_campaign(campaign, root)):
+        differing += 1
+        answer = found.answer[-200:]
+        click.echo(f"{found.model} {found.sample_id}: reference {question.answer!r}, answer ends {answer!r}")
+        for when, reading in (("stored", found.first), ("now", found.second)):
+            click.echo(f"  {when:<7}{reading.verdict:<11}{reading.extracted_answer!r} ({reading.grader})")
+    click.echo(f"{differing:,} stored verdict{'' if differing == 1 else 's'} that the graders would not give now")
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

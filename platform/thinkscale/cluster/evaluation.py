@@ -27,9 +27,10 @@ from thinkscale.engines.driver import run
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
+from thinkscale.store.samples import SampleSet
 from thinkscale.store.schemas import SAMPLES, questions, table
 from thinkscale.thinking.formats import forcing_ids, resolve_format
-from thinkscale.thinking.grading import GradingPool
+from thinkscale.thinking.grading import Graded, GradingPool
 from thinkscale.thinking.sweep import Cell, SweepResult, curve_cells, sweep
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def evaluate(campaign: Campaign, store: Store) -> list[Manifest]:
         waiting = []
         for benchmark in campaign.evaluate.benchmarks:
             source = Artifact(store, f"{campaign.name}/benchmarks/{benchmark.name}")
-            output = samples_artifact(campaign, store, model, benchmark.name)
+            output = SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark.name).artifact
             done = output.begin(
                 {
                     "model": campaign.model.model_dump(),
@@ -84,10 +85,6 @@ def evaluate(campaign: Campaign, store: Store) -> list[Manifest]:
         if waiting:
             manifests += asyncio.run(_evaluate_model(campaign, model, reference, waiting))
     return manifests
-
-
-def samples_artifact(campaign: Campaign, store: Store, model: str, benchmark: str) -> Artifact:
-    return Artifact(store, f"{campaign.name}/samples/model={model}/benchmark={benchmark}")
 
 
 async def _evaluate_model(
@@ -277,10 +274,9 @@ def _grade_and_commit(
     meter: Meter,
     info: dict[str, Any],
 ) -> None:
-    for row in segment.rows:
-        if row["status"] == "ok":
-            question = by_id[row["question_id"]]
-            row |= asdict(pool.grade(question.kind, question.answer, row["answer"], question.options))
+    answered = [row for row in segment.rows if row["status"] == "ok"]
+    for row, verdict in zip(answered, pool.grade_all(_graded(row, by_id) for row in answered), strict=True):
+        row |= asdict(verdict)
     segment.rows.sort(key=lambda row: (row["question_id"], row["sample"], row["max_thinking_tokens"], row["num_waits"]))
     stats = {
         **meter.take(),
@@ -289,6 +285,11 @@ def _grade_and_commit(
         "failed": sum(row["status"] == "failed" for row in segment.rows),
     }
     output.commit_segment(key, table(segment.rows, SAMPLES), stats=stats)
+
+
+def _graded(row: dict[str, Any], by_id: dict[str, Question]) -> Graded:
+    question = by_id[row["question_id"]]
+    return Graded(kind=question.kind, reference=question.answer, response=row["answer"], options=question.options)
 
 
 def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str, str]:

@@ -7,44 +7,50 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from thinkscale.cluster.evaluation import samples_artifact
 from thinkscale.domain.campaign import Campaign
 from thinkscale.report.comparison import compare
-from thinkscale.report.metrics import summary_rows
+from thinkscale.report.metrics import COLUMNS, summary_rows
 from thinkscale.report.page import build_report
 from thinkscale.report.spending import spending
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
 from thinkscale.store.filesystem import Store
-
-ARTIFACTS = ("pool", "embeddings", "unique", "difficulty", "selected", "traces", "model")
-"""In the order of the stages; samples and benchmarks are found by the campaign's settings."""
+from thinkscale.store.lineage import curated_artifacts
+from thinkscale.store.samples import SampleSet
 
 
 def report(campaign: Campaign, store: Store) -> Manifest:
     """Write `<campaign>/report/`: report.html, curve.png, curve.svg, summary.txt.
 
-    Nothing is done where the report of these very artifacts is there; one of older artifacts is replaced.
+    Nothing is done where the report of these very artifacts is there; one of older artifacts is replaced. Its
+    manifest records the whole campaign, so that later pages can tell the settings from the root alone.
 
     Raises:
         ArtifactError: no samples are complete.
     """
     samples = _samples(campaign, store)
-    manifests = _manifests(campaign, store) | {name: a.require() for name, a in samples.items()}
+    manifests = stage_manifests(campaign, store) | sample_manifests(samples)
     output = Artifact(store, f"{campaign.name}/report")
     inputs = {name: manifest.fingerprint for name, manifest in manifests.items()}
-    prices = {"prices": campaign.prices.model_dump()}
+    config = {"campaign": campaign.model_dump(mode="json")}
     committed = output.manifest()
-    if committed is not None and committed.inputs == inputs and committed.config == prices:
+    if committed is not None and committed.inputs == inputs and committed.config == config:
         return committed
-    if store.exists(f"{output.path}/stage.json"):
+    if committed is not None or store.exists(f"{output.path}/stage.json"):
         store.delete_directory(output.path)
-    output.begin(prices, inputs)
-    files = build_report(campaign, _parts(samples), manifests, _training(campaign, store), _questions(campaign, store))
+    output.begin(config, inputs)
+    files = build_report(
+        campaign,
+        _parts(samples),
+        manifests,
+        _training(campaign, store),
+        benchmark_questions(campaign, store),
+        notes=regrading_notes(samples),
+    )
     files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
     with tempfile.TemporaryDirectory(prefix="thinkscale-report-") as scratch:
         stored = []
@@ -62,28 +68,56 @@ def summary(campaign: Campaign, store: Store) -> str:
     return store.read_bytes(f"{output.path}/summary.txt").decode()
 
 
-def _samples(campaign: Campaign, store: Store) -> dict[str, Artifact]:
-    """The complete sample artifacts by name."""
-    found = {
-        f"samples {model} {benchmark.name}": samples_artifact(campaign, store, model, benchmark.name)
+def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
+    """Manifests of what was committed before the samples, by the artifact's name, in the order of the stages."""
+    curated = curated_artifacts(campaign)
+    benchmarks = [f"benchmarks/{benchmark.name}" for benchmark in campaign.evaluate.benchmarks]
+    names = [*curated[:2], "embeddings", "fingerprints", *curated[2:], "model", *benchmarks]
+    found = {name: Artifact(store, f"{campaign.name}/{name}").manifest() for name in names}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+
+def sample_manifests(samples: Sequence[SampleSet]) -> dict[str, Manifest]:
+    """Manifests of samples and of the regradings that count."""
+    manifests = {f"samples {one.label}": one.artifact.require() for one in samples}
+    regradings = {f"regraded {one.label}": one.regrading() for one in samples}
+    return manifests | {name: artifact.require() for name, artifact in regradings.items() if artifact is not None}
+
+
+def regrading_notes(samples: Sequence[SampleSet]) -> list[str]:
+    """A line for each sample set whose verdicts are not those that evaluation gave."""
+    regradings = [(one, one.regrading()) for one in samples]
+    return [
+        f"Verdicts on {one.benchmark} of {one.model} are of a later grading: "
+        f"{int(regrading.require().stats.get('changed', 0)):,} changed."
+        for one, regrading in regradings
+        if regrading is not None
+    ]
+
+
+def benchmark_questions(campaign: Campaign, store: Store) -> pa.Table:
+    """The questions of all the campaign's benchmarks (schema QUESTIONS)."""
+    return pa.concat_tables(
+        [Artifact(store, f"{campaign.name}/benchmarks/{b.name}").read() for b in campaign.evaluate.benchmarks]
+    )
+
+
+def _samples(campaign: Campaign, store: Store) -> list[SampleSet]:
+    """The complete ones of the campaign's samples, in its order."""
+    found = [
+        SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark.name)
         for model in campaign.evaluate.models
         for benchmark in campaign.evaluate.benchmarks
-    }
-    complete = {name: artifact for name, artifact in found.items() if artifact.manifest() is not None}
+    ]
+    complete = [samples for samples in found if samples.is_complete]
     if not complete:
         raise ArtifactError(f"{store.url(campaign.name)} holds no complete samples: run the stage evaluate first")
     return complete
 
 
-def _manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
-    names = [*ARTIFACTS, *(f"benchmarks/{benchmark.name}" for benchmark in campaign.evaluate.benchmarks)]
-    found = {name: Artifact(store, f"{campaign.name}/{name}").manifest() for name in names}
-    return {name: manifest for name, manifest in found.items() if manifest is not None}
-
-
-def _parts(samples: dict[str, Artifact]) -> Iterator[pa.Table]:
-    for artifact in samples.values():
-        yield from artifact.iter_tables()
+def _parts(samples: Iterable[SampleSet], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    for one in samples:
+        yield from one.iter_tables(columns)
 
 
 def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
@@ -95,14 +129,8 @@ def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
     return [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
 
 
-def _questions(campaign: Campaign, store: Store) -> pa.Table:
-    return pa.concat_tables(
-        [Artifact(store, f"{campaign.name}/benchmarks/{b.name}").read() for b in campaign.evaluate.benchmarks]
-    )
-
-
-def _summary(campaign: Campaign, store: Store, samples: dict[str, Artifact], manifests: dict[str, Manifest]) -> str:
-    points = summary_rows(_parts(samples))
+def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], manifests: dict[str, Manifest]) -> str:
+    points = summary_rows(_parts(samples, COLUMNS))
     lines = [f"{'model':<8} {'benchmark':<14} {'budget':<20} {'tokens':>7} {'accuracy':>9}   95% interval"]
     lines += [
         f"{p.model:<8} {p.benchmark:<14} {p.budget:<20} {p.mean_thinking_tokens:>7,.0f} {p.accuracy:>8.1%}   "
@@ -110,10 +138,7 @@ def _summary(campaign: Campaign, store: Store, samples: dict[str, Artifact], man
         for p in points
     ]
     if {"base", "tuned"} <= {p.model for p in points}:
-        base, tuned = (
-            pa.concat_tables([a.read() for name, a in samples.items() if name.split()[1] == model])
-            for model in ("base", "tuned")
-        )
+        base, tuned = (_parts([one for one in samples if one.model == model], COLUMNS) for model in ("base", "tuned"))
         lines += ["", "tuned against base, paired by question:"]
         lines += [
             f"  {row.benchmark:<14} {row.budget:<20} {row.difference:+.1%}   "

@@ -76,6 +76,24 @@ def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> l
     return found
 
 
+def comparison_table(rows: Iterable[Comparison]) -> str:
+    """Comparisons as text for a terminal, a line each; `better` says that the second run is."""
+    lines = [
+        f"{'model':<10} {'benchmark':<14} {'budget':<20} {'questions':>9} {'first':>7} {'second':>7} {'diff.':>7}   "
+        f"{'95% interval':<17} {'p':>6}  verdict"
+    ]
+    for row in rows:
+        model = row.model_a if row.model_a == row.model_b else f"{row.model_a}/{row.model_b}"
+        interval = f"{row.low:+.1%} to {row.high:+.1%}"
+        unpaired = f" ({row.unpaired:,} questions not in both)" if row.unpaired else ""
+        lines.append(
+            f"{model:<10} {row.benchmark:<14} {row.budget:<20} {row.questions:>9,} {row.accuracy_a:>7.1%} "
+            f"{row.accuracy_b:>7.1%} {row.difference:>+7.1%}   {interval:<17} {row.p_mcnemar:>6.3f}  "
+            f"{row.gate}{unpaired}"
+        )
+    return "\n".join(lines)
+
+
 def renamed(parts: pa.Table | Iterable[pa.Table], run: str) -> Iterator[pa.Table]:
     """Samples whose models bear their run's name, so that two runs of one model can stand on one page."""
     for part in [parts] if isinstance(parts, pa.Table) else parts:

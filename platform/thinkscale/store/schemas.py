@@ -99,6 +99,13 @@ SAMPLES = _schema(
     pa.field("grader", pa.string()),
 )
 
+VERDICTS = _schema(
+    "verdicts",
+    1,
+    _required("sample_id", pa.string()),
+    *(SAMPLES.field(name) for name in ("verdict", "extracted_answer", "grader")),
+)
+
 DROPPED = _schema(
     "dropped",
     1,

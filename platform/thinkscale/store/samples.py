@@ -1,0 +1,135 @@
+"""A campaign's stored samples, with the verdicts that count.
+
+Owns where samples and their regradings lie and which regrading counts. A regrading is an artifact of verdicts
+alone (schema VERDICTS), row by row those of the samples' parts; each lies under its own fingerprint and is
+never changed, and `current.json` beside them names the one that counts. Knows nothing of how an answer is judged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from thinkscale.store.artifact import Artifact, ArtifactError
+from thinkscale.store.campaigns import CampaignError, load_campaign, packaged_campaigns
+from thinkscale.store.filesystem import Store
+from thinkscale.store.schemas import SAMPLES, VERDICTS
+
+_REPLACED = [name for name in VERDICTS.names if name != "sample_id"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSet:
+    """The samples of one model on one benchmark, complete or not."""
+
+    store: Store
+    campaign: str
+    """Its directory below the store's root."""
+    model: str
+    benchmark: str
+
+    @property
+    def artifact(self) -> Artifact:
+        """The samples as evaluation wrote them."""
+        return Artifact(self.store, f"{self.campaign}/samples/{self._slug}")
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} {self.benchmark}"
+
+    @property
+    def is_complete(self) -> bool:
+        return self.artifact.manifest() is not None
+
+    @property
+    def _slug(self) -> str:
+        return f"model={self.model}/benchmark={self.benchmark}"
+
+    @property
+    def _pointer(self) -> str:
+        return f"{self.campaign}/regraded/{self._slug}/current.json"
+
+    def regrading_artifact(self, fingerprint: str) -> Artifact:
+        """Where the regrading of this fingerprint lies."""
+        return Artifact(self.store, f"{self.campaign}/regraded/{self._slug}/{fingerprint}")
+
+    def count_regrading(self, fingerprint: str) -> None:
+        """From now on the verdicts of this regrading count, in every process that reads."""
+        self.regrading_artifact(fingerprint).require()
+        self.store.write_bytes(self._pointer, json.dumps({"regrading": fingerprint}).encode())
+
+    def regrading(self) -> Artifact | None:
+        """The regrading whose verdicts count: the last one made of these very samples. None: the stored ones do."""
+        try:
+            pointer = json.loads(self.store.read_bytes(self._pointer))
+        except FileNotFoundError:
+            return None
+        artifact = self.regrading_artifact(pointer["regrading"])
+        same = artifact.require().inputs["samples"] == self.artifact.require().fingerprint
+        return artifact if same else None
+
+    def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The samples part by part, with the verdicts that count.
+
+        Args:
+            columns: Columns of SAMPLES; None: all.
+
+        Raises:
+            ArtifactError: the samples are not complete, or a file is missing or damaged.
+        """
+        regrading = self.regrading()
+        if regrading is None or (columns is not None and not set(columns) & set(_REPLACED)):
+            yield from self.artifact.iter_tables(columns)
+            return
+        wanted = SAMPLES.names if columns is None else columns
+        for file, verdicts_file in zip(self.artifact.parts(), regrading.parts(), strict=True):
+            part = self.artifact.read_part(file, list(dict.fromkeys([*wanted, "sample_id"])))
+            verdicts = regrading.read_part(verdicts_file)
+            if not part["sample_id"].equals(verdicts["sample_id"]):
+                raise ArtifactError(f"{regrading.url}/{verdicts_file.path} holds other samples than {file.path}")
+            for name in set(wanted) & set(_REPLACED):
+                position = part.schema.get_field_index(name)
+                part = part.set_column(position, part.schema.field(name), verdicts[name])
+            yield part.select(wanted)
+
+
+def locate_campaign(campaign: str, root: str | None = None) -> tuple[Store, str]:
+    """Where a campaign's artifacts lie: the store and the campaign's directory in it.
+
+    Args:
+        campaign: A directory or URL (`runs/demo`, `s3://bucket/prefix/demo`), a TOML file's path, a packaged
+            campaign's name, or a name below the root.
+        root: Replaces the TOML's root; else the root of a bare name, `runs` by default.
+    """
+    if campaign.endswith(".toml") or campaign in packaged_campaigns():
+        loaded = load_campaign(campaign, [f'root="{root}"'] if root else [])
+        return Store(loaded.root), loaded.name
+    where, _, name = campaign.rstrip("/").rpartition("/")
+    if not name or (where and root):
+        raise CampaignError(f"{campaign!r}: give a campaign's directory, or its name and --root")
+    return Store(where or ("/" if campaign.startswith("/") else root or "runs")), name
+
+
+def sample_sets(store: Store, campaign: str) -> list[SampleSet]:
+    """The complete samples that lie in a campaign's directory, by model and benchmark.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    found = [
+        SampleSet(
+            store=store,
+            campaign=campaign,
+            model=model.removeprefix("model="),
+            benchmark=benchmark.removeprefix("benchmark="),
+        )
+        for model in store.directories(f"{campaign}/samples")
+        for benchmark in store.directories(f"{campaign}/samples/{model}")
+    ]
+    complete = [samples for samples in found if samples.is_complete]
+    if not complete:
+        raise ArtifactError(f"{store.url(campaign)} holds no complete samples: run the stage evaluate first")
+    return complete

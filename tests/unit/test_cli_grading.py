@@ -1,0 +1,247 @@
+"""Grading, regrading, auditing and comparing from the command line, over small stored campaigns."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+
+from made_samples import made_campaign, made_questions, made_samples
+from thinkscale.cli import cli
+from thinkscale.cluster.reporting import report
+from thinkscale.domain.sample import Verdict
+from thinkscale.report.regrade import with_verdicts
+from thinkscale.store.artifact import Artifact, ArtifactError
+from thinkscale.store.campaigns import CampaignError
+from thinkscale.store.filesystem import Store
+from thinkscale.store.samples import SampleSet, locate_campaign
+from thinkscale.store.schemas import QUESTIONS, SAMPLES
+
+ENGINE = {"engine": "vllm", "version": "0.32.0", "dtype": "bfloat16", "device": "cpu"}
+QUESTION_COUNT = 12
+
+
+def thinkscale(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def stored_campaign(
+    root: Path,
+    name: str = "demo",
+    *,
+    accuracy: float = 0.5,
+    model: str = "base",
+    engine: dict[str, Any] = ENGINE,
+    samples: pa.Table | None = None,
+) -> SampleSet:
+    """A campaign's benchmark and samples, in two parts, as evaluation leaves them."""
+    store = Store(str(root))
+    benchmark = Artifact(store, f"{name}/benchmarks/sums")
+    benchmark.begin({}, {})
+    benchmark.commit_segment("000000", made_questions(questions=QUESTION_COUNT))
+    asked = benchmark.commit(QUESTIONS).fingerprint
+    found = SampleSet(store=store, campaign=name, model=model, benchmark="sums")
+    if samples is None:
+        samples = made_samples(models={model: accuracy}, questions=QUESTION_COUNT, failures=1)
+    found.artifact.begin({"seed": 0}, {"benchmark": asked, "model": "m"})
+    half = samples.num_rows // 2
+    found.artifact.commit_segment("0000000", samples.slice(0, half))
+    found.artifact.commit_segment("0000006", samples.slice(half))
+    found.artifact.commit(SAMPLES, extra={"model": model, "benchmark": "sums", "engine": engine})
+    return found
+
+
+def misgraded(count: int = 2) -> pa.Table:
+    """Samples, some of whose right answers an older grader could not read."""
+    samples = made_samples(models={"base": 0.5}, questions=QUESTION_COUNT, failures=1)
+    unread = Verdict(verdict="unanswered", extracted_answer=None, grader="integer/0")
+    right = [index for index, verdict in enumerate(samples["verdict"].to_pylist()) if verdict == "correct"]
+    return with_verdicts(samples, [unread if index in right[-count:] else None for index in range(samples.num_rows)])
+
+
+def test_grade_prints_the_counts_and_writes_the_verdicts(tmp_path: Path) -> None:
+    rows = [("42", "The answer is 42."), ("42", "Final Answer: 41"), ("7", "I do not know.")]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"gold": gold, "said": said}) + "\n" for gold, said in rows))
+    options = ("--reference-field", "gold", "--response-field", "said")
+    out = thinkscale("grade", "--kind", "integer", *options, source, target)
+    assert out.exit_code == 0, out.output
+    assert re.findall(r"^(\w+) +(\d+)", out.output, re.M) == [
+        ("correct", "1"), ("wrong", "1"), ("unanswered", "1"), ("ungradable", "0"), ("rows", "3"),
+    ]  # fmt: skip
+    assert [json.loads(line)["verdict"] for line in target.read_text().splitlines()] == [
+        "correct", "wrong", "unanswered",
+    ]  # fmt: skip
+
+
+def test_grade_reads_the_options_of_choice_questions(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"gold": "B", "said": "Final Answer: the cat", "options": ["the dog", "the cat"]}))
+    fields = ("--reference-field", "gold", "--response-field", "said", "--options-field", "options")
+    out = thinkscale("grade", "--kind", "choice", *fields, source, target)
+    assert out.exit_code == 0, out.output
+    assert json.loads(target.read_text())["extracted_answer"] == "B"
+
+
+def test_audit_lists_both_readings_and_writes_nothing(tmp_path: Path) -> None:
+    stored_campaign(tmp_path, samples=misgraded())
+    before = Store(str(tmp_path)).written("demo")
+    out = thinkscale("audit", tmp_path / "demo")
+    assert out.exit_code == 0, out.output
+    assert "reference '10', answer ends 'Final Answer: 10'" in out.output
+    assert out.output.count("stored unanswered None (integer/0)") == 2
+    assert out.output.count("now    correct    '10' (integer/1)") == 2
+    assert "2 stored verdicts" in out.output
+    assert Store(str(tmp_path)).written("demo") == before
+
+
+def test_regraded_verdicts_count_and_the_samples_stay(tmp_path: Path) -> None:
+    samples = stored_campaign(tmp_path, samples=misgraded())
+    stored = samples.artifact.read()
+    out = thinkscale("regrade", "demo", "--root", tmp_path)
+    assert out.exit_code == 0, out.output
+    assert "base sums: 72 samples graded again, 2 verdicts changed" in out.output
+    assert samples.artifact.read().equals(stored)
+    right = made_samples(models={"base": 0.5}, questions=QUESTION_COUNT, failures=1)
+    assert pa.concat_tables(samples.iter_tables()).equals(right)
+    columns = ["verdict", "question_id"]
+    assert pa.concat_tables(samples.iter_tables(columns)).equals(right.select(columns))
+
+
+def test_a_second_regrading_finds_the_first(tmp_path: Path) -> None:
+    stored_campaign(tmp_path, samples=misgraded())
+    thinkscale("regrade", tmp_path / "demo")
+    written = {name: when for name, when in Store(str(tmp_path)).written("demo").items() if "current" not in name}
+    out = thinkscale("regrade", tmp_path / "demo")
+    assert "2 verdicts changed" in out.output
+    again = Store(str(tmp_path)).written("demo")
+    assert {name: again[name] for name in written} == written
+
+
+def test_an_interrupted_regrading_is_resumed(tmp_path: Path) -> None:
+    samples = stored_campaign(tmp_path, samples=misgraded())
+    thinkscale("regrade", tmp_path / "demo")
+    regrading = samples.regrading()
+    assert regrading is not None
+    whole = regrading.read()
+    for path in ("manifest.json", "segments/0000001.json", "../current.json"):
+        (tmp_path / regrading.path / path).unlink()
+    assert samples.regrading() is None
+    assert thinkscale("regrade", tmp_path / "demo").exit_code == 0
+    assert regrading.read().equals(whole)
+    assert len(list((tmp_path / regrading.path).glob("part-*.parquet"))) == 2
+
+
+def test_verdicts_of_other_samples_do_not_count(tmp_path: Path) -> None:
+    samples = stored_campaign(tmp_path, samples=misgraded())
+    thinkscale("regrade", tmp_path / "demo")
+    samples.store.delete_directory("demo/samples")
+    samples.store.delete_directory("demo/benchmarks")
+    anew = stored_campaign(tmp_path, samples=misgraded(3))
+    assert anew.regrading() is None
+    assert pa.concat_tables(anew.iter_tables()).equals(misgraded(3))
+
+
+def test_samples_of_another_benchmark_are_not_regraded(tmp_path: Path) -> None:
+    samples = stored_campaign(tmp_path)
+    samples.store.delete_directory("demo/benchmarks")
+    benchmark = Artifact(samples.store, "demo/benchmarks/sums")
+    benchmark.begin({}, {})
+    benchmark.commit_segment("000000", made_questions(questions=3))
+    benchmark.commit(QUESTIONS)
+    out = thinkscale("regrade", tmp_path / "demo")
+    assert isinstance(out.exception, ArtifactError)
+    assert "made anew" in str(out.exception)
+
+
+def test_the_report_takes_the_regraded_verdicts(tmp_path: Path) -> None:
+    samples = stored_campaign(tmp_path, samples=misgraded())
+    first = report(made_campaign(), samples.store)
+    assert report(made_campaign(), samples.store) == first
+    before = (tmp_path / "demo/report/summary.txt").read_text()
+    thinkscale("regrade", tmp_path / "demo")
+    second = report(made_campaign(), samples.store)
+    assert second.inputs.keys() - first.inputs.keys() == {"regraded base sums"}
+    after = (tmp_path / "demo/report/summary.txt").read_text()
+    assert len(accuracies(before)) == 6
+    assert sum(new > old for new, old in zip(accuracies(after), accuracies(before), strict=True)) >= 1
+    assert "of a later grading: 2 changed" in (tmp_path / "demo/report/report.html").read_text()
+
+
+def accuracies(summary: str) -> list[float]:
+    return [float(line.split("%")[0].split()[-1]) for line in summary.splitlines() if line.startswith("base")]
+
+
+def test_compare_pairs_what_both_have(tmp_path: Path) -> None:
+    stored_campaign(tmp_path, "demo", accuracy=0.3)
+    stored_campaign(tmp_path / "elsewhere", "demo2", accuracy=0.9)
+    stored_campaign(tmp_path, "demo3", model="tuned")
+    out = thinkscale("compare", tmp_path / "demo", tmp_path / "elsewhere" / "demo2")
+    assert out.exit_code == 0, out.output
+    header, *rows = out.output.splitlines()
+    assert header.split()[:3] == ["model", "benchmark", "budget"]
+    assert len(rows) == 7  # six budgets and all of them together
+    assert all(row.startswith("base       sums ") for row in rows)
+    assert rows[-1].split()[2:4] == ["all", "budgets"]
+    assert rows[-1].endswith("better")
+    refused = thinkscale("compare", "demo", "demo3", "--root", tmp_path)
+    assert "base on sums against tuned on sums" in str(refused.exception)
+
+
+def test_compare_refuses_other_engines_unless_told(tmp_path: Path) -> None:
+    stored_campaign(tmp_path, "demo")
+    stored_campaign(tmp_path, "demo2", engine={**ENGINE, "version": "0.33.0"})
+    refused = thinkscale("compare", tmp_path / "demo", tmp_path / "demo2")
+    assert refused.exit_code == 1
+    assert "version: 0.32.0 against 0.33.0" in refused.output
+    assert "--across-engines" in refused.output
+    out = thinkscale("compare", tmp_path / "demo", tmp_path / "demo2", "--across-engines")
+    assert out.exit_code == 0, out.output
+    assert "note: The engines differ: version: 0.32.0 against 0.33.0." in out.output
+
+
+def test_compare_tells_of_different_gradings(tmp_path: Path) -> None:
+    stored_campaign(tmp_path, "demo")
+    stored_campaign(tmp_path, "demo2")
+    thinkscale("regrade", tmp_path / "demo")
+    assert "note: base sums: " in thinkscale("compare", tmp_path / "demo", tmp_path / "demo2").output
+    thinkscale("regrade", tmp_path / "demo2")
+    assert "note: " not in thinkscale("compare", tmp_path / "demo", tmp_path / "demo2").output
+
+
+def test_compare_writes_a_page_of_both(tmp_path: Path) -> None:
+    first = stored_campaign(tmp_path, "demo", accuracy=0.3)
+    stored_campaign(tmp_path, "demo2", accuracy=0.9)
+    arguments = ("compare", tmp_path / "demo", tmp_path / "demo2", "--html", tmp_path / "page")
+    refused = thinkscale(*arguments)
+    assert "has no report" in str(refused.exception)
+    for name in ("demo", "demo2"):
+        report(made_campaign().model_copy(update={"name": name}), first.store)
+    out = thinkscale(*arguments)
+    assert out.exit_code == 0, out.output
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "<title>demo2 against demo" in page
+    assert '"model_a":"demo base","model_b":"demo2 base"' in page
+    assert (tmp_path / "page" / "curve.png").stat().st_size > 1000
+
+
+def test_campaigns_are_located_by_path_url_and_name(tmp_path: Path) -> None:
+    assert locate_campaign("runs/demo2") == (Store("runs"), "demo2")
+    assert locate_campaign("s3://bucket/prefix/demo/") == (Store("s3://bucket/prefix"), "demo")
+    assert locate_campaign("other", "s3://bucket/prefix") == (Store("s3://bucket/prefix"), "other")
+    assert locate_campaign("demo", str(tmp_path)) == (Store(str(tmp_path)), "demo")
+    with pytest.raises(CampaignError, match="--root"):
+        locate_campaign("runs/demo", str(tmp_path))
+
+
+def test_these_commands_load_no_ray() -> None:
+    program = "import sys, thinkscale.cluster.regrading, thinkscale.cluster.comparing; print('ray' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
