@@ -14,7 +14,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from ray import serve
-from thinkscale.cluster.service import KEYS, application
+from thinkscale.cluster.service import KEYS, application, from_config
 from thinkscale.cluster.serving import end_application, run_application
 from thinkscale.domain.service import Service
 from tiny_model import write_tiny_model
@@ -79,6 +79,19 @@ def test_it_scales_to_zero_and_back(tiny_model: str) -> None:
 
 
 @pytest.mark.usefixtures("http")
+def test_a_config_file_is_deployed(tiny_model: str) -> None:
+    """By the way of `serve deploy`: Serve imports the application and gives it the file's arguments."""
+    (app,) = yaml.safe_load((JOBS / "serve.yaml").read_text())["applications"]
+    args = service(tiny_model, name="deployed").model_dump()
+    config = {"applications": [{**app, "name": "deployed", "route_prefix": "/deployed", "args": args}]}
+    client = serve.context._get_global_client()
+    client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=True)
+    models = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/deployed/v1", api_key="none").models.list().data
+    assert [model.id for model in models] == ["deployed"]
+    end_application("deployed")
+
+
+@pytest.mark.usefixtures("http")
 def test_a_service_that_needs_keys_does_not_start_without(tiny_model: str) -> None:
     assert KEYS not in os.environ
     with pytest.raises(RuntimeError, match="require_key is set, but neither THINKSCALE_API_KEYS nor"):
@@ -94,7 +107,7 @@ def test_the_config_files_say_the_same_and_are_valid() -> None:
     assert yaml.safe_load(kubernetes["spec"]["serveConfigV2"]) == config
     (app,) = ServeDeploySchema.model_validate(config).applications
     settings = Service.model_validate(app.args)
-    assert app.import_path == f"{application.__module__}:{application.__name__}"
+    assert app.import_path == f"{from_config.__module__}:{from_config.__name__}"
     assert settings.require_key
     workers = kubernetes["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
     limits = workers["containers"][0]["resources"]["limits"]

@@ -1,6 +1,6 @@
 """A model served over HTTP by Ray Serve: replicas that speak OpenAI's interface.
 
-Owns admission, autoscaling, draining and keys. `application` is what `serve deploy` and KubeRay import.
+Owns admission, autoscaling, draining and keys. `from_config` is what `serve deploy` and KubeRay import.
 """
 
 from __future__ import annotations
@@ -59,8 +59,13 @@ class HttpReplica(Replica):
         return self._api.app()
 
 
+def from_config(args: dict[str, Any]) -> Application:
+    """`import_path` of a Serve config file, whose `args` are a Service."""
+    return application(Service.model_validate(args))
+
+
 def application(service: Service) -> Application:
-    """The Serve application of a service: the `import_path` of a Serve config file, whose `args` are the service."""
+    """The Serve application of a service."""
     admitted = service.max_requests_per_replica
     gpus = service.serve.tensor_parallel if service.gpus_per_replica is None else service.gpus_per_replica
     scaling: dict[str, Any] = {"num_replicas": service.max_replicas}
