@@ -32,7 +32,7 @@ WORKER_EXTENSION = "thinkscale.engines.vllm_forcing.ForcingWorker"
 OUTCOMES_EVERY_S = 0.01
 """Outcomes of forced requests that end within this time are asked for together."""
 
-CPU_KV_CACHE_GIB = 2
+CPU_KV_CACHE_GIB = 1
 """Memory for keys and values where there is no GPU; the environment's VLLM_CPU_KVCACHE_SPACE goes before it."""
 
 CPU_STEP_TOKENS = 4096
