@@ -17,6 +17,9 @@ import numpy.typing as npt
 from thinkscale.engines.base import EngineError
 
 TOKENISED_AT_ONCE = 2048
+PADDING = 0.1
+SMALLEST_SHARE = 8
+"""A batch of one so manieth of the tokens allowed is worth a pass of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +132,21 @@ def read_encoder_files(directory: Path) -> EncoderFiles:
 
 
 def batches_by_tokens(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of texts of like length, each at most `batch_tokens` with padding; the longest first."""
+    """Indices in batches of texts of like length, each at most `batch_tokens` with padding; the longest first.
+
+    A batch also ends where padding would take more than PADDING of it, once it is worth a pass of its own.
+    """
     batches: list[list[int]] = []
-    width = 0
+    width = filled = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and width * (len(batches[-1]) + 1) <= batch_tokens:
+        padded = width * (len(batches[-1]) + 1) if batches else 0
+        wasteful = padded > batch_tokens // SMALLEST_SHARE and padded - filled - lengths[i] > PADDING * padded
+        if batches and padded <= batch_tokens and not wasteful:
             batches[-1].append(i)
+            filled += lengths[i]
         else:
             batches.append([i])
-            width = max(lengths[i], 1)
+            width = filled = max(lengths[i], 1)
     return batches
 
 
