@@ -53,7 +53,7 @@ def http(ray_cluster: None) -> Iterator[None]:
 def ask(path: str = "") -> Any:
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}{path}/v1", api_key="none", max_retries=0)
     return client.chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": "why?"}], max_tokens=8, timeout=120
+        model="tiny", messages=[{"role": "user", "content": "why?"}], max_tokens=20, timeout=120
     )
 
 

@@ -165,10 +165,10 @@ def test_what_only_begins_like_a_stop_text_comes(client: openai.OpenAI) -> None:
 
 
 def test_length_is_shared_out_and_ends_the_answer(client: openai.OpenAI) -> None:
-    reply = chat(client, max_completion_tokens=14, extra_body={"thinking": {"max_tokens": 9}})
+    reply = chat(client, max_completion_tokens=27, extra_body={"thinking": {"max_tokens": 9}})
     assert reply.choices[0].finish_reason == "length"
     assert reply.choices[0].thinking["tokens"] == 9
-    assert reply.usage.completion_tokens <= 9 + 5 + len("Final Answer:")
+    assert reply.usage.completion_tokens == 27, "9 of thinking, 13 of the final-answer text, 5 of answer"
 
 
 def test_several_choices_differ_and_repeat_by_seed(client: openai.OpenAI) -> None:
@@ -222,7 +222,10 @@ def test_models(client: openai.OpenAI) -> None:
         ({"extra_body": {"thinking": {"wait": 1}}}, "thinking.wait: unknown field"),
         ({"extra_body": {"thinking": {"waits": -1}}}, r"thinking.waits: .*greater than or equal to 0 \(it is -1\)"),
         ({"extra_body": {"thinking": {"waits": 1, "wait_text": "x<|im_end|>"}}}, "ends thinking or the text"),
-        ({"extra_body": {"thinking": {"max_tokens": 50}}, "max_tokens": 20}, "must be less than the completion's 20"),
+        (
+            {"extra_body": {"thinking": {"max_tokens": 50}}, "max_tokens": 20},
+            "20 tokens: 50 of thinking and the 13 of .* leave none for an answer",
+        ),
         ({"temperature": 3}, r"temperature: .*less than or equal to 2 \(it is 3\)"),
         ({"n": 33}, "33 completions in one request: at most 32"),
         ({"logprobs": True}, "logprobs"),
@@ -231,6 +234,7 @@ def test_models(client: openai.OpenAI) -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0"),
         ({"messages": [{"role": "user", "content": "x" * 400}]}, "the prompt fills the model's context: .* too many"),
+        ({"max_tokens": 13}, "13 tokens: 0 of thinking and the 13 of .* leave none for an answer"),
         ({"max_tokens": 240}, "may have 240 tokens, but the prompt leaves room for"),
     ],
 )

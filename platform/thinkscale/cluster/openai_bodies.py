@@ -201,12 +201,15 @@ _NAMES = {
 """Names of fields: pydantic puts the types of a union's members among them."""
 
 
-def budget(thinking: Thinking, *, total_tokens: int | None, room: int, answer_tokens: int) -> Budget:
-    """A budget whose thinking and answer together have at most `total_tokens`.
+def budget(
+    thinking: Thinking, *, total_tokens: int | None, room: int, final_answer_tokens: int, answer_tokens: int
+) -> Budget:
+    """A budget of at most `total_tokens` for thinking, final-answer text and answer together.
 
     Args:
-        total_tokens: the completion's length; None: `room`.
-        room: tokens that the context leaves for thinking and answer.
+        total_tokens: the completion's length; None: what there is room for.
+        room: tokens that the context leaves for thinking and answer, the final-answer text apart.
+        final_answer_tokens: tokens of that text, which begins the answer where the thinking is cut.
         answer_tokens: what is kept for the answer where `thinking.max_tokens` says nothing of it.
 
     Raises:
@@ -218,32 +221,31 @@ def budget(thinking: Thinking, *, total_tokens: int | None, room: int, answer_to
             f"the prompt fills the model's context: {1 - room} tokens too many for one token of answer",
             code="context_length_exceeded",
         )
-    if total_tokens is not None and total_tokens > room:
+    if total_tokens is not None and total_tokens > room + final_answer_tokens:
         raise ApiError(
             400,
-            f"the completion may have {total_tokens} tokens, but the prompt leaves room for {room}",
+            f"the completion may have {total_tokens} tokens, but the prompt leaves room for "
+            f"{room + final_answer_tokens}",
             code="context_length_exceeded",
         )
-    total = room if total_tokens is None else total_tokens
-    kept = max(1, min(answer_tokens, total // 4))
-    if thinking.max_tokens is None:
-        most = total - kept
-    elif total_tokens is None:
-        most = min(thinking.max_tokens, total - kept)
-    elif thinking.max_tokens >= total_tokens:
+    share = room if total_tokens is None else total_tokens - final_answer_tokens
+    asked = thinking.max_tokens
+    if total_tokens is not None and share - (asked or 0) < 1:
         raise ApiError(
             400,
-            f"thinking.max_tokens is {thinking.max_tokens}: it must be less than the completion's {total_tokens} "
-            "tokens, or there is no answer",
-            param="thinking.max_tokens",
+            f"the completion may have {total_tokens} tokens: {asked or 0} of thinking and the {final_answer_tokens} of "
+            "thinking.final_answer_text leave none for an answer",
+            param="max_tokens" if asked is None else "thinking.max_tokens",
         )
-    else:
-        most = thinking.max_tokens
+    kept = max(1, min(answer_tokens, share // 4))
+    most = share - kept
+    if asked is not None:
+        most = asked if total_tokens is not None else min(asked, most)
     return Budget(
         max_thinking_tokens=most,
         num_waits=thinking.waits,
         wait_text=thinking.wait_text,
-        max_answer_tokens=total - most,
+        max_answer_tokens=share - most,
         final_answer_text=thinking.final_answer_text,
     )
 

@@ -277,7 +277,13 @@ def _forced(
         sampling=body.sampling(number),
         stop_texts=body.stop_texts(),
         prompt_ids=prompt,
-        budget=budget(thinking, total_tokens=total_tokens, room=room, answer_tokens=served.service.answer_tokens),
+        budget=budget(
+            thinking,
+            total_tokens=total_tokens,
+            room=room,
+            final_answer_tokens=len(ids.final_answer),
+            answer_tokens=served.service.answer_tokens,
+        ),
         ids=ids,
         prompt_number=prompt_number,
     )

@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 import ray
 from ray import serve as ray_serve
 from thinkscale.cluster.openai_api import OpenAiApi
+from thinkscale.cluster.proxy import CALLBACK, CALLBACK_PATH, LIMIT
 from thinkscale.cluster.replica import Replica
 from thinkscale.cluster.serving import QUIET, START_ATTEMPTS, end_application, run_application
 from thinkscale.cluster.session import connect, disconnect, owns_cluster
@@ -117,6 +118,8 @@ def serve(
         OSError: the port is taken.
         RuntimeError: the replicas cannot be built; the message holds the cause.
     """
+    os.environ.setdefault(CALLBACK, CALLBACK_PATH)  # a cluster that is started here inherits them
+    os.environ.setdefault(LIMIT, str(service.max_body_bytes))
     connect(address)
     try:
         if owns_cluster():
