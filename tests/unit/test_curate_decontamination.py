@@ -8,8 +8,8 @@ from thinkscale.curate.fingerprints import Fingerprints, fingerprint
 BOILERPLATE = r"can be written as $\frac{m}{n}$, where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
 BENCH = (
     "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards. When she walks at a "
-    "constant speed of s kilometers per hour, the walk takes her 4 hours, including t minutes spent in the coffee shop. "
-    "Find t."
+    "constant speed of s kilometers per hour, the walk takes her 4 hours, including t minutes spent in the coffee "
+    "shop. Find t."
 )
 
 
@@ -27,8 +27,9 @@ def test_a_verbatim_item_is_a_leak_with_its_evidence() -> None:
 
 def test_near_verbatim_reordered_and_renumbered_items_are_leaks() -> None:
     reordered = (
-        "When she walks at a constant speed of s kilometers per hour, the walk takes Aya four hours, including t minutes "
-        "spent in the coffee shop. Every morning she goes for a nine-kilometer-long walk and stops at a shop. Find t."
+        "When she walks at a constant speed of s kilometers per hour, the walk takes Aya four hours, including t "
+        "minutes spent in the coffee shop. Every morning she goes for a nine-kilometer-long walk and stops at a shop. "
+        "Find t."
     )
     other_numbers = BENCH.replace("9-", "12-").replace("4 hours", "5 hours")
     tagged = "Problem 1 (AIME 2024). " + BENCH + " Give an integer from 0 to 999."

@@ -1,30 +1,29 @@
 """Reading sources of questions: files of several formats and places, and procedural generators.
 
-Owns formats, column mappings and the pieces in which workers read. Knows nothing of quality or duplicates:
+Owns column mappings and the pieces in which workers read. Knows nothing of quality or duplicates:
 each row comes out as a Question as it stands in the source, or as an Unreadable with its place.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from thinkscale.curate.procedural import Share, generate, shares
 from thinkscale.domain.campaign import FilesSource, ReasoningGymSource
 from thinkscale.domain.question import ANSWER_KINDS, AnswerKind, Question, question_id
-from thinkscale.store.locations import IngestError, Location, expand
+from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
+from thinkscale.store.locations import IngestError, expand
 
-SCAN_BYTES = 16 << 20
 SNIFFED_ROWS = 200
 """A mapped column that none of a file's first so many rows has is refused as unknown."""
+
+__all__ = ["IngestError", "Piece", "Unreadable", "plan", "read", "source_fingerprints"]
 
 _KIND_NAMES: dict[str, AnswerKind] = {
     **{kind: kind for kind in ANSWER_KINDS},  # type: ignore[misc]
@@ -38,28 +37,14 @@ _FINAL_LINE = re.compile(r"\n*####[^\n]*\s*$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """A row that could not be read."""
-
-    locator: str
-    error: str
-    text: str
-    """The beginning of what stands there."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Piece:
     """What one worker reads of a source at a time. Picklable."""
 
     source: FilesSource | ReasoningGymSource
     rows: int
     """As far as known beforehand; an estimate for JSON arrays and CSV."""
-    location: Location | None = None
-    format: str = ""
-    start: int = 0
-    """First byte (JSONL) or row group (Parquet)."""
-    stop: int | None = None
-    first_line: int = 1
+    section: Section | None = None
+    """Of files."""
     shares: tuple[Share, ...] = ()
 
 
@@ -78,9 +63,10 @@ def plan(source: FilesSource | ReasoningGymSource, segment_rows: int) -> list[Pi
         ]
     pieces = []
     for location in (location for path in source.paths for location in expand(path)):
-        found = _file_pieces(source, location, segment_rows)
-        _check_columns(source, found)
-        pieces += found
+        found = sections(location, segment_rows)
+        if found:
+            _check_columns(source, found[0])
+        pieces += [Piece(source=source, rows=section.rows, section=section) for section in found]
     return pieces
 
 
@@ -116,204 +102,22 @@ def read(piece: Piece) -> Iterator[Question | Unreadable]:
             )
         return
     pattern = re.compile(piece.source.answer_pattern, re.DOTALL) if piece.source.answer_pattern else None
-    for locator, row in _raw_rows(piece):
+    assert piece.section is not None
+    for locator, row in raw_rows(piece.section):
         yield row if isinstance(row, Unreadable) else _question(piece.source, row, locator, pattern)
 
 
-# --- pieces ------------------------------------------------------------------------------------------
-
-
-def _file_pieces(source: FilesSource, location: Location, segment_rows: int) -> list[Piece]:
-    file_format = location.format()
-    if file_format == "parquet":
-        with location.open_file() as file:
-            metadata = _parquet(file, location).metadata
-            counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        pieces, first = [], 1
-        for i, count in enumerate(counts):
-            pieces.append(
-                Piece(
-                    source=source, rows=count, location=location, format="parquet",
-                    start=i, stop=i + 1, first_line=first,
-                )
-            )  # fmt: skip
-            first += count
-        return pieces
-    if file_format == "jsonl" and not location.compressed:
-        return _line_pieces(source, location, segment_rows)
-    with location.open_stream() as stream:
-        lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(SCAN_BYTES), b""))
-    return [Piece(source=source, rows=max(lines, 1), location=location, format=file_format)]
-
-
-def _line_pieces(source: FilesSource, location: Location, segment_rows: int) -> list[Piece]:
-    """Byte ranges that begin and end at line ends, with the number of their first line."""
-    pieces: list[Piece] = []
-    start, line, first_line, offset, ended = 0, 0, 1, 0, True
-
-    def close(stop: int) -> None:
-        nonlocal start, first_line
-        pieces.append(
-            Piece(
-                source=source, rows=line - first_line + 1, location=location, format="jsonl",
-                start=start, stop=stop, first_line=first_line,
-            )
-        )  # fmt: skip
-        start, first_line = stop, line + 1
-
-    with location.open_stream() as stream:
-        while block := stream.read(SCAN_BYTES):
-            at = -1
-            while line + block.count(b"\n", at + 1) >= first_line - 1 + segment_rows:
-                for _ in range(first_line - 1 + segment_rows - line):
-                    at = block.index(b"\n", at + 1)
-                line = first_line - 1 + segment_rows
-                close(offset + at + 1)
-            line += block.count(b"\n", at + 1)
-            offset += len(block)
-            ended = block.endswith(b"\n")
-    if offset > start:
-        line += not ended
-        close(offset)
-    return pieces
-
-
-def _check_columns(source: FilesSource, pieces: list[Piece]) -> None:
-    """Raises IngestError naming a mapped column that none of the file's first rows has."""
-    if not pieces:
-        return
-    rows = []
-    for _, row in _raw_rows(pieces[0]):
-        if not isinstance(row, Unreadable):
-            rows.append(row)
-        if len(rows) >= SNIFFED_ROWS:
-            break
-    if not rows:
-        return
-    assert pieces[0].location is not None
+def _check_columns(source: FilesSource, section: Section) -> None:
+    """Raises IngestError naming a mapped column that none of the first rows has."""
+    readable = (row for _, row in raw_rows(section) if not isinstance(row, Unreadable))
+    rows = list(islice(readable, SNIFFED_ROWS))
     for field_name, column in source.columns:
-        if column is None or any(_get(row, column) is not _ABSENT for row in rows):
+        if not rows or column is None or any(_get(row, column) is not _ABSENT for row in rows):
             continue
         raise IngestError(
-            f"{pieces[0].location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
+            f"{section.location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
             f"has: {', '.join(map(str, rows[0]))}"
         )
-
-
-# --- rows as they stand ------------------------------------------------------------------------------
-
-RawRow = tuple[str, Mapping[str, Any] | Unreadable]
-
-
-def _raw_rows(piece: Piece) -> Iterator[RawRow]:
-    location = piece.location
-    assert location is not None
-    try:
-        yield from {"jsonl": _jsonl, "json": _json_array, "csv": _csv, "tsv": _csv, "parquet": _parquet_rows}[
-            piece.format
-        ](piece, location)
-    except OSError as error:
-        raise IngestError(f"{location.url} cannot be read: {error}") from error
-
-
-def _jsonl(piece: Piece, location: Location) -> Iterator[RawRow]:
-    if location.compressed:
-        with location.open_stream() as stream:
-            yield from _json_lines(io.BufferedReader(stream), location, 1)
-        return
-    with location.open_file() as file:
-        file.seek(piece.start)
-        data = file.read((piece.stop or file.size()) - piece.start)
-    yield from _json_lines(io.BytesIO(data), location, piece.first_line)
-
-
-def _json_lines(lines: Any, location: Location, first_line: int) -> Iterator[RawRow]:
-    for number, line in enumerate(lines, first_line):
-        locator = f"{location.url}:{number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except ValueError as error:  # JSON and UTF-8 errors alike
-            yield locator, Unreadable(locator=locator, error=str(error), text=_beginning(line))
-            continue
-        if isinstance(row, dict):
-            yield locator, row
-        else:
-            yield locator, Unreadable(locator=locator, error="not a JSON object", text=_beginning(line))
-
-
-def _json_array(piece: Piece, location: Location) -> Iterator[RawRow]:
-    """Element by element, so that a broken array is told by its line and nothing after it is guessed."""
-    with location.open_stream() as stream:
-        data = stream.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise IngestError(f"{location.url}, line {line}: not UTF-8: {error.reason}") from error
-    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
-    at = _skip(space, text, 0)
-    if text[at : at + 1] != "[":
-        raise IngestError(f"{location.url}, line {_line(text, at)}: neither a JSON array nor JSON lines")
-    at, line, counted = _skip(space, text, at + 1), 1, 0
-    while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
-        locator = f"{location.url}:{line}"
-        try:
-            row, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise IngestError(f"{location.url}, line {error.lineno}: broken JSON array: {error.msg}") from error
-        if isinstance(row, dict):
-            yield locator, row
-        else:
-            yield locator, Unreadable(locator=locator, error="not a JSON object", text=str(row)[:200])
-        at = _skip(space, text, at)
-        if text[at : at + 1] == ",":
-            at = _skip(space, text, at + 1)
-        elif text[at : at + 1] != "]":
-            raise IngestError(f"{location.url}, line {_line(text, at)}: broken JSON array: ',' or ']' expected")
-
-
-def _csv(piece: Piece, location: Location) -> Iterator[RawRow]:
-    csv.field_size_limit(1 << 30)
-    with location.open_stream() as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-        reader = csv.reader(text, delimiter="\t" if piece.format == "tsv" else ",")
-        header: list[str] | None = None
-        line = 1
-        try:
-            for cells in reader:
-                locator, line = f"{location.url}:{line}", reader.line_num + 1
-                if header is None:
-                    header = cells
-                elif len(cells) != len(header):
-                    if cells:
-                        error = f"{len(cells)} cells under {len(header)} columns"
-                        yield locator, Unreadable(locator=locator, error=error, text=",".join(cells)[:200])
-                else:
-                    yield locator, dict(zip(header, cells, strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise IngestError(f"{location.url}, line {line}: {error}") from error
-
-
-def _parquet_rows(piece: Piece, location: Location) -> Iterator[RawRow]:
-    with location.open_file() as file:
-        parquet = _parquet(file, location)
-        row = piece.first_line
-        for batch in parquet.iter_batches(1024, row_groups=range(piece.start, piece.stop or parquet.num_row_groups)):
-            for values in batch.to_pylist():
-                yield f"{location.url}:{row}", values
-                row += 1
-
-
-def _parquet(file: Any, location: Location) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except ValueError as error:  # ArrowInvalid
-        raise IngestError(f"{location.url} is no Parquet file: {error}") from error
-
-
-# --- rows as questions -------------------------------------------------------------------------------
 
 
 class _Absent:
@@ -431,16 +235,3 @@ def _letter(value: Any, answer: str, options: tuple[str, ...]) -> str:
     stripped = _OPTION_LETTER.sub("", answer).strip()
     matches = [i for i, option in enumerate(options) if option == stripped]
     return chr(ord("A") + matches[0]) if len(matches) == 1 else answer
-
-
-def _beginning(line: bytes) -> str:
-    return line[:200].decode("utf-8", "replace").strip()
-
-
-def _skip(space: re.Pattern[str], text: str, at: int) -> int:
-    match = space.match(text, at)
-    return match.end() if match else at
-
-
-def _line(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + 1

@@ -1,0 +1,229 @@
+"""Rows of files as they stand, format by format: each a mapping of the file's own fields, or an Unreadable.
+
+Owns parsing and places (file and line). Knows nothing of column mappings.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from thinkscale.store.locations import IngestError, Location
+
+SCAN_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A row that could not be read."""
+
+    locator: str
+    error: str
+    text: str
+    """The beginning of what stands there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a file that is read on its own."""
+
+    location: Location
+    format: str
+    rows: int
+    """An estimate for JSON arrays and CSV."""
+    start: int = 0
+    """First byte (JSONL) or row group (Parquet)."""
+    stop: int | None = None
+    first_line: int = 1
+
+
+RawRow = tuple[str, Mapping[str, Any] | Unreadable]
+
+
+def sections(location: Location, segment_rows: int) -> list[Section]:
+    """The file in parts that can be read apart: lines of JSON by `segment_rows`, Parquet by row groups, others whole.
+
+    Raises IngestError where the file cannot be opened or its format is unknown.
+    """
+    file_format = location.format()
+    if file_format == "parquet":
+        with location.open_file() as file:
+            metadata = _open_parquet(file, location).metadata
+            counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        found, first = [], 1
+        for i, count in enumerate(counts):
+            found.append(
+                Section(location=location, format="parquet", rows=count, start=i, stop=i + 1, first_line=first)
+            )
+            first += count
+        return found
+    if file_format == "jsonl" and not location.compressed:
+        return _line_sections(location, segment_rows)
+    with location.open_stream() as stream:
+        lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(SCAN_BYTES), b""))
+    return [Section(location=location, format=file_format, rows=max(lines, 1))]
+
+
+def _line_sections(location: Location, segment_rows: int) -> list[Section]:
+    """Byte ranges that begin and end at line ends, with the number of their first line."""
+    found: list[Section] = []
+    start, line, first_line, offset, ended = 0, 0, 1, 0, True
+
+    def close(stop: int) -> None:
+        nonlocal start, first_line
+        found.append(
+            Section(
+                location=location, format="jsonl", rows=line - first_line + 1,
+                start=start, stop=stop, first_line=first_line,
+            )
+        )  # fmt: skip
+        start, first_line = stop, line + 1
+
+    with location.open_stream() as stream:
+        while block := stream.read(SCAN_BYTES):
+            at = -1
+            while line + block.count(b"\n", at + 1) >= first_line - 1 + segment_rows:
+                for _ in range(first_line - 1 + segment_rows - line):
+                    at = block.index(b"\n", at + 1)
+                line = first_line - 1 + segment_rows
+                close(offset + at + 1)
+            line += block.count(b"\n", at + 1)
+            offset += len(block)
+            ended = block.endswith(b"\n")
+    if offset > start:
+        line += not ended
+        close(offset)
+    return found
+
+
+def raw_rows(section: Section) -> Iterator[RawRow]:
+    """The rows of a section in order, each with its place.
+
+    Raises IngestError where the file cannot be read on: a JSON array that breaks, a file that vanished.
+    """
+    location = section.location
+    try:
+        yield from {"jsonl": _jsonl, "json": _json_array, "csv": _csv, "tsv": _csv, "parquet": _parquet_rows}[
+            section.format
+        ](section, location)
+    except OSError as error:
+        raise IngestError(f"{location.url} cannot be read: {error}") from error
+
+
+def _jsonl(section: Section, location: Location) -> Iterator[RawRow]:
+    if location.compressed:
+        with location.open_stream() as stream:
+            yield from _json_lines(io.BufferedReader(stream), location, 1)
+        return
+    with location.open_file() as file:
+        file.seek(section.start)
+        data = file.read((section.stop or file.size()) - section.start)
+    yield from _json_lines(io.BytesIO(data), location, section.first_line)
+
+
+def _json_lines(lines: Any, location: Location, first_line: int) -> Iterator[RawRow]:
+    for number, line in enumerate(lines, first_line):
+        locator = f"{location.url}:{number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except ValueError as error:  # JSON and UTF-8 errors alike
+            yield locator, Unreadable(locator=locator, error=str(error), text=_beginning(line))
+            continue
+        if isinstance(row, dict):
+            yield locator, row
+        else:
+            yield locator, Unreadable(locator=locator, error="not a JSON object", text=_beginning(line))
+
+
+def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
+    """Element by element, so that a broken array is told by its line and nothing after it is guessed."""
+    with location.open_stream() as stream:
+        data = stream.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise IngestError(f"{location.url}, line {line}: not UTF-8: {error.reason}") from error
+    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
+    at = _skip(space, text, 0)
+    if text[at : at + 1] != "[":
+        raise IngestError(f"{location.url}, line {_line(text, at)}: neither a JSON array nor JSON lines")
+    at, line, counted = _skip(space, text, at + 1), 1, 0
+    while text[at : at + 1] != "]":
+        line, counted = line + text.count("\n", counted, at), at
+        locator = f"{location.url}:{line}"
+        try:
+            row, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise IngestError(f"{location.url}, line {error.lineno}: broken JSON array: {error.msg}") from error
+        if isinstance(row, dict):
+            yield locator, row
+        else:
+            yield locator, Unreadable(locator=locator, error="not a JSON object", text=str(row)[:200])
+        at = _skip(space, text, at)
+        if text[at : at + 1] == ",":
+            at = _skip(space, text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise IngestError(f"{location.url}, line {_line(text, at)}: broken JSON array: ',' or ']' expected")
+
+
+def _csv(section: Section, location: Location) -> Iterator[RawRow]:
+    csv.field_size_limit(1 << 30)
+    with location.open_stream() as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        reader = csv.reader(text, delimiter="\t" if section.format == "tsv" else ",")
+        header: list[str] | None = None
+        line = 1
+        try:
+            for cells in reader:
+                locator, line = f"{location.url}:{line}", reader.line_num + 1
+                if header is None:
+                    header = cells
+                elif len(cells) != len(header):
+                    if cells:
+                        error = f"{len(cells)} cells under {len(header)} columns"
+                        yield locator, Unreadable(locator=locator, error=error, text=",".join(cells)[:200])
+                else:
+                    yield locator, dict(zip(header, cells, strict=True))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise IngestError(f"{location.url}, line {line}: {error}") from error
+
+
+def _parquet_rows(section: Section, location: Location) -> Iterator[RawRow]:
+    with location.open_file() as file:
+        parquet = _open_parquet(file, location)
+        row = section.first_line
+        for batch in parquet.iter_batches(
+            1024, row_groups=range(section.start, section.stop or parquet.num_row_groups)
+        ):
+            for values in batch.to_pylist():
+                yield f"{location.url}:{row}", values
+                row += 1
+
+
+def _open_parquet(file: Any, location: Location) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except ValueError as error:  # ArrowInvalid
+        raise IngestError(f"{location.url} is no Parquet file: {error}") from error
+
+
+def _beginning(line: bytes) -> str:
+    return line[:200].decode("utf-8", "replace").strip()
+
+
+def _skip(space: re.Pattern[str], text: str, at: int) -> int:
+    match = space.match(text, at)
+    return match.end() if match else at
+
+
+def _line(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
