@@ -180,6 +180,9 @@ class OpenAiApi:
                     self._engine, self._tokenizer, choice, lambda delta: queue.put_nowait((index, delta))
                 )
                 queue.put_nowait((index, outcome))
+            except asyncio.CancelledError:  # the stream is closing, or the engine dropped the request
+                queue.put_nowait((index, EngineError("the request was dropped")))
+                raise
             except Exception as error:
                 queue.put_nowait((index, error))
 
