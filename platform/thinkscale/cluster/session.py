@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 import ray
 
-_own = False
+OBJECT_STORE_BYTES = 1 << 30
+"""Of a private cluster; what does not fit is spilled to disk."""
+
+_own: str | None = None
+"""Directory of the private cluster that this process started."""
 
 
 def connect(address: str | None = None, *, cpus: int | None = None) -> None:
@@ -28,25 +34,40 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     if address != "local":
         ray.init(address=address, log_to_driver=False)
         return
+    global _own
+    # On one machine memory is dear: freed tensors go back at once instead of staying in malloc's arenas.
+    for name, value in {
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "1048576",
+    }.items():
+        os.environ.setdefault(name, value)
     # A short path of our own: Unix sockets allow 107 bytes, and a stale /tmp/ray slows every start.
-    directory = tempfile.mkdtemp(prefix="ts-", dir="/tmp")
+    _own = tempfile.mkdtemp(prefix="ts-", dir="/tmp")
     ray.init(
         "local",
         num_cpus=cpus or max(4, os.cpu_count() or 1),
+        object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
-        _temp_dir=directory,
+        _temp_dir=_own,
+        # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
+        _system_config={"num_workers_soft_limit": 1, "idle_worker_killing_time_threshold_ms": 2000},
     )
-    global _own
-    _own = True
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():  # Ray leaves it readable for everybody
+        token.chmod(0o600)
 
 
 def owns_cluster() -> bool:
     """Whether the cluster is a private one that this process started: it ends with it, and nobody else is on it."""
-    return _own
+    return _own is not None
 
 
 def disconnect() -> None:
+    """Leave the cluster; a private one ends, with its logs."""
     global _own
-    _own = False
     ray.shutdown()
+    if _own is not None:
+        shutil.rmtree(_own, ignore_errors=True)  # processes that end may still write there
+    _own = None
