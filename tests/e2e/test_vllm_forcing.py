@@ -153,3 +153,10 @@ def test_a_delimiter_of_several_tokens_is_refused_inside(engine: tuple[Any, asyn
     )
     with pytest.raises(ValueError, match="2 tokens long"):
         runner.run(built.force(PROMPTS[0], BUDGETS[1], ids, sampling=Sampling()))
+
+
+def test_too_many_forbidden_first_ids_are_refused_before_the_engine(engine: tuple[Any, asyncio.Runner]) -> None:
+    built, runner = engine
+    request = Request(prompt_ids=PROMPTS[0], max_tokens=2, forbid_first=tuple(range(9)))
+    with pytest.raises(ValueError, match="at most 8"):
+        runner.run(built.generate(request))

@@ -212,8 +212,6 @@ def _forced(spec: ForcingSpec) -> Entry:
 
 
 def _first(ids: Sequence[int]) -> Entry:
-    if len(ids) > MAX_STOPS:
-        raise ValueError(f"{len(ids)} forbidden first ids: at most {MAX_STOPS}")
     return _entry(dict.fromkeys(_NAMES, 0) | {"mode": PASS, "position": -1, "fresh": 1}, [], list(ids), [])
 
 

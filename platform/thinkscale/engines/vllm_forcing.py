@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from thinkscale.engines.automaton import ForcingAutomaton, ForcingSpec
+from thinkscale.engines.automaton import MAX_STOPS, ForcingAutomaton, ForcingSpec
 
 PREFIX = "thinking_"
 SPARE_SLOTS = 256
@@ -33,7 +33,12 @@ def extra_args(spec: ForcingSpec, key: str) -> dict[str, Any]:
 
 
 def forbid_first(ids: Sequence[int], key: str) -> dict[str, Any]:
-    """For a request that is not forced but whose first token may not be one of `ids`."""
+    """For a request that is not forced but whose first token may not be one of `ids`.
+
+    Raises ValueError where they are too many; in the worker it would end the engine.
+    """
+    if len(ids) > MAX_STOPS:
+        raise ValueError(f"{len(ids)} forbidden first ids: at most {MAX_STOPS}")
     return {f"{PREFIX}key": key, f"{PREFIX}forbid_first": list(ids)}
 
 
