@@ -26,7 +26,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 def test_help_names_the_commands() -> None:
     out = thinkscale("--help")
     assert out.returncode == 0
-    for command in ("run", "curate", "distill", "train", "evaluate", "report", "show", "submit"):
+    for command in ("run", "curate", "distill", "train", "evaluate", "report", "show", "submit", "serve", "why", "grade", "compare"):
         assert f"\n  {command} " in out.stdout
 
 
