@@ -16,6 +16,7 @@ from thinkscale.domain.generation import Request, Sampling, TokenIds
 from thinkscale.domain.sample import Thought
 from thinkscale.engines.driver import run
 from thinkscale.engines.factory import build_engine
+from thinkscale.engines.vllm import VllmEngine
 from thinkscale.thinking.forcing import think
 from thinkscale.thinking.formats import ForcingIds
 from thinkscale.thinking.sweep import curve_cells, sweep
@@ -89,6 +90,107 @@ def test_forced_inside_equals_continuation_token_for_token(engine: tuple[Any, as
     assert {"natural", "waits_used", "cap"} <= set(ends), ends
 
 
+@pytest.mark.parametrize(
+    "penalties", [{"repetition_penalty": 1.6}, {"presence_penalty": 1.5}, {"frequency_penalty": 1}]
+)
+def test_penalties_are_those_of_plain_decoding(engine: tuple[Any, asyncio.Runner], penalties: dict[str, float]) -> None:
+    """Greedy, to the cap or an end of its own: the thinking is what plain decoding writes up to there."""
+    built, runner = engine
+    ids = ids_that_the_model_uses(built, runner)
+    sampling = Sampling(**penalties)
+    budget = Budget(max_thinking_tokens=40, max_answer_tokens=8)
+
+    async def both(prompt: TokenIds) -> bool:
+        plain = await built.generate(Request(prompt_ids=prompt, max_tokens=40, sampling=sampling))
+        free = await built.generate(Request(prompt_ids=prompt, max_tokens=40))
+        thought = await built.force(prompt, budget, ids, sampling=sampling)
+        assert thought.thinking_ids == plain.ids[: thought.thinking_tokens]
+        assert thought.thinking_tokens == (plain.ids.index(ids.end[0]) if ids.end[0] in plain.ids else len(plain.ids))
+        return free.ids != plain.ids
+
+    async def all_prompts() -> list[bool]:
+        return list(await asyncio.gather(*(both(prompt) for prompt in PROMPTS)))
+
+    assert any(runner.run(all_prompts())), "the penalty changed nothing"
+
+
+def test_a_repetition_penalty_counts_forced_tokens(engine: tuple[Any, asyncio.Runner]) -> None:
+    built, runner = engine
+    ids = ids_that_the_model_uses(built, runner)
+    sampling = Sampling(repetition_penalty=1.6)
+    budget = Budget(max_thinking_tokens=60, num_waits=3, max_answer_tokens=8)
+
+    async def both(prompt: TokenIds) -> Thought:
+        inside = await built.force(prompt, budget, ids, sampling=sampling)
+        program = think(prompt, budget, ids, context_tokens=CONTEXT, sampling=sampling)
+        assert inside == await run(built, program)
+        return inside
+
+    async def all_prompts() -> list[Thought]:
+        return list(await asyncio.gather(*(both(prompt) for prompt in PROMPTS)))
+
+    assert sum(thought.waits_used for thought in runner.run(all_prompts())) > 0
+
+
+def test_a_seed_repeats_a_forced_request_in_other_company(engine: tuple[Any, asyncio.Runner]) -> None:
+    built, runner = engine
+    ids = ids_that_the_model_uses(built, runner)
+    budget = Budget(max_thinking_tokens=40, num_waits=2, max_answer_tokens=8)
+
+    async def draw(company: int) -> list[Thought]:
+        beside = [
+            built.generate(Request(prompt_ids=prompt, max_tokens=50, sampling=Sampling(temperature=1.0)))
+            for prompt in PROMPTS[:company]
+        ]
+        seeded = [
+            built.force(prompt, budget, ids, sampling=Sampling(temperature=1.0, seed=i))
+            for i, prompt in enumerate(PROMPTS[:8])
+        ]
+        return list(await asyncio.gather(*seeded, *beside))[: len(seeded)]
+
+    assert runner.run(draw(0)) == runner.run(draw(12))
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_preempted_requests_end_as_undisturbed_ones(
+    engine: tuple[Any, asyncio.Runner], tmp_path: Path, *, asynchronous: bool
+) -> None:
+    """With room for the keys and values of a few requests only, and with either way of scheduling."""
+    built, runner = engine
+    ids = ids_that_the_model_uses(built, runner)
+    tight = {
+        "num_gpu_blocks_override": 18, "block_size": 32, "disable_log_stats": False,
+        "async_scheduling": asynchronous,
+    }  # fmt: skip
+
+    async def forced(built: VllmEngine) -> list[Thought]:
+        jobs = [(prompt, BUDGETS[4 + i % 3]) for i, prompt in enumerate(PROMPTS)]
+        calls = [built.force(prompt, budget, ids, sampling=Sampling()) for prompt, budget in jobs]
+        return list(await asyncio.gather(*calls))
+
+    async def preempting() -> list[Thought]:
+        small = await VllmEngine.start(
+            write_tiny_model(tmp_path), dtype="float32", context_tokens=CONTEXT, max_concurrent_sequences=16,
+            options=tight,
+        )  # fmt: skip
+        try:
+            return await forced(small)
+        finally:
+            await small.close()
+
+    before = preemptions()
+    assert asyncio.run(preempting()) == runner.run(forced(built))
+    assert preemptions() > before
+
+
+def preemptions() -> float:
+    """Requests that vLLM's engines in this process's care have preempted so far."""
+    from prometheus_client import REGISTRY
+
+    samples = (sample for metric in REGISTRY.collect() for sample in metric.samples)
+    return sum(sample.value for sample in samples if sample.name == "vllm:num_preemptions_total")
+
+
 def test_a_forked_sweep_equals_separate_runs(engine: tuple[Any, asyncio.Runner]) -> None:
     built, runner = engine
     ids = ids_that_the_model_uses(built, runner)
@@ -109,7 +211,7 @@ def test_a_forked_sweep_equals_separate_runs(engine: tuple[Any, asyncio.Runner])
 
 
 def test_sampled_with_limits_the_marginals_agree(engine: tuple[Any, asyncio.Runner]) -> None:
-    """Lengths of thinking at temperature 1 with top-k and top-p: inside against continuation (KS, 1e-4)."""
+    """Lengths of thinking at temperature 1 with top-k, top-p and min-p: inside against continuation (KS, 1e-4)."""
     from scipy.stats import ks_2samp
 
     built, runner = engine
@@ -118,7 +220,7 @@ def test_sampled_with_limits_the_marginals_agree(engine: tuple[Any, asyncio.Runn
 
     async def draw(inside: bool) -> list[int]:
         async def one(seed: int) -> Thought:
-            sampling = Sampling(temperature=1.0, top_k=5, top_p=0.95, seed=seed)
+            sampling = Sampling(temperature=1.0, top_k=5, top_p=0.95, min_p=0.03, seed=seed)
             if inside:
                 return await built.force(PROMPTS[0], budget, ids, sampling=sampling)
             return await run(built, think(PROMPTS[0], budget, ids, context_tokens=CONTEXT, sampling=sampling))

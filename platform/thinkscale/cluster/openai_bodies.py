@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling
@@ -72,14 +72,9 @@ class _Common(_Body):
     thinking: Thinking | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    repetition_penalty: Literal[1] | None = None
-
-    @field_validator("presence_penalty", "frequency_penalty", "repetition_penalty", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
 
     def sampling(self, choice: int) -> Sampling:
         """What the choice of this number is drawn with; with a seed, choices differ and requests repeat."""
@@ -89,6 +84,9 @@ class _Common(_Body):
             top_k=max(self.top_k or 0, 0),
             min_p=self.min_p or 0.0,
             seed=None if self.seed is None else (self.seed + choice) % 2**63,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
         )
 
     def stop_texts(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampli
 from thinkscale.domain.sample import Thought
 from thinkscale.domain.service import Service
 from thinkscale.engines.base import Engine
-from thinkscale.engines.stopping import check_request
+from thinkscale.engines.stopping import check_request, check_sampling
 from thinkscale.engines.streaming import Told, think
 from thinkscale.engines.tokenizer import ModelTokenizer, TextStream
 from thinkscale.thinking.forcing import thinking_room
@@ -271,11 +271,19 @@ def _forced(
         raise ApiError(
             400, "thinking.wait_text holds a token that ends thinking or the text", param="thinking.wait_text"
         )
+    sampling, stop_texts = body.sampling(number), body.stop_texts()
+    check_sampling(sampling, served.info)
+    if sampling.penalises_generated and (stop_texts or len(ids.end) > 1):
+        raise ApiError(
+            400,
+            "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format whose "
+            "end of thinking is several tokens: those are decoded in several requests",
+        )
     limits = Budget(max_answer_tokens=1)
     room = 1 + thinking_room(len(prompt), limits, ids, served.info.context_tokens)
     return Choice(
-        sampling=body.sampling(number),
-        stop_texts=body.stop_texts(),
+        sampling=sampling,
+        stop_texts=stop_texts,
         prompt_ids=prompt,
         budget=budget(
             thinking,

@@ -13,7 +13,7 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; the other fields then have no effect."""
+    """How tokens are drawn. temperature 0 is greedy: top_p, top_k, min_p and seed then have no effect."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -21,6 +21,18 @@ class Sampling:
     """0: no limit."""
     min_p: float = 0.0
     seed: int | None = None
+    presence_penalty: float = 0.0
+    """Taken from the logits of ids that this request has already generated, forced ones included. Penalties change
+    greedy decoding too; only vLLM knows them."""
+    frequency_penalty: float = 0.0
+    """As presence_penalty, times how often."""
+    repetition_penalty: float = 1.0
+    """Divides the logits, where positive, of ids of prompt and generated text; multiplies them where negative."""
+
+    @property
+    def penalises_generated(self) -> bool:
+        """Whether the result depends on where prompt and generated text meet."""
+        return self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from thinkscale.domain.generation import Completion, EngineInfo, Request, TokenIds
+from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
 from thinkscale.engines.base import OnTokens
 
 
@@ -21,6 +21,7 @@ def check_request(request: Request, info: EngineInfo) -> None:
         raise ValueError("the prompt is empty: an engine continues at least one token")
     if request.max_tokens < 1:
         raise ValueError(f"max_tokens is {request.max_tokens}: must be 1 or more")
+    check_sampling(request.sampling, info)
     needed = len(request.prompt_ids) + request.max_tokens
     if needed > info.context_tokens:
         raise ValueError(
@@ -31,6 +32,12 @@ def check_request(request: Request, info: EngineInfo) -> None:
         raise ValueError(f"the prompt holds ids outside the vocabulary of {info.vocab_size}")
     if any(not stop for stop in request.stops):
         raise ValueError("a stop sequence is empty")
+
+
+def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
+    """Raises ValueError where the engine cannot draw tokens so."""
+    if info.engine != "vllm" and (sampling.penalises_generated or sampling.repetition_penalty != 1):
+        raise ValueError(f"the {info.engine} engine has no presence, frequency or repetition penalty: vllm has")
 
 
 class Continuation:

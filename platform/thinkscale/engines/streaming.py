@@ -96,6 +96,10 @@ class _Split:
 async def _continue(
     engine: Engine, prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, sampling: Sampling, tell: Tell | None
 ) -> Thought:
+    if sampling.penalises_generated:
+        raise ValueError(
+            "presence and frequency penalties need forcing inside the engine: vllm, and thinking that ends at one token"
+        )
     program = thinking_program(prompt_ids, budget, ids, context_tokens=engine.info.context_tokens, sampling=sampling)
     cap = _cap(engine, prompt_ids, budget, ids)
     known, thinking_tokens = len(prompt_ids), 0

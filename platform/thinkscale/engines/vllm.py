@@ -94,8 +94,7 @@ class VllmEngine:
             generation_config="vllm",
             enable_prefix_caching=True,
             worker_extension_cls=WORKER_EXTENSION,
-            disable_log_stats=True,
-            **options,
+            **{"disable_log_stats": True, **options},
         )
         started: list[Any] = []  # not the thread's result: its future would outlive the engine
         try:
@@ -239,6 +238,9 @@ def _sampling_params(request: Request, eos_ids: tuple[int, ...], *, every_token:
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
         max_tokens=request.max_tokens,
         stop_token_ids=[*eos_ids, *(stop[0] for stop in request.stops if len(stop) == 1)],
         ignore_eos=True,  # those above are all there are
