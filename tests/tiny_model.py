@@ -13,8 +13,11 @@ PADDED_VOCAB = 288
 """Rows of the model's vocabulary; the tokenizer has 259 ids (bytes and SPECIAL)."""
 
 
-def write_tiny_model(directory: Path) -> Path:
-    """A two-layer Llama over bytes whose ids beyond the tokenizer would often be sampled if nobody forbade it."""
+def write_tiny_model(directory: Path, special: tuple[str, ...] = SPECIAL) -> Path:
+    """A two-layer Llama over bytes whose ids beyond the tokenizer would often be sampled if nobody forbade it.
+
+    `special`: the tokenizer's special tokens, the first three as in SPECIAL.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,7 +26,7 @@ def write_tiny_model(directory: Path) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_special_tokens(list(special))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(directory)

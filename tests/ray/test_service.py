@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +18,24 @@ from ray.serve.schema import ServeDeploySchema
 from ray import serve
 from thinkscale.cluster.service import KEYS, application, from_config
 from thinkscale.cluster.serving import end_application, run_application
+from thinkscale.domain.budget import Budget
+from thinkscale.domain.generation import Sampling
+from thinkscale.domain.sample import Thought
 from thinkscale.domain.service import Service
-from tiny_model import write_tiny_model
+from thinkscale.engines.factory import build_engine
+from thinkscale.engines.streaming import think
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.thinking.formats import THINK, ThinkingFormat, forcing_ids
+from tiny_model import SPECIAL, write_tiny_model
 
 JOBS = Path(__file__).parents[2] / "jobs"
 PORT = 8137
 
 
-def service(model: str, **settings: Any) -> Service:
+def service(base: str, **settings: Any) -> Service:
     return Service.model_validate(
         {
-            "model": {"base": model},
+            "model": {"base": base},
             "name": "tiny",
             "serve": {"engine": "transformers", "dtype": "float32", "context_tokens": 4096},
             "gpus_per_replica": 0.0,
@@ -50,10 +59,15 @@ def http(ray_cluster: None) -> Iterator[None]:
     serve.shutdown()
 
 
-def ask(path: str = "") -> Any:
+def ask(path: str = "", *, max_tokens: int = 20, thinking: dict[str, int] | None = None, **options: Any) -> Any:
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}{path}/v1", api_key="none", max_retries=0)
     return client.chat.completions.create(
-        model="tiny", messages=[{"role": "user", "content": "why?"}], max_tokens=20, timeout=120
+        model="tiny",
+        messages=[{"role": "user", "content": "why?"}],
+        max_tokens=max_tokens,
+        timeout=120,
+        extra_body={"thinking": thinking} if thinking else {},
+        **options,
     )
 
 
@@ -76,6 +90,75 @@ def test_it_scales_to_zero_and_back(tiny_model: str) -> None:
         assert ask("/elastic").usage.completion_tokens > 0
     finally:
         end_application("elastic")
+
+
+@pytest.mark.usefixtures("http")
+def test_it_scales_out_under_load(tiny_model: str) -> None:
+    """One replica that decodes a single sequence at a time, and a queue before it: a second comes to help."""
+    serving = {"engine": "transformers", "dtype": "float32", "context_tokens": 4096, "max_concurrent_sequences": 1}
+    settings = service(tiny_model, serve=serving, min_replicas=1, max_replicas=2, idle_s=600.0)
+    run_application(application(settings), "loaded", route_prefix="/loaded", what="the service")
+    ended = threading.Event()
+
+    def load() -> None:
+        while not ended.is_set():
+            ask("/loaded")
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    try:
+        assert replicas("loaded") == 1
+        for thread in threads:
+            thread.start()
+        for _ in range(240):
+            if replicas("loaded") == 2:
+                break
+            time.sleep(0.5)
+        assert replicas("loaded") == 2
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(120)
+        end_application("loaded")
+
+
+@pytest.mark.usefixtures("http")
+@pytest.mark.parametrize(
+    ("model_settings", "expected"),
+    [
+        ({}, THINK),  # its tokenizer knows </think>
+        (
+            {"format": "custom", "start": "[", "end": "e", "end_suffix": ": "},
+            ThinkingFormat(name="custom", start="[", end="e", end_suffix=": "),
+        ),
+        (
+            {"format": "custom", "start": "[", "end": "== so", "end_suffix": ": "},  # several ordinary tokens
+            ThinkingFormat(name="custom", start="[", end="== so", end_suffix=": "),
+        ),
+    ],
+    ids=["think", "custom", "several tokens"],
+)
+def test_other_formats_are_served(tmp_path: Path, model_settings: dict[str, str], expected: ThinkingFormat) -> None:
+    model = write_tiny_model(tmp_path, (*SPECIAL, "<think>", "</think>"))
+    settings = service(str(model), model={"base": str(model), **model_settings})
+    tokenizer = ModelTokenizer(model)
+    budget = Budget(max_thinking_tokens=40, num_waits=1, max_answer_tokens=20)
+
+    async def alone() -> Thought:
+        engine = await build_engine("transformers", model, dtype="float32", context_tokens=512)
+        question = [{"role": "user", "content": "why?"}]
+        ids = forcing_ids(tokenizer, expected, budget)
+        return await think(engine, tokenizer.chat_ids(question, expected), budget, ids, sampling=Sampling())
+
+    thought = asyncio.run(alone())
+    run_application(application(settings), "formats", route_prefix="/formats", what="the service")
+    try:
+        length = 60 + len(tokenizer.encode("Final Answer:"))
+        reply = ask("/formats", max_tokens=length, temperature=0, thinking={"max_tokens": 40, "waits": 1})
+    finally:
+        end_application("formats")
+    assert reply.choices[0].message.reasoning_content == tokenizer.decode(tokenizer.visible(thought.thinking_ids))
+    assert reply.choices[0].message.content == tokenizer.decode(tokenizer.visible(thought.answer_ids))
+    assert reply.choices[0].thinking["end"] == thought.end
 
 
 @pytest.mark.usefixtures("http")
