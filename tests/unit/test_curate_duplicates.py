@@ -11,9 +11,8 @@ LONG = (
 
 def found(*questions: str, similarity: float = 0.8, solved: int | None = None) -> dict[int, int]:
     """Dropped place -> kept place."""
-    rows = Fingerprints.of([fingerprint(question, "7") for question in questions])
-    merits = [(int(i == solved), len(question)) for i, question in enumerate(questions)]
-    return {found.row: found.kept for found in near_duplicates(rows, similarity, merits)}
+    rows = Fingerprints.of([fingerprint(question, "7", solved=i == solved) for i, question in enumerate(questions)])
+    return {found.row: found.kept for found in near_duplicates(rows, similarity)}
 
 
 def test_the_key_of_a_text_ignores_spacing_and_case_and_nothing_else() -> None:
@@ -56,7 +55,7 @@ def test_questions_of_one_template_are_no_duplicates() -> None:
 
 def test_other_reference_answers_keep_both() -> None:
     rows = Fingerprints.of([fingerprint(LONG, "180"), fingerprint(LONG + " ?", "140")])
-    assert near_duplicates(rows, 0.9, [(0,), (0,)]) == []
+    assert near_duplicates(rows, 0.9) == []
 
 
 def test_many_copies_of_one_question_are_no_template() -> None:

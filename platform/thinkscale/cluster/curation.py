@@ -6,11 +6,16 @@ in `curate`; how segments run and resume, in `segments`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from sys import intern
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from thinkscale.cluster.attempts import Attempter
-from thinkscale.cluster.deduplication import deduplicate, stored_vectors
+from thinkscale.cluster.deduplication import deduplicate
 from thinkscale.cluster.dropping import dropped_row, licences
 from thinkscale.cluster.ingestion import build_benchmarks, ingest
 from thinkscale.cluster.progress import Progress
@@ -20,6 +25,7 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.embedding import Embedder
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.card import data_card
+from thinkscale.store.columns import stored_vectors
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import funnel
 from thinkscale.store.locations import IngestError
@@ -84,35 +90,30 @@ def select(campaign: Campaign, store: Store) -> Manifest:
     output.begin({"select": campaign.select.model_dump(), "seed": campaign.seed}, _inputs(**inputs))
     if (manifest := output.manifest()) is not None:
         return manifest
-    rows = source.read().to_pylist()
-    progress = Progress("select", min(campaign.select.count, len(rows)))
+    rows = source.require().rows
+    progress = Progress("select", min(campaign.select.count, rows))
     if not rows:
         raise IngestError(
             f"{source.url} is empty: no question is left to select. Every question was dropped before or is solved by "
             "a model of difficulty.models; add harder sources or weaker models"
         )
-    if len(rows) < campaign.select.count:
-        progress.note(f"select.count is {campaign.select.count:,}, only {len(rows):,} are left: all are selected")
+    if rows < campaign.select.count:
+        progress.note(f"select.count is {campaign.select.count:,}, only {rows:,} are left: all are selected")
     candidates = [
         selection.Candidate(
             id=row["id"],
-            source=row["source"],
-            domain=row["domain"] or row["source"],
+            source=intern(row["source"]),
+            domain=intern(row["domain"] or row["source"]),
             trace_tokens=row["trace_tokens"] or 0,
         )
-        for row in rows
+        for part in source.iter_tables(["id", "source", "domain", "trace_tokens"])
+        for row in part.to_pylist()
     ]
-    vectors = stored_vectors(embeddings, [row["id"] for row in rows]) if "embeddings" in inputs else None
+    vectors = stored_vectors(embeddings, [candidate.id for candidate in candidates]) if "embeddings" in inputs else None
     picks = selection.select(candidates, campaign.select, campaign.seed, vectors)
-    by_id = {row["id"]: row for row in rows}
-    chosen = [{**by_id[p.id], "selected_rank": rank, "selected_by": p.by} for rank, p in enumerate(picks)]
-    picked = {pick.id for pick in picks}
-    left = [
-        dropped_row("select", id_, "not_selected", {"strategy": campaign.select.strategy})
-        for id_ in by_id
-        if id_ not in picked
-    ]
-    output.commit_segment("000000", table(chosen, SELECTED), dropped=table(left, DROPPED))
+    chosen = _chosen(source, picks)
+    left = {candidate.id for candidate in candidates} - {pick.id for pick in picks}
+    output.commit_segment("000000", table(chosen, SELECTED), dropped=_not_selected(sorted(left), campaign))
     progress.advance(len(chosen))
     facts = licences(chosen)
     card = data_card(campaign, len(chosen), facts["licences"], funnel(campaign, store))
@@ -120,6 +121,21 @@ def select(campaign: Campaign, store: Store) -> Manifest:
 
 
 # --- parts of the stages -----------------------------------------------------------------------------
+
+
+def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str, Any]]:
+    """The picked rows in the order of the picks; all others are read and forgotten a part at a time."""
+    wanted = pa.array([pick.id for pick in picks])
+    found = [rows.filter(pc.is_in(rows.column("id"), wanted)).to_pylist() for rows in source.iter_tables()]
+    by_id = {row["id"]: row for rows in found for row in rows}
+    return [{**by_id[pick.id], "selected_rank": rank, "selected_by": pick.by} for rank, pick in enumerate(picks)]
+
+
+def _not_selected(ids: Sequence[str], campaign: Campaign) -> pa.Table:
+    """Rows of `dropped`; their content stands in the artifact that they were selected from."""
+    fixed = dropped_row("select", None, "not_selected", {"strategy": campaign.select.strategy})
+    columns = {**{name: pa.repeat(pa.scalar(value, pa.string()), len(ids)) for name, value in fixed.items()}, "id": ids}
+    return pa.table(columns, schema=DROPPED)
 
 
 def _artifact(campaign: Campaign, store: Store, name: str) -> Artifact:

@@ -1,16 +1,13 @@
 """Near duplicates and benchmark leaks: fingerprints in segments on Ray Data, then one decision over all of them.
 
-Owns the artifacts `fingerprints` and `unique`. The driver holds the fingerprints of the whole pool in flat
-arrays and reads texts and embeddings only where it must; what is a duplicate or a leak is decided in `curate`.
+Owns the artifacts `fingerprints` and `unique`. The driver reads fingerprints a part at a time, and texts and
+embeddings only where it must; what is a duplicate or a leak is decided in `curate`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import accumulate
-from typing import Any, overload
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +18,10 @@ from thinkscale.cluster.progress import Progress
 from thinkscale.cluster.segments import Result, Slice, itself, run_segments, slices
 from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Leak, Pair, find_leaks
 from thinkscale.curate.duplicates import near_duplicates
-from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Ragged, fingerprint
+from thinkscale.curate.fingerprints import COLUMN_TYPES, COLUMNS, PERMUTATIONS, Fingerprints, Ragged, fingerprint
 from thinkscale.domain.campaign import Campaign
-from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
+from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.columns import Column
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
 
@@ -32,12 +30,9 @@ FINGERPRINTS = pa.schema(
     [
         pa.field("shingles", _HASHES),
         pa.field("numbered", _HASHES),
-        *(pa.field(name, pa.uint64()) for name in ("text", "bag", "numbers", "formula", "answer")),
-        pa.field("number_count", pa.int32()),
+        *(pa.field(name, pa.int64() if name in COLUMN_TYPES else pa.uint64()) for name in COLUMNS),
         pa.field("minhash", pa.binary(4 * PERMUTATIONS)),
         pa.field("sharing_ngrams", pa.list_(pa.int32())),  # places of benchmark questions
-        pa.field("has_solution", pa.bool_()),
-        pa.field("characters", pa.int32()),
     ],
     metadata={"thinkscale.schema": "fingerprints/1"},
 )
@@ -60,15 +55,12 @@ def deduplicate(campaign: Campaign, store: Store) -> Manifest:
         return manifest
     progress = Progress("deduplicate", pool.require().rows)
     progress.note(f"comparing with {len(index.rows):,} questions of {len(benchmarks)} benchmark(s)")
-    table = prints.read()
-    rows = fingerprints(table)
+    rows = StoredFingerprints(prints)
     cosines = StoredCosines(embeddings, index, settings.decontaminate_similarity)
-    leaks = find_leaks(Column(pool, "question"), rows, index, _sharing_ngrams(table), cosines)
+    leaks = find_leaks(Column(pool, "question"), rows, index, rows.sharing_ngrams(), cosines)
     progress.note(f"{len(leaks):,} give away a benchmark question; comparing with each other")
-    merits = list(zip(table.column("has_solution").to_pylist(), table.column("characters").to_pylist(), strict=True))
-    drops = {}
-    ids = Column(pool, "id")
-    for found in near_duplicates(rows, settings.near_duplicate_similarity, merits):
+    drops, ids = {}, Column(pool, "id")
+    for found in sorted(near_duplicates(rows, settings.near_duplicate_similarity), key=lambda found: found.kept):
         detail = {"kept": ids[found.kept], "similarity": round(found.similarity, 4)}
         drops[found.row] = Drop("near_duplicate", detail)
     drops |= {leak.row: _leak(leak) for leak in leaks}
@@ -115,88 +107,52 @@ class FingerprintRows:
         self._index = index
 
     def __call__(self, work: Slice) -> Result:
-        rows = work.read(["question", "answer", "solution"])
         made: dict[str, list[Any]] = {name: [] for name in FINGERPRINTS.names}
-        for row in rows.to_pylist():
-            found = fingerprint(row["question"], row["answer"])
-            for name in ("shingles", "numbered", "text", "bag", "numbers", "formula", "answer", "number_count"):
+        for row in work.read(["question", "answer", "solution"]).to_pylist():
+            found = fingerprint(row["question"], row["answer"], solved=bool(row["solution"]))
+            for name in ("shingles", "numbered", *COLUMNS):
                 made[name].append(getattr(found, name))
             made["minhash"].append(found.minhash.tobytes())
             made["sharing_ngrams"].append(self._index.sharing_ngrams(row["question"]))
-            made["has_solution"].append(bool(row["solution"]))
-            made["characters"].append(len(row["question"]))
         return Result(kept=pa.table(made, schema=FINGERPRINTS))
 
 
-def fingerprints(rows: pa.Table) -> Fingerprints:
-    """Stored fingerprints as flat arrays, mostly without copies."""
+class StoredFingerprints:
+    """A pool's fingerprints, a part at a time."""
 
-    def column(name: str) -> npt.NDArray[Any]:
-        return np.asarray(rows.column(name).combine_chunks().to_numpy(zero_copy_only=False))
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
 
-    def ragged(name: str) -> Ragged:
-        flat, offsets = _lists(rows.column(name))
-        return Ragged(flat, offsets)
+    def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
+        first = 0
+        for rows in self._artifact.iter_tables():
+            if rows.num_rows:
+                yield first, _fingerprints(rows)
+            first += rows.num_rows
 
-    signatures = b"".join(chunk.buffers()[1][chunk.offset * 4 * PERMUTATIONS :][: len(chunk) * 4 * PERMUTATIONS]
-                          for chunk in rows.column("minhash").chunks)  # fmt: skip
+    def sharing_ngrams(self) -> Iterator[Pair]:
+        first = 0
+        for rows in self._artifact.iter_tables(["sharing_ngrams"]):
+            places = _ragged(rows, "sharing_ngrams")
+            at = first + np.repeat(np.arange(rows.num_rows), np.diff(places.offsets))
+            yield from zip(at.tolist(), places.flat.tolist(), strict=True)
+            first += rows.num_rows
+
+
+def _fingerprints(rows: pa.Table) -> Fingerprints:
+    signatures = b"".join(rows.column("minhash").to_pylist())
     return Fingerprints(
-        shingles=ragged("shingles"),
-        numbered=ragged("numbered"),
-        text=column("text"),
-        bag=column("bag"),
-        numbers=column("numbers"),
-        number_count=column("number_count"),
-        formula=column("formula"),
-        answer=column("answer"),
+        shingles=_ragged(rows, "shingles"),
+        numbered=_ragged(rows, "numbered"),
         minhash=np.frombuffer(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS),
+        **{name: rows.column(name).to_numpy() for name in COLUMNS},
     )
 
 
-def _sharing_ngrams(rows: pa.Table) -> Iterator[Pair]:
-    flat, offsets = _lists(rows.column("sharing_ngrams"))
-    places = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    yield from zip(places.tolist(), flat.tolist(), strict=True)
-
-
-def _lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """All values of a column of lists, and where each row's begin; with 64 bits, for a chunk's own have 32."""
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
-    values = np.concatenate(flat) if flat else np.empty(0, dtype=np.uint64)
-    return values, np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum(dtype=np.int64)
-
-
-class Column(Sequence[Any]):
-    """One column of a committed artifact by the row's place, read a part at a time: for few rows, in order."""
-
-    def __init__(self, artifact: Artifact, name: str, prefix: str = "part-") -> None:
-        """`prefix`: of the parts that count."""
-        self._artifact, self._name = artifact, name
-        self._parts = [part for part in artifact.parts() if part.path.startswith(prefix)]
-        self._starts = [0, *accumulate(part.rows or 0 for part in self._parts)]
-        self.part = lru_cache(maxsize=4)(self._read)
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    @overload
-    def __getitem__(self, place: int) -> Any: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        number = bisect_right(self._starts, place) - 1
-        return self.part(number)[place - self._starts[number]].as_py()
-
-    def blocks(self) -> Iterator[tuple[int, pa.Array]]:
-        """Each part's first place and values."""
-        for number in range(len(self._parts)):
-            yield self._starts[number], self._read(number)
-
-    def _read(self, number: int) -> pa.Array:
-        return self._artifact.read_part(self._parts[number], [self._name]).column(self._name).combine_chunks()
+def _ragged(rows: pa.Table, name: str) -> Ragged:
+    lists = rows.column(name).combine_chunks()
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return Ragged(lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0])
 
 
 class StoredCosines:
@@ -221,20 +177,3 @@ class StoredCosines:
 
     def of(self, i: int, j: int) -> float:
         return round(float(np.array(self._pool[i], dtype=np.float32) @ self._bench[j]), 4)
-
-
-def stored_vectors(embeddings: Artifact, ids: Sequence[str]) -> npt.NDArray[np.float32]:
-    """The embeddings of pool questions, in the order of `ids`, shape [len(ids), dimension]."""
-    place = {row_id: i for i, row_id in enumerate(ids)}
-    result: npt.NDArray[np.float32] | None = None
-    vectors = Column(embeddings, "embedding", "part-pool=")
-    for (_, block), (_, names) in zip(vectors.blocks(), Column(embeddings, "id", "part-pool=").blocks(), strict=True):
-        values = block.flatten().to_numpy().reshape(len(block), -1)
-        if result is None:
-            result = np.zeros((len(ids), values.shape[1]), dtype=np.float32)
-        for i, row_id in enumerate(names.to_pylist()):
-            if row_id in place:
-                result[place[row_id]] = values[i]
-    if result is None:
-        raise ArtifactError(f"{embeddings.url} holds no embeddings of the pool")
-    return result

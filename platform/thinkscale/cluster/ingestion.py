@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from thinkscale.cluster.dropping import Drop, drop_rows, dropped_row, licences, unreadable_row
 from thinkscale.cluster.progress import Progress
 from thinkscale.cluster.segments import Result, Segment, itself, run_segments
 from thinkscale.curate.duplicates import exact_key
+from thinkscale.curate.fingerprints import groups
 from thinkscale.curate.normalise import normalise_question
 from thinkscale.curate.quality import chosen_rules, first_fault
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.question import Question
 from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.columns import Column
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import Piece, Unreadable, plan, read, source_fingerprints
 from thinkscale.store.locations import IngestError
@@ -45,16 +49,12 @@ def ingest(campaign: Campaign, store: Store) -> Manifest:
     done = output.begin({}, {"ingested": ingested.require().fingerprint})
     if (manifest := output.manifest()) is not None:
         return manifest
-    first: dict[bytes, str] = {}
+    halves = np.concatenate([_halves(rows.column("exact_key")) for rows in ingested.iter_tables(["exact_key"])])
     drops: dict[int, Drop] = {}
-    at = 0
-    for rows in ingested.iter_tables(["id", "exact_key"]):
-        for row_id, key in zip(*(rows.column(name).to_pylist() for name in ("id", "exact_key")), strict=True):
-            if key in first:
-                drops[at] = Drop("exact_duplicate", {"kept": first[key]})
-            else:
-                first[key] = row_id
-            at += 1
+    ids = Column(ingested, "id")
+    for same in sorted(groups(halves[:, 0], halves[:, 1]), key=lambda same: int(same[0])):
+        why = Drop("exact_duplicate", {"kept": ids[int(same[0])]})
+        drops |= dict.fromkeys(same[1:].tolist(), why)
     return drop_rows("ingest", ingested, output, done, drops, QUESTIONS, campaign.curate.segment_rows)
 
 
@@ -116,6 +116,11 @@ def _read_sources(campaign: Campaign, store: Store) -> Artifact:
         raise IngestError(f"the pool is empty: {told}. Look at {output.url}/dropped, or at curate.quality_rules")
     output.commit(INGESTED, expected_segments={segment.key for segment in segments})
     return output
+
+
+def _halves(keys: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """Keys of 16 bytes as pairs of numbers, shape [rows, 2]."""
+    return np.frombuffer(b"".join(keys.to_pylist()), dtype=np.uint64).reshape(-1, 2)
 
 
 class IngestPiece:

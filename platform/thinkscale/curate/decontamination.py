@@ -7,7 +7,7 @@ how rare it is, and must make up most of the benchmark question. Knows nothing o
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from thinkscale.curate.fingerprints import SHINGLE_WORDS, Fingerprints, Ragged, fingerprint, rarity
+from thinkscale.curate.fingerprints import SHINGLE_WORDS, Fingerprints, Pool, fingerprint, rarity, take
 from thinkscale.curate.ngrams import Hashes, mask, mask_letters, numbers, shingles, tokens
 
 SHARED_WEIGHT = 2.0
@@ -105,7 +105,7 @@ class BenchmarkIndex:
 
 def find_leaks(
     questions: Sequence[str],
-    prints: Fingerprints,
+    prints: Pool,
     index: BenchmarkIndex,
     sharing_ngrams: Iterable[Pair],
     cosines: Similarities | None = None,
@@ -114,20 +114,31 @@ def find_leaks(
 
     Args:
         questions: the pool. Only those of pairs worth examining are read.
-        prints: fingerprints of the pool, in the same order.
+        prints: fingerprints of the pool, in the same order; read block by block, some times over.
         sharing_ngrams: what `index.sharing_ngrams` found for the pool.
     """
-    views = [_View(getattr(prints, name), getattr(index.prints, name)) for name in ("shingles", "numbered")]
-    pairs = {*sharing_ngrams, *_by_whole_text(prints, index)}
+    views = [_View(name, index.prints) for name in ("shingles", "numbered")]
+    pairs, whole_texts = set(sharing_ngrams), _WholeTexts(index)
+    for first, block in prints.blocks():
+        pairs.update(whole_texts.pairs(first, block))
+        for view in views:
+            view.count(block)
     natural = np.array([not row.templated for row in index.rows], dtype=bool)
-    for view in views:
-        pairs.update(view.pairs_by_rare_text(natural))
+    finders = [view.rare_text(natural) for view in views]
+    for first, block in prints.blocks():
+        for find in finders:
+            pairs.update(find(first, block))
     if cosines is not None:
         pairs.update(cosines.pairs())
-    examined = [_Pair(i, j, questions, prints, index) for i, j in sorted(pairs)]
-    copies = Counter(pair.j for pair in examined if pair.is_copy(views[0]))
+    seen = sorted({i for i, _ in pairs})
+    place, own = {i: k for k, i in enumerate(seen)}, take(prints, seen)
+    examined = [_Pair(i, j, place[i], questions, own, index) for i, j in sorted(pairs)]
     for view in views:
-        view.count_own([pair.i for pair in examined])
+        view.know(own)
+    for _, block in prints.blocks():
+        for view in views:
+            view.count(block)
+    copies = Counter(pair.j for pair in examined if pair.is_copy(views[0]))
     best: dict[int, Leak] = {}
     for pair in examined:
         overlap = _overlap_of_leak(pair, *views, copies=max(copies[pair.j] - 1, 0))
@@ -146,65 +157,75 @@ def find_leaks(
 
 
 class _View:
-    """One kind of shingles of the pool and the benchmarks, and how rare each is."""
+    """One kind of shingles: the benchmarks', the examined pool questions', and how rare each is in the pool."""
 
-    def __init__(self, pool: Ragged, bench: Ragged) -> None:
-        self.pool, self.bench = pool, bench
-        self._known = np.unique(bench.flat)
-        self._counts = self._count(self._known)
+    def __init__(self, name: str, bench: Fingerprints) -> None:
+        self._name = name
+        self.bench = self.own = getattr(bench, name)
+        self._set_known(np.unique(self.bench.flat))
 
-    def _count(self, hashes: Hashes) -> npt.NDArray[np.int64]:
-        return self.pool.counts(hashes) + self.bench.counts(hashes)
+    def know(self, own: Fingerprints) -> None:
+        """Have the shingles of these pool questions counted too, from the pool's first block on again."""
+        self.own = getattr(own, self._name)
+        self._set_known(np.unique(np.concatenate([self._known, self.own.flat])))
 
-    def count_own(self, rows: Iterable[int]) -> None:
-        """Have the shingles of these pool questions counted too."""
-        own = [self.pool.row(row) for row in set(rows)]
-        self._known = np.unique(np.concatenate([self._known, *own]))
-        self._counts = self._count(self._known)
+    def _set_known(self, hashes: Hashes) -> None:
+        self._known, self._counts = hashes, self.bench.counts(hashes)
+
+    def count(self, block: Fingerprints) -> None:
+        self._counts += getattr(block, self._name).counts(self._known)
 
     def weight(self, hashes: Hashes, copies: int) -> float:
         return float(rarity(self._counts[np.searchsorted(self._known, hashes)] - copies).sum())
 
-    def pairs_by_rare_text(self, natural: npt.NDArray[np.bool_]) -> Iterator[Pair]:
-        """Pairs with a natural benchmark question whose shared shingles weigh enough, or most of what it has."""
+    def rare_text(self, natural: npt.NDArray[np.bool_]) -> Callable[[int, Fingerprints], Iterator[Pair]]:
+        """What finds the pairs with a natural benchmark question whose shared shingles weigh enough, or most of it."""
         weights = rarity(self._counts)
-        # Benchmark rows by shingle, as a compressed sparse matrix.
-        rows = self.bench.rows_of(np.arange(len(self.bench.flat)))
-        at = np.searchsorted(self._known, self.bench.flat)
-        use = natural[rows] & (weights[at] > 0)
-        order = np.argsort(at[use], kind="stable")
-        at, rows = at[use][order], rows[use][order]
+        rare = np.nonzero(weights)[0]
+        weights = weights[rare]
+        # Benchmark rows by rare shingle, as a compressed sparse matrix.
+        rows, at = self.bench.matches(self._known[rare])
+        order = np.argsort(at, kind="stable")
+        order = order[natural[rows[order]]]
+        rows, at = rows[order], at[order]
         wanted = np.minimum(SHARED_WEIGHT, 0.6 * np.bincount(rows, weights=weights[at], minlength=len(natural)))
-        starts = np.searchsorted(at, np.arange(len(self._known) + 1))
-        places, found = self.pool.matches(self._known)
-        sizes = starts[found + 1] - starts[found]
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        j = rows[np.repeat(starts[found], sizes) + within]
-        i = np.repeat(self.pool.rows_of(places), sizes)
-        pairs, inverse = np.unique(i * len(natural) + j, return_inverse=True)
-        shared = np.bincount(inverse, weights=np.repeat(weights[found], sizes), minlength=len(pairs))
-        for pair in pairs[shared >= wanted[pairs % len(natural)]].tolist():
-            yield divmod(pair, len(natural))
+        starts = np.searchsorted(at, np.arange(len(rare) + 1))
+
+        def find(first: int, block: Fingerprints) -> Iterator[Pair]:
+            found_rows, found = getattr(block, self._name).matches(self._known[rare])
+            sizes = starts[found + 1] - starts[found]
+            within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            j = rows[np.repeat(starts[found], sizes) + within]
+            i = np.repeat(found_rows, sizes)
+            pairs, inverse = np.unique(i * len(natural) + j, return_inverse=True)
+            shared = np.bincount(inverse, weights=np.repeat(weights[found], sizes), minlength=len(pairs))
+            for pair in pairs[shared >= wanted[pairs % len(natural)]].tolist():
+                yield first + pair // len(natural), pair % len(natural)
+
+        return find
 
 
 class _Pair:
     """A pool question and a benchmark question side by side."""
 
-    def __init__(self, i: int, j: int, questions: Sequence[str], prints: Fingerprints, index: BenchmarkIndex) -> None:
+    def __init__(
+        self, i: int, j: int, k: int, questions: Sequence[str], own: Fingerprints, index: BenchmarkIndex
+    ) -> None:
+        """`k`: place of the pool question in `own`."""
         bench = index.prints
-        self.i, self.j = i, j
+        self.i, self.j, self.k = i, j, k
         self.templated = index.rows[j].templated
-        self.same_text = bool(prints.text[i] == bench.text[j])
-        self.same_words = bool(prints.bag[i] == bench.bag[j])
-        self.same_numbers = bool(prints.numbers[i] == bench.numbers[j])
+        self.same_text = bool(own.text[k] == bench.text[j])
+        self.same_words = bool(own.bag[k] == bench.bag[j])
+        self.same_numbers = bool(own.numbers[k] == bench.numbers[j])
         self.number_count = int(bench.number_count[j])
-        self.same_formula = bool(prints.formula[i] == bench.formula[j] != 0)
+        self.same_formula = bool(own.formula[k] == bench.formula[j] != 0)
         self.tells = index.tells[j]
         self._questions, self._bench = questions, index.rows[j].question
 
     def is_copy(self, view: _View) -> bool:
         theirs = view.bench.row(self.j)
-        return self.same_numbers and len(_common(view.pool.row(self.i), theirs)) >= COPY_OVERLAP * len(theirs)
+        return self.same_numbers and len(_common(view.own.row(self.k), theirs)) >= COPY_OVERLAP * len(theirs)
 
     def alike(self) -> float:
         """Jaccard similarity of the texts with their numbers."""
@@ -235,8 +256,8 @@ def _overlap_of_leak(pair: _Pair, masked: _View, numbered: _View, *, copies: int
             return None
         alike = pair.alike()
         return alike if alike >= TEMPLATE_OVERLAP else None
-    own, theirs = masked.pool.row(pair.i), masked.bench.row(pair.j)
-    own_numbered, their_numbered = numbered.pool.row(pair.i), numbered.bench.row(pair.j)
+    own, theirs = masked.own.row(pair.k), masked.bench.row(pair.j)
+    own_numbered, their_numbered = numbered.own.row(pair.k), numbered.bench.row(pair.j)
     reworded = _Overlap.of((masked, own, theirs, copies))
     as_it_is = _Overlap.of(
         (masked, own[own % 2 == 0], theirs[theirs % 2 == 0], copies), (numbered, own_numbered, their_numbered, copies)
@@ -275,21 +296,27 @@ def _common(a: Hashes, b: Hashes) -> Hashes:
     return np.intersect1d(a, b, assume_unique=True)
 
 
-def _by_whole_text(prints: Fingerprints, index: BenchmarkIndex) -> Iterator[Pair]:
-    """Pairs with the same words, the same telling numbers, or the same formula."""
-    by_bag: dict[int, list[int]] = defaultdict(list)
-    by_numbers: dict[int, list[int]] = defaultdict(list)
-    by_formula: dict[int, list[int]] = defaultdict(list)
-    for j, row in enumerate(index.rows):
-        by_bag[int(index.prints.bag[j])].append(j)
-        if index.prints.number_count[j] >= TEMPLATE_NUMBERS if row.templated else index.tells[j]:
-            by_numbers[int(index.prints.numbers[j])].append(j)
-        if index.prints.formula[j] and not row.templated:
-            by_formula[int(index.prints.formula[j])].append(j)
-    for column, table in ((prints.bag, by_bag), (prints.numbers, by_numbers), (prints.formula, by_formula)):
-        wanted = np.array(list(table), dtype=np.uint64)
-        for i in np.nonzero(np.isin(column, wanted))[0].tolist():
-            yield from ((i, j) for j in table[int(column[i])])
+class _WholeTexts:
+    """Finds pairs with the same words, the same telling numbers, or the same formula."""
+
+    def __init__(self, index: BenchmarkIndex) -> None:
+        prints = index.prints
+        self._tables: dict[str, dict[int, list[int]]] = {
+            name: defaultdict(list) for name in ("bag", "numbers", "formula")
+        }
+        for j, row in enumerate(index.rows):
+            self._tables["bag"][int(prints.bag[j])].append(j)
+            if prints.number_count[j] >= TEMPLATE_NUMBERS if row.templated else index.tells[j]:
+                self._tables["numbers"][int(prints.numbers[j])].append(j)
+            if prints.formula[j] and not row.templated:
+                self._tables["formula"][int(prints.formula[j])].append(j)
+        self._keys = {name: np.array(list(table), dtype=np.uint64) for name, table in self._tables.items()}
+
+    def pairs(self, first: int, block: Fingerprints) -> Iterator[Pair]:
+        for name, table in self._tables.items():
+            column = getattr(block, name)
+            for i in np.nonzero(np.isin(column, self._keys[name]))[0].tolist():
+                yield from ((first + i, j) for j in table[int(column[i])])
 
 
 class Cosines:

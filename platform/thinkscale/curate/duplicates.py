@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
 
-from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, groups, rarity
+from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Pool, groups, rarity, take
 from thinkscale.curate.ngrams import Hashes
 from thinkscale.curate.normalise import canonical
 
@@ -25,6 +25,7 @@ LARGEST_BUCKET = 200
 of a template's questions is work in the square of their number."""
 TELLING_NUMBERS = 3
 """Questions that agree in so many numbers and in the answer are the same even where the words are a template's."""
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,30 +42,38 @@ def exact_key(question: str) -> bytes:
     return hashlib.sha256(canonical(question).replace(" ", "").encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def near_duplicates(rows: Fingerprints, similarity: float, merits: Sequence[tuple[int, ...]]) -> list[Duplicate]:
+def near_duplicates(pool: Pool, similarity: float) -> list[Duplicate]:
     """The rows to drop, in order.
 
+    Of the whole pool this holds MinHash bands, about 80 bytes a row; all else of rows that share one alone.
+
     Args:
-        rows: distinct questions (exact duplicates removed).
+        pool: distinct questions (exact duplicates removed).
         similarity: Jaccard similarity from which two questions are the same; shingles weigh less the more
             questions they occur in. Numbers and reference answers must be equal.
-        merits: of each row; of a cluster the row with the greatest is kept, of equals the first.
     """
-    pairs = sorted(set(_candidate_pairs(rows, similarity)))
+    pairs = sorted(set(_candidate_pairs(pool, similarity)))
     seen = sorted({row for pair in pairs for row in pair})
-    known = np.unique(np.concatenate([rows.shingles.row(row) for row in seen])) if seen else rows.shingles.flat[:0]
-    weights = rarity(rows.shingles.counts(known))
+    place = {row: i for i, row in enumerate(seen)}
+    rows = take(pool, seen)
+    known = np.unique(rows.shingles.flat)
+    counts = np.zeros(len(known), dtype=np.int64)
+    for _, block in pool.blocks() if seen else ():
+        counts += block.shingles.counts(known)
+    weights = rarity(counts)
     parent: dict[int, int] = {row: row for row in seen}
     closest: dict[int, float] = defaultdict(float)
     for a, b in pairs:
-        score = _similarity(rows, a, b, known, weights)
+        score = _similarity(rows, place[a], place[b], known, weights)
         if score >= similarity:
             closest[a], closest[b] = max(closest[a], score), max(closest[b], score)
             parent[_root(parent, a)] = _root(parent, b)
     clusters: dict[int, list[int]] = defaultdict(list)
     for row in closest:
         clusters[_root(parent, row)].append(row)
-    best = {root: max(members, key=lambda i: (merits[i], -i)) for root, members in clusters.items()}
+    best = {
+        root: max(members, key=lambda row: (int(rows.merit[place[row]]), -row)) for root, members in clusters.items()
+    }
     return [
         Duplicate(row=row, kept=kept, similarity=closest[row])
         for row in sorted(closest)
@@ -72,14 +81,26 @@ def near_duplicates(rows: Fingerprints, similarity: float, merits: Sequence[tupl
     ]
 
 
-def _candidate_pairs(rows: Fingerprints, similarity: float) -> Iterator[tuple[int, int]]:
+def _candidate_pairs(pool: Pool, similarity: float) -> Iterator[tuple[int, int]]:
     """Pairs with the same numbers and answer whose MinHash signatures agree in a whole band."""
     size = _rows_in_band(similarity)
-    for start in range(0, PERMUTATIONS - size + 1, size):
-        band = rows.minhash[:, start : start + size]
-        for bucket in groups(rows.numbers, rows.answer, *(band[:, i] for i in range(size))):
+    bands = zip(*(_band_keys(block, size) for _, block in pool.blocks()), strict=True)
+    for band in bands:
+        for bucket in groups(np.concatenate(band)):
             members = bucket.tolist()
             yield from combinations(members, 2) if len(members) <= LARGEST_BUCKET else pairwise(members)
+
+
+def _band_keys(rows: Fingerprints, size: int) -> list[Hashes]:
+    """For each band a hash of it with the numbers and the answer, shape [rows]."""
+    keys = []
+    for start in range(0, PERMUTATIONS - size + 1, size):
+        key = rows.numbers * _MULTIPLIER ^ rows.answer
+        for i in range(start, start + size):
+            key = (key ^ rows.minhash[:, i]) * _MULTIPLIER
+            key ^= key >> np.uint64(29)
+        keys.append(key)
+    return keys
 
 
 def _rows_in_band(similarity: float) -> int:
@@ -92,6 +113,8 @@ def _rows_in_band(similarity: float) -> int:
 
 def _similarity(rows: Fingerprints, a: int, b: int, known: Hashes, weights: np.ndarray) -> float:
     """Weighted Jaccard similarity; 0 where both are boilerplate alone."""
+    if rows.numbers[a] != rows.numbers[b] or rows.answer[a] != rows.answer[b]:
+        return 0.0  # their bands' hashes met by chance
     if rows.text[a] == rows.text[b]:
         return 1.0
     first, second = rows.shingles.row(a), rows.shingles.row(b)

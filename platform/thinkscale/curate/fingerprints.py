@@ -1,15 +1,16 @@
 """What a question is compared by, computed once a row, and many rows' of it in flat arrays.
 
-Owns the fingerprint. Duplicates and leaks are decided on fingerprints of a whole pool at once: in flat arrays
-a million rows take about a gigabyte, and the work is numpy's.
+Owns the fingerprint. Duplicates and leaks are decided over a whole pool, whose fingerprints come in blocks: who
+decides holds one block and the rows that may matter, never the pool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,6 @@ BOILERPLATE_ROWS = 20
 """A shingle of so many questions says nothing about which question it is."""
 FORMULA_TOKENS, FORMULA_NUMBERS = 6, 3
 """Numbers and operators, and numbers alone, from which equal formulas are no chance."""
-COUNTED_AT_ONCE = 1 << 22
 
 Signature = npt.NDArray[np.uint32]
 
@@ -47,11 +47,14 @@ class Fingerprint:
     """Of the numbers and operators in any order, 0 where they are too few to tell one formula from another."""
     answer: int
     """Of the reference answer."""
+    merit: int
+    """Of a cluster of duplicates the greatest is kept: one with a solution before a longer one."""
     minhash: Signature
     """MinHash signature of the shingles, shape [PERMUTATIONS]."""
 
 
-def fingerprint(question: str, answer: str = "") -> Fingerprint:
+def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fingerprint:
+    """`solved`: the row has a worked solution."""
     words = tokens(question)
     found = numbers(words)
     exact, masked = shingles(mask_letters(words), SHINGLE_WORDS), shingles(mask(words), SHINGLE_WORDS)
@@ -67,6 +70,7 @@ def fingerprint(question: str, answer: str = "") -> Fingerprint:
         number_count=len(found),
         formula=hash_words(formula) if len(formula) >= FORMULA_TOKENS and len(found) >= FORMULA_NUMBERS else 0,
         answer=hash_words([canonical(answer)]),
+        merit=(solved << 32) + len(question),
         minhash=_minhash(marked),
     )
 
@@ -92,20 +96,13 @@ class Ragged:
     def row(self, row: int) -> Hashes:
         return self.flat[self.offsets[row] : self.offsets[row + 1]]
 
-    def rows_of(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The rows that hold these places of `flat`."""
-        return np.searchsorted(self.offsets, places, side="right").astype(np.int64) - 1
-
     def matches(self, wanted: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Places of `flat` whose hash is in `wanted` (sorted, distinct), and its index there."""
-        places, indices = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-        for start in range(0, len(self.flat) if len(wanted) else 0, COUNTED_AT_ONCE):
-            block = self.flat[start : start + COUNTED_AT_ONCE]
-            at = np.minimum(np.searchsorted(wanted, block), len(wanted) - 1)
-            hit = np.nonzero(wanted[at] == block)[0]
-            places.append(hit + start)
-            indices.append(at[hit])
-        return np.concatenate(places), np.concatenate(indices)
+        """Rows that have a hash of `wanted` (sorted, distinct), and its index there, a pair for each."""
+        if not len(wanted) or not len(self.flat):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        at = np.minimum(np.searchsorted(wanted, self.flat), len(wanted) - 1)
+        hit = np.nonzero(wanted[at] == self.flat)[0]
+        return np.searchsorted(self.offsets, hit, side="right") - 1, at[hit]
 
     def counts(self, wanted: Hashes) -> npt.NDArray[np.int64]:
         """In how many rows each of `wanted` (sorted, distinct) occurs."""
@@ -114,38 +111,68 @@ class Ragged:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprints:
-    """Fingerprints of many questions, in order."""
+    """Fingerprints of many questions, in order: a column for each field of `Fingerprint`."""
 
     shingles: Ragged
     numbered: Ragged
     text: Hashes
     bag: Hashes
     numbers: Hashes
-    number_count: npt.NDArray[np.int32]
+    number_count: npt.NDArray[np.int64]
     formula: Hashes
     answer: Hashes
+    merit: npt.NDArray[np.int64]
     minhash: npt.NDArray[np.uint32]
     """Shape [rows, PERMUTATIONS]."""
 
     @classmethod
     def of(cls, rows: Sequence[Fingerprint]) -> Fingerprints:
-        def hashes(name: str) -> Hashes:
-            return np.array([getattr(row, name) for row in rows], dtype=np.uint64)
+        def column(name: str) -> npt.NDArray[np.generic]:
+            return np.array([getattr(row, name) for row in rows], dtype=COLUMN_TYPES.get(name, np.uint64))
 
         return cls(
             shingles=Ragged.of([row.shingles for row in rows]),
             numbered=Ragged.of([row.numbered for row in rows]),
-            text=hashes("text"),
-            bag=hashes("bag"),
-            numbers=hashes("numbers"),
-            number_count=np.array([row.number_count for row in rows], dtype=np.int32),
-            formula=hashes("formula"),
-            answer=hashes("answer"),
             minhash=np.array([row.minhash for row in rows], dtype=np.uint32).reshape(len(rows), PERMUTATIONS),
+            **{name: column(name) for name in COLUMNS},  # type: ignore[arg-type]
         )
 
     def __len__(self) -> int:
         return len(self.text)
+
+    def __getitem__(self, row: int) -> Fingerprint:
+        """A copy of one row's."""
+        return Fingerprint(
+            shingles=self.shingles.row(row).copy(),
+            numbered=self.numbered.row(row).copy(),
+            minhash=self.minhash[row].copy(),
+            **{name: int(getattr(self, name)[row]) for name in COLUMNS},
+        )
+
+    def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
+        """All of them as one block."""
+        yield 0, self
+
+
+COLUMN_TYPES = {"number_count": np.int64, "merit": np.int64}
+COLUMNS = [field.name for field in fields(Fingerprint) if field.type == "int"]
+
+
+class Pool(Protocol):
+    """Fingerprints of a pool that may be too many to hold at once."""
+
+    def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
+        """All rows in order, in blocks, each with the place of its first row."""
+        ...
+
+
+def take(pool: Pool, rows: Sequence[int]) -> Fingerprints:
+    """Fingerprints of a few rows, whose places are sorted and distinct."""
+    picked: list[Fingerprint] = []
+    for first, block in pool.blocks() if rows else ():
+        within = rows[bisect_left(rows, first) : bisect_left(rows, first + len(block))]
+        picked += [block[row - first] for row in within]
+    return Fingerprints.of(picked)
 
 
 def rarity(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -161,12 +188,14 @@ def rarity(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 def groups(*columns: npt.NDArray[np.generic]) -> list[npt.NDArray[np.int64]]:
     """Rows that agree in all columns, groups of two and more, each in ascending order."""
     order = np.lexsort(columns[::-1])
-    differs = np.zeros(len(order), dtype=bool)
+    differs = np.ones(len(order) + 1, dtype=bool)
+    differs[1:-1] = False
     for column in columns:
         ordered = column[order]
-        differs[1:] |= ordered[1:] != ordered[:-1]
-    edges = [0, *np.nonzero(differs)[0].tolist(), len(order)] if len(order) else []
-    return [np.sort(order[a:b]) for a, b in pairwise(edges) if b - a > 1]
+        differs[1:-1] |= ordered[1:] != ordered[:-1]
+    edges = np.nonzero(differs)[0] if len(order) else np.zeros(1, dtype=np.int64)
+    several = np.nonzero(np.diff(edges) > 1)[0]
+    return [np.sort(order[a:b]) for a, b in zip(edges[several].tolist(), edges[several + 1].tolist(), strict=True)]
 
 
 @lru_cache(maxsize=1)

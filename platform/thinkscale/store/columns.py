@@ -1,0 +1,77 @@
+"""A column of a committed artifact by the row's place over all its parts, read a part at a time.
+
+Owns nothing but the reading: for decisions over a whole artifact that look at few rows' texts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from thinkscale.store.artifact import Artifact, ArtifactError
+
+
+class Column(Sequence[Any]):
+    """One column of a committed artifact by the row's place, read a part at a time: for few rows, in order."""
+
+    def __init__(self, artifact: Artifact, name: str, prefix: str = "part-") -> None:
+        """`prefix`: of the parts that count."""
+        self._artifact, self._name = artifact, name
+        self._parts = [part for part in artifact.parts() if part.path.startswith(prefix)]
+        self._starts = [0, *accumulate(part.rows or 0 for part in self._parts)]
+        self.part = lru_cache(maxsize=4)(self._read)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, place: int) -> Any: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Any]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        number = bisect_right(self._starts, place) - 1
+        return self.part(number)[place - self._starts[number]].as_py()
+
+    def blocks(self) -> Iterator[tuple[int, pa.Array]]:
+        """Each part's first place and values."""
+        for number in range(len(self._parts)):
+            yield self._starts[number], self._read(number)
+
+    def _read(self, number: int) -> pa.Array:
+        return self._artifact.read_part(self._parts[number], [self._name]).column(self._name).combine_chunks()
+
+
+def stored_vectors(embeddings: Artifact, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The embeddings of pool questions, in the order of `ids`, shape [len(ids), dimension]: 4 bytes a number."""
+    result: npt.NDArray[np.float32] | None = None
+    for places, vectors in vector_blocks(embeddings, ids):
+        if result is None:
+            result = np.zeros((len(ids), vectors.shape[1]), dtype=np.float32)
+        result[places] = vectors
+    if result is None:
+        raise ArtifactError(f"{embeddings.url} holds no embeddings of these questions")
+    return result
+
+
+def vector_blocks(
+    embeddings: Artifact, ids: Sequence[str]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """The same a part at a time: places in `ids`, and the vectors of those rows."""
+    place = {row_id: i for i, row_id in enumerate(ids)}
+    for part in embeddings.parts():
+        if not part.path.startswith("part-pool="):
+            continue
+        rows = embeddings.read_part(part)
+        places = np.array([place.get(row_id, -1) for row_id in rows.column("id").to_pylist()], dtype=np.int64)
+        if (places >= 0).any():
+            vectors = rows.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(places), -1)
+            yield places[places >= 0], vectors[places >= 0]
