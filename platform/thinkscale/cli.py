@@ -110,7 +110,31 @@ def _stage_command(name: str, first: str, last: str, what: str) -> None:
 _stage_command("curate", "benchmarks", "select", "From the pool to the selected questions.")
 _stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.")
 _stage_command("train", "train", "train", "Fine-tune the base model on the traces.")
-_stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the grid of budgets.")
+
+
+@cli.command()
+@campaign_options
+@click.option(
+    "--target-interval",
+    type=float,
+    metavar="POINTS",
+    help="Sample on until every 95% interval is within so "
+    "many points to either side, or evaluate.max_samples is reached.",
+)
+def evaluate(
+    campaign: str,
+    overrides: tuple[str, ...],
+    root: str | None,
+    pool_files: tuple[str, ...],
+    address: str | None,
+    target_interval: float | None,
+) -> None:
+    """Every model on every benchmark over the grid of budgets."""
+    if target_interval is not None:
+        overrides = (*overrides, f"evaluate.target_interval={target_interval}")
+    _run(_load(campaign, overrides, root, pool_files), "evaluate", "evaluate", address)
+
+
 _stage_command("report", "report", "report", "The report page and plots from what is stored.")
 
 
@@ -193,6 +217,99 @@ def grade(
         count = counts.get(verdict, 0)
         click.echo(f"{verdict:<11}{count:>9,}{count / max(total, 1):>8.1%}")
     click.echo(f"{'rows':<11}{total:>9,}")
+
+
+@cli.group()
+def benchmark() -> None:
+    """Benchmarks under a root, for every campaign there that names them."""
+
+
+@benchmark.command("add")
+@click.argument("name")
+@click.option(
+    "--from",
+    "paths",
+    multiple=True,
+    metavar="FILE",
+    help="JSONL, JSON, CSV or Parquet: local, s3://, hf://datasets/OWNER/NAME/PATH, or a data set's OWNER/NAME. "
+    "Not needed for benchmarks that are known by name.",
+)
+@click.option("--preset", help="The columns and kind of a known set of questions (`thinkscale benchmark list`).")
+@click.option(
+    "--kind",
+    type=click.Choice(ANSWER_KINDS),
+    help="How answers are compared; default: math, or choice where there are options.",
+)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="FIELD=COLUMN",
+    help="Which column holds question, answer, "
+    "solution, options (a list, or columns as A,B,C,D), domain, metadata.level, ...; question and answer by "
+    "default.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another setting of a source, as answer_pattern, prompt, shuffle_options=SEED, withheld=true, licence.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first so many questions.")
+@click.option("--root", default="runs", show_default=True, help="A directory or s3://bucket/prefix.")
+def benchmark_add(
+    name: str,
+    paths: tuple[str, ...],
+    preset: str | None,
+    kind: str | None,
+    columns: tuple[str, ...],
+    overrides: tuple[str, ...],
+    limit: int | None,
+    root: str,
+) -> None:
+    """Make the benchmark NAME, as Parquet under the root: a known one, or any file of questions."""
+    import json
+
+    from thinkscale.domain.presets import BENCHMARKS
+    from thinkscale.store import benchmarks
+    from thinkscale.store.campaigns import load_source
+    from thinkscale.store.filesystem import Store
+
+    if name not in BENCHMARKS and not paths:
+        raise click.UsageError(f"{name!r} needs --from; known by name are {', '.join(BENCHMARKS)}")
+    given = {"preset": preset, "kind": kind, "paths": [benchmarks.dataset_path(path) for path in paths]}
+    settings = []
+    for each in columns:
+        field, _, column = each.partition("=")
+        value = column.split(",") if field == "options" and "," in column else column
+        settings.append(f"columns.{field}={json.dumps(value)}")
+    source = load_source(
+        {**BENCHMARKS.get(name, {}), **{key: value for key, value in given.items() if value}, "name": name},
+        [*settings, *overrides],
+    )
+    manifest, bad = benchmarks.add_benchmark(Store(root), source, limit)
+    for row in bad:
+        detail = json.loads(row["detail"])
+        click.echo(f"not used: {detail['locator']}: {row['reason']}: {detail['error']}", err=True)
+    left = f", {len(bad):,} rows not used" if bad else ""
+    click.echo(f"{name}: {manifest.rows:,} questions at {Store(root).url(manifest.artifact)}{left}")
+
+
+@benchmark.command("list")
+@click.option("--root", default="runs", show_default=True, help="A directory or s3://bucket/prefix.")
+def benchmark_list(root: str) -> None:
+    """The benchmarks under the root, those known by name, and the presets."""
+    from thinkscale.domain.presets import BENCHMARKS, PRESETS
+    from thinkscale.store.benchmarks import added_benchmark
+    from thinkscale.store.filesystem import Store
+
+    store = Store(root)
+    for name in store.directories("benchmarks"):
+        manifest = added_benchmark(store, name).manifest()
+        click.echo(f"{name:<20}{'incomplete' if manifest is None else f'{manifest.rows:,} questions'}")
+    click.echo(f"known by name: {', '.join(BENCHMARKS)}")
+    click.echo(f"presets: {', '.join(PRESETS)}")
 
 
 @cli.command()

@@ -171,7 +171,7 @@ def test_multiple_choice_is_rendered_and_answered_by_letter(tmp_path: Path, opti
     path = write(tmp_path / "a.jsonl", [{"question": "What is 2 + 2?", "options": options, "label": label}])
     [question] = everything(source(path, columns=Columns(answer="label", options="options")))
     assert isinstance(question, Question)
-    assert question.question == "What is 2 + 2?\n(A) 3\n(B) 4"
+    assert question.question == "What is 2 + 2?\n\nA) 3\nB) 4"
     assert (question.kind, question.answer, question.options) == ("choice", "B", ("3", "4"))
 
 

@@ -20,14 +20,14 @@ from thinkscale.curate.duplicates import exact_key
 from thinkscale.curate.fingerprints import groups
 from thinkscale.curate.normalise import normalise_question
 from thinkscale.curate.quality import chosen_rules, first_fault
-from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.question import Question
+from thinkscale.domain.campaign import AddedSource, Campaign
 from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.benchmarks import added_benchmark, read_benchmark
 from thinkscale.store.columns import Column
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import Piece, Unreadable, plan, read, source_fingerprints
 from thinkscale.store.locations import IngestError
-from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, questions_table, table
+from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, questions, questions_table, table
 
 INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata({"thinkscale.schema": "ingested/1"})
 """The pool before exact duplicates are dropped, each row with the key of its canonical text."""
@@ -61,31 +61,27 @@ def ingest(campaign: Campaign, store: Store) -> Manifest:
 def _build_benchmark(campaign: Campaign, store: Store, index: int) -> Manifest:
     benchmark = campaign.evaluate.benchmarks[index]
     output = Artifact(store, f"{campaign.name}/benchmarks/{benchmark.name}")
-    output.begin(benchmark.model_dump(), source_fingerprints(benchmark.source))
+    source, added = benchmark.source, added_benchmark(store, benchmark.name)
+    if isinstance(source, AddedSource):
+        if added.manifest() is None:
+            raise IngestError(
+                f"campaign {campaign.name!r} names the benchmark {benchmark.name!r} without a source, and {added.url} "
+                f"is not there: thinkscale benchmark add {benchmark.name} --root {store.uri}"
+            )
+        inputs = {added.path: added.require().fingerprint}
+    else:
+        inputs = source_fingerprints(source)
+    output.begin(benchmark.model_dump(), inputs)
     if (manifest := output.manifest()) is not None:
         return manifest
-    kept: dict[str, Question] = {}
-    dropped = []
-    for piece in plan(benchmark.source, campaign.curate.segment_rows):
-        for row in read(piece):
-            if benchmark.limit is not None and len(kept) >= benchmark.limit:
-                break
-            if isinstance(row, Unreadable):
-                dropped.append(unreadable_row("benchmarks", row))
-                continue
-            question = normalise_question(row)
-            if question.id in kept:
-                dropped.append(
-                    dropped_row(
-                        "benchmarks", question.id, "exact_duplicate", {"kept": kept[question.id].locator}, question
-                    )
-                )
-            kept.setdefault(question.id, question)
-    if not kept:
-        raise IngestError(f"benchmark {benchmark.name!r} is empty: {len(dropped)} rows, none of them readable")
+    if isinstance(source, AddedSource):
+        kept, dropped = questions(added.read())[: benchmark.limit], DROPPED.empty_table()
+    else:
+        kept, bad = read_benchmark(source, benchmark.limit)
+        dropped = table(bad, DROPPED)
     Progress("benchmarks", len(kept)).advance(len(kept), benchmark.name)
-    output.commit_segment("000000", questions_table(kept.values()), dropped=table(dropped, DROPPED))
-    return output.commit(QUESTIONS, extra=licences(question_row(question) for question in kept.values()))
+    output.commit_segment("000000", questions_table(kept), dropped=dropped)
+    return output.commit(QUESTIONS, extra=licences(question_row(question) for question in kept))
 
 
 def _read_sources(campaign: Campaign, store: Store) -> Artifact:

@@ -28,7 +28,8 @@ class Columns(Section):
     question: str = "question"
     answer: str = "answer"
     solution: str | None = None
-    options: str | None = None
+    options: str | list[str] | None = None
+    """A list of options, or the columns that hold one each."""
     domain: str | None = None
     source: str | None = None
     """Where a row says which data set it came from; else the source's name holds for all."""
@@ -36,6 +37,8 @@ class Columns(Section):
     kind: str | None = None
     image: str | None = None
     """A picture that the question needs: rows that have one fail the rule absent_image."""
+    metadata: dict[str, str] = {}
+    """Column by name in the question's metadata; `level` and `difficulty` are broken down in the report."""
 
 
 class FilesSource(Section):
@@ -50,7 +53,20 @@ class FilesSource(Section):
     kind: AnswerKind = "math"
     answer_pattern: str | None = None
     """A regular expression whose first group is the reference answer within the answer field."""
+    prompt: str = "{question}"
+    """What a model is asked, `{question}` and the options below it standing in it; by default nothing else."""
+    shuffle_options: int | None = None
+    """A seed: each question's options in an order of their own. None: as they stand."""
+    withheld: bool = False
+    """The questions may not be published: no terminal and no report page shows their texts."""
     licence: str | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _asks(cls, value: str) -> str:
+        if "{question}" not in value:
+            raise ValueError("a prompt must hold {question}")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -82,6 +98,12 @@ class ReasoningGymSource(Section):
     like: Name | None = None
     """In a benchmark: the pool source whose families and parameters it shares (with a seed of its own)."""
     licence: str | None = "Apache-2.0"
+
+
+class AddedSource(Section):
+    """The benchmark of the same name that `thinkscale benchmark add` put under the campaign's root."""
+
+    type: Literal["added"] = "added"
 
 
 Source = Annotated[FilesSource | ReasoningGymSource, Field(discriminator="type")]
@@ -171,6 +193,14 @@ class Train(Section):
     """Share of the decoder layers whose activations are recomputed."""
     compile: bool = False
     checkpoint_every_steps: Count = 50
+    async_checkpoints: bool = True
+    """Write checkpoints while training goes on, from a copy of the trained state in the host's memory."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """0: every weight is trained. Else adapters of this rank on all of the layers' matrices, merged at export."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """Adapters count lora_alpha / lora_rank times."""
+    tensorboard: str | None = None
+    """A directory on the driver's machine for TensorBoard's event files."""
     seed: int = 0
 
     @field_validator("betas", mode="before")
@@ -181,7 +211,7 @@ class Train(Section):
 
 class Benchmark(Section):
     name: Name
-    source: Source
+    source: Annotated[FilesSource | ReasoningGymSource | AddedSource, Field(discriminator="type")] = AddedSource()
     limit: Count | None = None
     """Take only the first so many questions."""
 
@@ -207,10 +237,24 @@ class Evaluate(Section):
     models: list[Literal["base", "tuned"]] = ["base", "tuned"]
     benchmarks: list[Benchmark] = Field(min_length=1)
     samples: Count = 1
+    """Of each question; with target_interval, of each question at first."""
+    target_interval: float | None = Field(default=None, gt=0)
+    """Points: samples are doubled until the 95% interval of every budget is within this many points of its
+    accuracy, to either side, or max_samples is reached."""
+    max_samples: Count = 64
     temperature: float = Field(default=0.0, ge=0)
     budgets: Budgets
     keep_token_ids: bool = False
     segment_questions: Count = 32
+
+    @model_validator(mode="after")
+    def _can_sample_on(self) -> Self:
+        if self.target_interval is not None and self.temperature == 0:
+            raise ValueError(
+                f"target_interval = {self.target_interval:g} draws more samples of a question: they are all the same "
+                "at temperature 0 (the paper's majority votes are at 1)"
+            )
+        return self
 
 
 class Model(Section):
@@ -244,6 +288,8 @@ class Resources(Section):
     """How wide the stages run. Results do not depend on it; a campaign resumes with other resources."""
 
     train_workers: Count = 16
+    min_train_workers: Count | None = None
+    """Training starts, or goes on after a loss, with so many where train_workers cannot be had; default: it waits."""
     context_parallel: Count = 1
     """Training workers that share each row's tokens, where the longest sample is more than one worker's share."""
     replicas: Count = 2
@@ -255,6 +301,18 @@ class Resources(Section):
     cpus_per_train_worker: Annotated[float, Field(gt=0)] = 4
     cpus_per_replica: Annotated[float, Field(gt=0)] = 4
     threads_per_actor: Count = 4
+
+    @model_validator(mode="after")
+    def _train_workers(self) -> Self:
+        workers, fewest, share = self.train_workers, self.min_train_workers, self.context_parallel
+        if workers % share:
+            raise ValueError(f"context_parallel = {share} does not divide train_workers = {workers}")
+        if fewest is not None and (fewest > workers or share > 1):
+            raise ValueError(
+                f"min_train_workers = {fewest} must be at most train_workers = {workers}, and goes with "
+                f"context_parallel = 1 only (it is {share}): Ray counts workers one by one"
+            )
+        return self
 
 
 class Prices(Section):
@@ -285,8 +343,8 @@ class Campaign(Section):
         """A procedural benchmark `like` a pool source takes over its families and parameters."""
         try:
             pool = {source["name"]: source for source in raw["pool"]}
-            sources = [benchmark["source"] for benchmark in raw["evaluate"]["benchmarks"]]
-        except (KeyError, TypeError):
+            sources = [benchmark.get("source") for benchmark in raw["evaluate"]["benchmarks"]]
+        except (AttributeError, KeyError, TypeError):
             return raw  # the fields' own validation says what is wrong
         for source in sources:
             name = source.get("like") if isinstance(source, dict) else None

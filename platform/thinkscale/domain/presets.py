@@ -50,6 +50,40 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kind": "choice",
         "columns": {"answer": "label", "options": "options", "solution": "other.solution"},
     },
-    "math500": {"kind": "math", "columns": {"question": "problem", "solution": "solution", "domain": "subject"}},
+    "math500": {
+        "kind": "math",
+        "columns": {
+            "question": "problem", "solution": "solution", "domain": "subject", "metadata": {"level": "level"},
+        },
+    },
     "aime24": {"kind": "integer", "columns": {"question": "problem", "solution": "solution"}},
+    "aime25": {"kind": "integer", "columns": {"question": "problem"}},
+    # The authors ask that no example is revealed in plain text online.
+    "gpqa": {
+        "kind": "choice",
+        "columns": {
+            "question": "Question", "answer": "Correct Answer", "domain": "High-level domain",
+            "options": ["Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"],
+            "metadata": {"difficulty": "Writer's Difficulty Estimate"},
+        },
+        "shuffle_options": 0,
+        "withheld": True,
+    },
 }  # fmt: skip
+
+BENCHMARKS: dict[str, dict[str, Any]] = {
+    "aime24": {"preset": "aime24", "paths": ["hf://datasets/HuggingFaceH4/aime_2024"]},
+    "aime25": {"preset": "aime25", "paths": ["hf://datasets/math-ai/aime25"]},
+    "math500": {"preset": "math500", "paths": ["hf://datasets/HuggingFaceH4/MATH-500"], "licence": "MIT"},
+    "gpqa-diamond": {
+        "preset": "gpqa", "paths": ["hf://datasets/Idavidrein/gpqa/gpqa_diamond.csv"], "licence": "CC-BY-4.0",
+    },
+    "gsm8k": {"preset": "gsm8k", "paths": ["hf://datasets/openai/gsm8k/main/test-*"], "licence": "MIT"},
+    "olympiad-bench": {
+        "preset": "olympiad-bench",
+        "paths": ["hf://datasets/Hothan/OlympiadBench/OlympiadBench/OE_TO_maths_en_COMP"],
+        "columns": {"image": None},  # the questions without pictures
+        "licence": "Apache-2.0",
+    },
+}  # fmt: skip
+"""Benchmarks that `thinkscale benchmark add` knows by name: where Hugging Face has them, and their preset."""

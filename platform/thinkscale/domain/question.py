@@ -10,6 +10,9 @@ AnswerKind = Literal["integer", "math", "choice", "text"]
 """How an answer is compared with the reference: as an integer, as a mathematical expression, as the
 letter of an option, or as normalised text."""
 
+WITHHELD = "withheld"
+"""Key of the metadata of questions whose texts no terminal and no report page may show."""
+
 ANSWER_KINDS: tuple[str, ...] = get_args(AnswerKind)
 
 

@@ -6,12 +6,14 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.campaign import Campaign, FilesSource
 from thinkscale.domain.service import Service
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class CampaignError(ValueError):
@@ -25,23 +27,26 @@ def load_campaign(name_or_path: str, overrides: Sequence[str] = ()) -> Campaign:
         CampaignError: no such campaign, broken TOML, an unknown key, a wrong type, an impossible value.
     """
     where, raw = _read(name_or_path)
-    for override in overrides:
-        _apply(raw, override)
-    try:
-        return Campaign.model_validate(raw)
-    except ValidationError as error:
-        raise CampaignError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+    return _validated(Campaign, raw, overrides, where)
 
 
 def load_service(model: str, overrides: Sequence[str] = ()) -> Service:
     """How to serve a model, with `key.path=value` overrides. Raises CampaignError as `load_campaign`."""
-    raw: dict[str, Any] = {"model": {"base": model}}
+    return _validated(Service, {"model": {"base": model}}, overrides, "service")
+
+
+def load_source(raw: dict[str, Any], overrides: Sequence[str] = ()) -> FilesSource:
+    """A source of questions, with `key.path=value` overrides. Raises CampaignError as `load_campaign`."""
+    return _validated(FilesSource, raw, overrides, f"source {raw['name']}")
+
+
+def _validated(model: type[M], raw: dict[str, Any], overrides: Sequence[str], where: str) -> M:
     for override in overrides:
         _apply(raw, override)
     try:
-        return Service.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise CampaignError("service:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+        raise CampaignError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
 
 
 def packaged_campaigns() -> list[str]:

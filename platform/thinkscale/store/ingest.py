@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from itertools import islice
 from typing import Any
 
 from thinkscale.curate.procedural import Share, generate, shares
-from thinkscale.domain.campaign import FilesSource, ReasoningGymSource
-from thinkscale.domain.question import ANSWER_KINDS, AnswerKind, Question, question_id
+from thinkscale.domain.campaign import Columns, FilesSource, ReasoningGymSource
+from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind, Question, question_id
 from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
 from thinkscale.store.locations import IngestError, expand
 
@@ -111,13 +112,22 @@ def _check_columns(source: FilesSource, section: Section) -> None:
     """Raises IngestError naming a mapped column that none of the first rows has."""
     readable = (row for _, row in raw_rows(section) if not isinstance(row, Unreadable))
     rows = list(islice(readable, SNIFFED_ROWS))
-    for field_name, column in source.columns:
-        if not rows or column is None or any(_get(row, column) is not _ABSENT for row in rows):
+    for field_name, column in _mapped(source.columns):
+        if not rows or any(_get(row, column) is not _ABSENT for row in rows):
             continue
         raise IngestError(
             f"{section.location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
             f"has: {', '.join(map(str, rows[0]))}"
         )
+
+
+def _mapped(columns: Columns) -> Iterator[tuple[str, str]]:
+    """Every mapped column, with the name of what it is mapped to."""
+    for name, value in columns:
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", column) for key, column in value.items())
+        elif value is not None:
+            yield from ((name, column) for column in ([value] if isinstance(value, str) else value))
 
 
 class _Absent:
@@ -156,9 +166,10 @@ def _question(
     texts = {
         name: _text(_get(row, column)) if column else ""
         for name, column in columns
-        if name not in ("options", "answer")
+        if name not in ("options", "answer", "metadata")
     }
-    options = _options(_get(row, columns.options)) if columns.options else ()
+    metadata = {name: _text(_get(row, column)) for name, column in columns.metadata.items()}
+    options = _options(row, columns.options)
     answer_value = _get(row, columns.answer)
     answer = _text(answer_value)
     if pattern is not None:
@@ -171,8 +182,14 @@ def _question(
     kind = kind or ("choice" if options else source.kind)
     question = texts["question"]
     if kind == "choice" and options:
-        question = _rendered(question, options)
-        answer = _letter(answer_value, answer, options)
+        if isinstance(columns.options, list) and columns.answer in columns.options:
+            answer_value = columns.options.index(columns.answer)
+        right = _letter(answer_value, answer, options)
+        if source.shuffle_options is not None and question:
+            options, right = _shuffled(options, right, f"{source.shuffle_options}/{question}")
+        question, answer = _rendered(question, options), right
+    if question:
+        question = source.prompt.replace("{question}", question)
     name = texts["source"] or source.name
     return Question(
         id=question_id(name, question, answer),
@@ -185,7 +202,11 @@ def _question(
         solution=_FINAL_LINE.sub("", _CALCULATOR.sub("", texts["solution"])) or None,
         options=options,
         licence=texts["licence"] or source.licence,
-        metadata={"image": texts["image"]} if texts["image"] else {},
+        metadata={
+            **{name: value for name, value in metadata.items() if value},
+            **({"image": texts["image"]} if texts["image"] else {}),
+            **({WITHHELD: "yes"} if source.withheld else {}),
+        },
     )
 
 
@@ -206,8 +227,11 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _options(value: Any) -> tuple[str, ...]:
-    """The options' texts without their letters: from a list, an object by letter, or JSON of either."""
+def _options(row: Mapping[str, Any], column: str | list[str] | None) -> tuple[str, ...]:
+    """The options' texts without their letters: from a list, an object by letter, JSON of either, or columns."""
+    if column is None:
+        return ()
+    value = _get(row, column) if isinstance(column, str) else [_get(row, each) for each in column]
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
@@ -222,8 +246,19 @@ def _options(value: Any) -> tuple[str, ...]:
 
 
 def _rendered(question: str, options: tuple[str, ...]) -> str:
-    lines = [f"({chr(ord('A') + i)}) {option}" for i, option in enumerate(options)]
-    return "\n".join([question.rstrip(), *lines])
+    """As the paper asks multiple choice."""
+    lines = [f"{chr(ord('A') + i)}) {option}" for i, option in enumerate(options)]
+    return "\n".join([question.rstrip(), "", *lines])
+
+
+def _shuffled(options: tuple[str, ...], right: str, seed: str) -> tuple[tuple[str, ...], str]:
+    """The options in an order of the seed's, and the right one's letter in it."""
+    letters = [chr(ord("A") + i) for i in range(len(options))]
+    order = list(range(len(options)))
+    random.Random(seed).shuffle(order)
+    if right in letters:
+        right = letters[order.index(letters.index(right))]
+    return tuple(options[i] for i in order), right
 
 
 def _letter(value: Any, answer: str, options: tuple[str, ...]) -> str:
