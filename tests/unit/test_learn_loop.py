@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import resource
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -21,9 +24,9 @@ from transformers import (
 )
 
 from thinkscale.domain.campaign import Train
-from thinkscale.learn.checkpoint import CheckpointFolder
+from thinkscale.learn.checkpoint import CheckpointFolder, SaveError
 from thinkscale.learn.export import export_weights
-from thinkscale.learn.loop import NonFiniteLossError, fit, make_optimizer, total_steps
+from thinkscale.learn.loop import NonFiniteLossError, StoppedError, fit, make_optimizer, total_steps
 from thinkscale.learn.loss import cross_entropy
 from thinkscale.learn.masking import Sample
 from thinkscale.learn.model import (
@@ -148,20 +151,19 @@ def test_the_chunked_loss_is_the_whole_one(chunk_bytes: int) -> None:
     torch.testing.assert_close(got, tuple(3 * g for g in wanted))
 
 
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("remote", [False, True])
-def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool) -> None:
+def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool, asynchronous: bool) -> None:
     base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
     settings = EXACT.model_copy(update={"checkpoint_every_steps": 2})
     undisturbed = fit(load_model(base, settings, device=CPU), samples, settings)
     local = pafs.LocalFileSystem()
-    folder = (
-        CheckpointFolder(pafs.SubTreeFileSystem(str(tmp_path), local), "checkpoints")
-        if remote
-        else CheckpointFolder(local, str(tmp_path / "checkpoints"))
-    )
-
-    class KilledError(Exception):
-        pass
+    fs: Any = pafs.SubTreeFileSystem(str(tmp_path), local) if remote else local
+    folder = CheckpointFolder(fs, "checkpoints" if remote else str(tmp_path / "checkpoints"), asynchronous=asynchronous)
 
     def kill(metrics: Any) -> None:
         if metrics.step == 5:
@@ -169,6 +171,7 @@ def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool) -
 
     with pytest.raises(KilledError):
         fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=kill)
+    folder.finish()
     assert folder.steps() == [2, 4]
     (tmp_path / "checkpoints" / "step-5").mkdir()  # one that was being written when its writer died
     seen: list[int] = []
@@ -181,6 +184,89 @@ def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool) -
     )
     assert seen == [5, 6]
     assert [m.learning_rate for m in resumed] == [m.learning_rate for m in undisturbed]
+    np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
+
+
+class SlowFiles(pafs.FSSpecHandler):
+    """Local files that are opened for writing only once `let_go` is set."""
+
+    let_go = threading.Event()
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        assert self.let_go.wait(60)
+        return super().open_output_stream(path, metadata)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
+    settings = EXACT.model_copy(update={"checkpoint_every_steps": 2})
+    slow = SlowFiles(LocalFileSystem(auto_mkdir=True))
+    folder = CheckpointFolder(pafs.PyFileSystem(slow), str(tmp_path / "checkpoints"), asynchronous=True)
+    undisturbed = fit(load_model(base, settings, device=CPU), samples, settings)
+
+    def let_go_and_stop(metrics: Any) -> None:
+        if metrics.step == 3:
+            assert folder.steps() == []
+            slow.let_go.set()
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=let_go_and_stop)
+    folder.finish()
+    assert folder.steps() == [2]  # and it is the state of step 2, not that of when it was written
+    resumed = fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder)
+    np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_full_disk_ends_training_with_the_place_the_cause_and_the_last_checkpoint(
+    tmp_path: Path, asynchronous: bool
+) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
+    settings = EXACT.model_copy(update={"checkpoint_every_steps": 2})
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"), asynchronous=asynchronous)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(metrics: Any) -> None:
+        if metrics.step == 3:
+            folder.finish()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+
+    message = r"step 4 cannot be written to .*checkpoints: .*File too large.*step 2 is intact.*run again"
+    try:
+        with pytest.raises(SaveError, match=message):
+            fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.steps() == [2]
+    assert not (tmp_path / "checkpoints" / "step-4").exists()
+    seen: list[int] = []
+    fit(
+        load_model(base, settings, device=CPU),
+        samples,
+        settings,
+        checkpoints=folder,
+        on_step=lambda metrics: seen.append(metrics.step),
+    )
+    assert seen == [3, 4, 5, 6]
+
+
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_from_it(tmp_path: Path) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"), asynchronous=True)
+    undisturbed = fit(load_model(base, EXACT, device=CPU), samples, EXACT)
+    seen: list[int] = []
+
+    def count(metrics: Any) -> None:
+        seen.append(metrics.step)
+
+    with pytest.raises(StoppedError, match="stopped after step 3 of 6, which is saved"):
+        fit(
+            load_model(base, EXACT, device=CPU), samples, EXACT, checkpoints=folder, on_step=count,
+            should_stop=lambda: len(seen) == 2,
+        )  # fmt: skip
+    resumed = fit(load_model(base, EXACT, device=CPU), samples, EXACT, checkpoints=folder, on_step=count)
+    assert seen == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
 
 
@@ -215,6 +301,18 @@ def test_the_export_loads_in_transformers_with_the_logits_of_training(
     with torch.no_grad():
         logits = exported(torch.from_numpy(packed.ids)[None]).logits[0]
         torch.testing.assert_close(logits, model(packed), atol=2e-5, rtol=1e-4)
+
+
+def test_a_full_disk_at_export_is_named(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", "llama")
+    model = load_model(base, EXACT, device=CPU)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(SaveError, match=f"exported by way of {tmp_path}: .*File too large.*run again"):
+            export_weights(model, base, tmp_path, lambda path: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_sharded_safetensors_load_like_a_single_file(tmp_path: Path) -> None:

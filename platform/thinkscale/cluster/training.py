@@ -2,20 +2,24 @@
 
 Reads the traces, runs learn's loop on every worker, shows its progress and commits the model. Knows
 nothing of a step's arithmetic. A worker, a node or the driver may die: the next one goes on from the
-newest checkpoint below the campaign's root.
+newest checkpoint below the campaign's root. Told beforehand (a node is drained, the driver gets SIGTERM),
+the workers save after the step they are at, so that none is lost.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -31,11 +35,16 @@ from thinkscale.store.models import directory_hash, local_model
 from thinkscale.store.schemas import TRACES
 from thinkscale.thinking.formats import ThinkingFormat, resolve_format
 
+if TYPE_CHECKING:
+    from thinkscale.learn.loop import StepMetrics
+
 MAX_FAILURES = 8
 """Times that lost workers are replaced within one run."""
 POLL_S = 1.0
 BOARD_TIMEOUT_S = 60.0
-RESOURCE_SETTINGS = {"pack_tokens", "checkpoint_layers", "compile", "checkpoint_every_steps"}
+RESOURCE_SETTINGS = {
+    "pack_tokens", "checkpoint_layers", "compile", "checkpoint_every_steps", "async_checkpoints", "tensorboard",
+}  # fmt: skip
 """Keys of [train] that change what a run costs and not what it computes."""
 
 
@@ -93,9 +102,12 @@ def train(campaign: Campaign, store: Store) -> Manifest:
 
 def _tokenize(campaign: Campaign, base: Path, rows: list[dict[str, Any]]) -> Tokenized:
     """The samples. Refuses before any device is held what could only fail later."""
-    workers, share = campaign.resources.train_workers, campaign.resources.context_parallel
-    if workers % share:
-        raise TrainingError(f"resources.context_parallel = {share} does not divide resources.train_workers = {workers}")
+    for setting, used, module, extra in (
+        ("train.lora_rank", campaign.train.lora_rank > 0, "peft", "lora"),
+        ("train.tensorboard", campaign.train.tensorboard is not None, "tensorboard", "tensorboard"),
+    ):
+        if used and find_spec(module) is None:
+            raise TrainingError(f"{setting} needs the package {module}: pip install 'thinkscale[{extra}]'")
     from thinkscale.engines.tokenizer import ModelTokenizer
     from thinkscale.learn.model import read_config
 
@@ -153,17 +165,20 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
         board=board,
     )
     over = threading.Event()
-    shown = threading.Thread(target=_show, args=(board, over), daemon=True)
+    shown = threading.Thread(target=_show, args=(board, over, campaign.train.tensorboard), daemon=True)
     shown.start()
+    fewest = resources.min_train_workers
     try:
         # Checkpoints go to the campaign's root by themselves; Ray Train keeps nothing of value here.
-        with tempfile.TemporaryDirectory(prefix="thinkscale-train-") as scratch:
+        with _on_sigterm(board.stop.remote), tempfile.TemporaryDirectory(prefix="thinkscale-train-") as scratch:
             result: Any = TorchTrainer(
                 cast(Callable[[dict[str, Any]], None], _work),
                 train_loop_config={"job": job},
                 torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
                 scaling_config=api.ScalingConfig(
-                    num_workers=resources.train_workers, use_gpu=on_gpu, resources_per_worker=per_worker
+                    num_workers=(fewest, resources.train_workers) if fewest else resources.train_workers,
+                    use_gpu=on_gpu,
+                    resources_per_worker=per_worker,
                 ),
                 run_config=api.RunConfig(
                     name=campaign.name,
@@ -182,20 +197,40 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
     return outcome
 
 
+@contextmanager
+def _on_sigterm(act: Callable[[], object]) -> Iterator[None]:
+    """Act at the first SIGTERM; a second one does as ever. Only the main thread may listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def once(*_: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        act()
+
+    signal.signal(signal.SIGTERM, once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """One worker, from the base model to the exported files. Rank 0 reports and uploads."""
     import torch
-    from ray.train import get_context
     from ray.train.torch import get_device
 
+    from ray import train as ray_train
     from thinkscale.learn import attention
-    from thinkscale.learn.checkpoint import CheckpointFolder
+    from thinkscale.learn.checkpoint import CheckpointFolder, SaveError
     from thinkscale.learn.export import export_weights
-    from thinkscale.learn.loop import NonFiniteLossError, StepMetrics, fit
+    from thinkscale.learn.loop import NonFiniteLossError, StoppedError, fit
     from thinkscale.learn.model import load_model
 
+    api: Any = ray_train
     job: Job = config["job"]
-    first = get_context().get_world_rank() == 0
+    first = api.get_context().get_world_rank() == 0
     began = time.monotonic()
     device = get_device()
     if device.type == "cuda":
@@ -208,30 +243,48 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     # Rows of many lengths leave holes in malloc's heap, on CPUs several hundred MB within a few steps.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if device.type == "cpu" else None
 
+    notice: Any = None
+    stop_wanted: Any = job.board.stop_wanted.remote() if first else None
+
     def on_step(metrics: StepMetrics) -> None:
         if trim is not None:
             trim(0)
         if first:
             job.board.put.remote(metrics.as_dict())
 
+    def should_stop() -> bool:
+        """A node is about to go (all workers hear of it alike), or the driver was told to end (the first one does)."""
+        nonlocal notice, stop_wanted
+        notice = api.get_preemption_info()
+        wanted = False
+        if first:  # the answer to what was asked a step ago
+            wanted, stop_wanted = ray.get(stop_wanted), job.board.stop_wanted.remote()
+        return notice is not None or wanted
+
+    checkpoints = CheckpointFolder(
+        store.fs, store.absolute(f"{job.artifact.path}/checkpoints"), asynchronous=job.settings.async_checkpoints
+    )
+    files: list[StoredFile] = []
     try:
         history = fit(
-            model,
-            ray.get(job.samples),
-            job.settings,
-            checkpoints=CheckpointFolder(store.fs, store.absolute(f"{job.artifact.path}/checkpoints")),
-            on_step=on_step,
-        )
-    except NonFiniteLossError as error:  # every rank sees it, and a retry would only see it again
+            model, ray.get(job.samples), job.settings,
+            checkpoints=checkpoints, on_step=on_step, should_stop=should_stop,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="thinkscale-export-") as scratch:
+
+            def upload(path: Path) -> None:
+                files.append(job.artifact.add_file(path, f"export/{path.name}"))
+                path.unlink()
+
+            export_weights(model, base, Path(scratch), upload)
+    except StoppedError as stopped:
+        if notice is None:
+            return {"error": f"{stopped}. Run again: training goes on from there."}
+        if first:
+            ray.get(job.board.put.remote({"note": f"a node is to be taken back; {stopped}; new workers go on from it"}))
+        raise
+    except (NonFiniteLossError, SaveError) as error:  # every rank sees it, and a retry would only see it again
         return {"error": str(error)}
-    files: list[StoredFile] = []
-    with tempfile.TemporaryDirectory(prefix="thinkscale-export-") as scratch:
-
-        def upload(path: Path) -> None:
-            files.append(job.artifact.add_file(path, f"export/{path.name}"))
-            path.unlink()
-
-        export_weights(model, base, Path(scratch), upload)
     return {
         "files": files,
         "history": [metrics.as_dict() for metrics in history],
@@ -243,26 +296,38 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class Board:
-    """An actor that holds the steps' metrics until the driver shows them."""
+    """An actor between workers and driver: steps' metrics and notes one way, the wish to stop the other."""
 
     def __init__(self) -> None:
         self._waiting: list[dict[str, Any]] = []
+        self._stop = False
 
-    def put(self, metrics: dict[str, Any]) -> None:
-        self._waiting.append(metrics)
+    def put(self, entry: dict[str, Any]) -> None:
+        self._waiting.append(entry)
 
     def take(self) -> list[dict[str, Any]]:
         taken, self._waiting = self._waiting, []
         return taken
 
+    def stop(self) -> None:
+        self._stop = True
 
-def _show(board: Any, over: threading.Event) -> None:
+    def stop_wanted(self) -> bool:
+        return self._stop
+
+
+def _show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
     """Print steps as they come, until the run is over and the board is empty."""
+    curves = _curves(tensorboard)
     progress: Progress | None = None
     last = 0
     while True:
         ending = over.wait(POLL_S)
         for step in ray.get(board.take.remote(), timeout=BOARD_TIMEOUT_S):
+            if "note" in step:
+                if progress is not None:
+                    progress.note(step["note"])
+                continue
             if progress is None:
                 progress = Progress("train", step["steps"], "steps", done=step["step"] - 1)
                 last = step["step"] - 1
@@ -275,8 +340,22 @@ def _show(board: Any, over: threading.Event) -> None:
             )
             progress.advance(max(0, step["step"] - last), note)
             last = max(last, step["step"])
+            for name in ("loss", "learning_rate", "grad_norm", "mfu"):
+                if curves is not None and step[name] is not None:
+                    curves.add_scalar(f"train/{name}", step[name], step["step"])
         if ending:
+            if curves is not None:
+                curves.close()
             return
+
+
+def _curves(directory: str | None) -> Any:
+    """Where TensorBoard's curves are written, if they are."""
+    if directory is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(directory)  # type: ignore[no-untyped-call]
 
 
 def _commit(
@@ -296,7 +375,7 @@ def _commit(
     from thinkscale.learn.loop import StepMetrics
 
     history = [StepMetrics(**metrics) for metrics in outcome["history"]]
-    ledger = _ledger(campaign, busy_s=sum(metrics.seconds for metrics in history), elapsed_s=elapsed_s)
+    ledger = _ledger(campaign, history, elapsed_s=elapsed_s)
     teachers = sorted({row["teacher"] for row in rows})
     terms = traces.extra.get("terms")
     prices = campaign.prices
@@ -342,7 +421,7 @@ def _commit(
             "dropped": list(tokenized.dropped),
             "loss_first": history[0].loss,
             "loss_last": history[-1].loss,
-            "workers": campaign.resources.train_workers,
+            "workers": history[-1].ranks,
             "engine": {
                 "name": "thinkscale.learn",
                 "torch": outcome["torch"],
@@ -355,15 +434,14 @@ def _commit(
     )
 
 
-def _ledger(campaign: Campaign, *, busy_s: float, elapsed_s: float) -> Ledger:
+def _ledger(campaign: Campaign, history: Sequence[StepMetrics], *, elapsed_s: float) -> Ledger:
     """Seconds over all workers: in steps (those of resumed runs included), and else start-up and export."""
     resources = campaign.resources
-    cpus = resources.train_workers * resources.cpus_per_train_worker
-    gpus = resources.train_workers * resources.gpus_per_train_worker
-    startup_s = max(0.0, elapsed_s - busy_s)
+    busy_s = sum(metrics.seconds * metrics.ranks for metrics in history)
+    startup_s = max(0.0, elapsed_s - sum(metrics.seconds for metrics in history)) * history[-1].ranks
     return Ledger(
-        cpu_busy_s=busy_s * cpus,
-        cpu_startup_s=startup_s * cpus,
-        gpu_busy_s=busy_s * gpus,
-        gpu_startup_s=startup_s * gpus,
+        cpu_busy_s=busy_s * resources.cpus_per_train_worker,
+        cpu_startup_s=startup_s * resources.cpus_per_train_worker,
+        gpu_busy_s=busy_s * resources.gpus_per_train_worker,
+        gpu_startup_s=startup_s * resources.gpus_per_train_worker,
     )

@@ -1,54 +1,126 @@
 """Checkpoints that survive a killed worker: sharded model, optimizer and history in one directory a step.
 
-Owns where they lie, which is the newest whole one, and how many are kept. A checkpoint is whole once its
-`.metadata` is there, which torch.distributed.checkpoint (DCP) writes last. Shards are read by name and
-place, so that a run resumes on another number of ranks. Knows no Ray.
+Owns where they lie, which is the newest whole one, how many are kept, and that training need not wait for
+their upload. A checkpoint is whole once its `.metadata` is there, which torch.distributed.checkpoint (DCP)
+writes last. Shards are read by name and place, so that a run resumes on another number of ranks. Knows no Ray.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import pyarrow.fs as pafs
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from thinkscale.learn.loop import StepMetrics
 from thinkscale.learn.model import PackedCausalLM
 
 KEPT = 2
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Reasons of a failed write that the next try would meet again."""
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""What the base model's files hold is not written again."""
 
 
-@dataclass(frozen=True)
+class SaveError(RuntimeError):
+    """Files cannot be written, and trying again would not help; says what, where, why and what to do."""
+
+
+def lasting_cause(error: BaseException) -> str | None:
+    """The full disk, missing permission or the like behind an error, None where a retry may help."""
+    for inner in (
+        [failure for failure, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    ):
+        code = re.search(r"\(os error (\d+)\)", str(inner))  # safetensors' way
+        if getattr(inner, "errno", code and int(code[1])) in LASTING:
+            return str(inner)
+    return None
+
+
 class CheckpointFolder:
     """`<path>/step-N/` on any file system that pyarrow knows."""
 
-    fs: pafs.FileSystem
-    path: str
-    """As `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`."""
+    def __init__(self, fs: pafs.FileSystem, path: str, *, asynchronous: bool = False) -> None:
+        """
+        Args:
+            path: as `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`.
+            asynchronous: `save` returns once the state is copied to the host's memory (12 bytes a trained
+                weight, over all ranks), and the copy is written while training goes on.
+        """
+        self.fs, self.path = fs, path
+        self._asynchronous = asynchronous
+        self._group: Any = None
+        self._stager: DefaultStager | None = None
+        self._pending: tuple[int, Callable[[], object]] | None = None
 
     def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None:
-        """Write the state after `history`; all ranks call it. Older checkpoints but one are then removed."""
-        target = f"{self.path}/{_step_name(len(history))}"
-        self.fs.create_dir(target, recursive=True)
-        if dist.get_rank() == 0:
-            lines = "".join(json.dumps(asdict(metrics)) + "\n" for metrics in history)
-            with self.fs.open_output_stream(f"{target}/history.jsonl") as stream:
-                stream.write(lines.encode())
-        dcp_save(_state(model, optimizer), storage_writer=self._writer(target))
-        if dist.get_rank() == 0:
-            for step in self.steps()[:-KEPT]:
-                self.fs.delete_dir(f"{self.path}/{_step_name(step)}")
+        """Write the state after `history`, after the one before it is whole; all ranks call it.
+
+        Raises:
+            SaveError: this checkpoint (or, asynchronous, the one before) cannot be written.
+        """
+        self.finish()
+        step = len(history)
+        target = f"{self.path}/{_step_name(step)}"
+        writer: Any = FileSystemWriter(target, sync_files=False)
+        writer.fs, writer.path = _ArrowFiles(self.fs), target
+        state = _state(model, optimizer)
+        state["history"] = json.dumps([asdict(metrics) for metrics in history])
+        if not self._asynchronous:
+            self._pending = step, partial(dcp_save, state, storage_writer=writer)
+            return self.finish()
+        # Its collectives run beside those of the next steps, so they need a process group of their own.
+        self._group = self._group or dist.new_group(backend="gloo")
+        if model.device.type == "cuda":  # pinned memory, kept from one checkpoint to the next
+            self._stager = self._stager or DefaultStager(StagingOptions(True, False, False, True))
+        written: Any = async_save(state, storage_writer=writer, process_group=self._group, async_stager=self._stager)
+        self._pending = step, written.result
+        return None
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is whole, and remove those older than the one before it; all ranks call it.
+
+        Raises:
+            SaveError: it cannot be written. The one before it is intact.
+        """
+        if self._pending is None:
+            return
+        (step, write), self._pending = self._pending, None
+        first = dist.get_rank() == 0
+        try:
+            write()
+        except CheckpointException as error:
+            if first:
+                with suppress(OSError):  # a full disk has better uses for its parts
+                    self.fs.delete_dir(f"{self.path}/{_step_name(step)}")
+            if (cause := lasting_cause(error)) is None:
+                raise RuntimeError(f"the checkpoint of step {step} was not written") from error
+            kept = [s for s in self.steps() if s != step]
+            raise SaveError(
+                f"the checkpoint of step {step} cannot be written to {self.path}: {cause}. "
+                + (f"That of step {kept[-1]} is intact. " if kept else "There is none before it. ")
+                + "Make room there, then run again: training goes on from the last whole one."
+            ) from error
+        if first:
+            for old in self.steps()[:-KEPT]:
+                self.fs.delete_dir(f"{self.path}/{_step_name(old)}")
 
     def load_latest(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> list[StepMetrics]:
         """Restore the newest whole checkpoint in place; returns its history, empty where there is none."""
@@ -57,11 +129,14 @@ class CheckpointFolder:
         if not chosen[0]:
             return []
         source = f"{self.path}/{_step_name(chosen[0][0])}"
-        state = _state(model, optimizer)
-        dcp_load(state, storage_reader=self._reader(source))
-        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-        with self.fs.open_input_stream(f"{source}/history.jsonl") as stream:
-            return [StepMetrics(**json.loads(line)) for line in bytes(stream.read()).splitlines()]
+        state = {**_state(model, optimizer), "history": ""}
+        reader: Any = FileSystemReader(source)
+        reader.fs, reader.path = _ArrowFiles(self.fs), source
+        dcp_load(state, storage_reader=reader)
+        set_state_dict(
+            model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=TRAINED
+        )
+        return [StepMetrics(**metrics) for metrics in json.loads(state["history"])]
 
     def steps(self) -> list[int]:
         """The steps of whole checkpoints, ascending."""
@@ -74,26 +149,13 @@ class CheckpointFolder:
             if whole.type == pafs.FileType.File
         )
 
-    def _writer(self, target: str) -> FileSystemWriter:
-        if isinstance(self.fs, pafs.LocalFileSystem):
-            return FileSystemWriter(target)
-        writer: Any = FileSystemWriter(target, sync_files=False)
-        writer.fs, writer.path = _ArrowFiles(self.fs), target
-        return cast(FileSystemWriter, writer)
-
-    def _reader(self, source: str) -> FileSystemReader:
-        reader: Any = FileSystemReader(source)
-        if not isinstance(self.fs, pafs.LocalFileSystem):
-            reader.fs, reader.path = _ArrowFiles(self.fs), source
-        return cast(FileSystemReader, reader)
-
 
 def _step_name(step: int) -> str:
     return f"step-{step}"
 
 
 def _state(model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    weights, moments = get_state_dict(model, optimizer)
+    weights, moments = get_state_dict(model, optimizer, options=TRAINED)
     return {"model": weights, "optimizer": moments}
 
 
@@ -105,9 +167,19 @@ class _ArrowFiles(FileSystemBase):
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
-        opened = self._fs.open_input_file(str(path)) if mode == "rb" else self._fs.open_output_stream(str(path))
-        with opened as stream:
-            yield stream
+        if mode == "rb":
+            with self._fs.open_input_file(str(path)) as stream:
+                yield stream
+            return
+        with self._fs.open_output_stream(str(path)) as stream:
+            writing: Any = _Writing(stream)
+            try:
+                yield writing
+            except RuntimeError as error:
+                raise writing.error or error from error
+        if isinstance(self._fs, pafs.LocalFileSystem):  # whole even if the machine stops
+            with open(path, "rb") as written:
+                os.fsync(written.fileno())
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
         return f"{path}/{suffix}"
@@ -130,3 +202,21 @@ class _ArrowFiles(FileSystemBase):
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
         self._fs.delete_file(str(path))
+
+
+class _Writing:
+    """A stream that remembers why a write failed: torch.save reports such errors as its own, without the cause."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> Any:
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

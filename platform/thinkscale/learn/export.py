@@ -10,12 +10,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from thinkscale.learn.checkpoint import SaveError, lasting_cause
 from thinkscale.learn.loop import StepMetrics
 from thinkscale.learn.model import PackedCausalLM, whole_parameters
 
@@ -62,26 +64,48 @@ def export_weights(
     Args:
         directory: a local directory for one file at a time; used on rank 0 only.
         on_file: called on rank 0 with each finished file, which may then be removed.
+
+    Raises:
+        SaveError: on all ranks, where rank 0 lacks room or permission.
     """
     writing = dist.get_rank() == 0
     dtype = model.config.dtype if isinstance(model.config.dtype, torch.dtype) else torch.bfloat16
     files = _plan_files(model, dtype, file_bytes)
     weights = whole_parameters(model)
-    for path, names in files.items():
+    failed: list[Any] = [None]
+
+    def attempt(write: Callable[[], None]) -> None:
+        if writing and failed[0] is None:
+            try:
+                write()
+            except Exception as error:  # raised below: the other ranks would wait for ever in a gathering
+                failed[0] = str(error), lasting_cause(error) is not None
+
+    def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        save_file(tensors, path, metadata={"format": "pt"})
+        on_file(path)
+
+    def write_small_files() -> None:
+        for small in _small_files(model, base, directory, files, dtype):
+            on_file(small)
+
+    for file, names in files.items():
         tensors = {}
         for _ in names:
             name, tensor = next(weights)
             if writing:
                 tensors[name] = tensor.detach().to("cpu", dtype).contiguous()
-        if writing:
-            from safetensors.torch import save_file
-
-            save_file(tensors, directory / path, metadata={"format": "pt"})
-            on_file(directory / path)
-    if writing:
-        for small in _small_files(model, base, directory, files, dtype):
-            on_file(small)
-    dist.barrier()
+        attempt(partial(write_weights, directory / file, tensors))
+    attempt(write_small_files)
+    dist.broadcast_object_list(failed)
+    if failed[0]:
+        cause, lasting = failed[0]
+        raise (SaveError if lasting else RuntimeError)(
+            f"the model cannot be exported by way of {directory}: {cause}. Make room there (TMPDIR) and at the "
+            "campaign's root, then run again: training goes on from its last checkpoint."
+        )
 
 
 def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> dict[str, list[str]]:

@@ -26,6 +26,10 @@ PAD_MULTIPLE = 128
 """On GPUs rows are padded to whole tiles of a matrix product."""
 
 
+class StoppedError(RuntimeError):
+    """Training was asked to stop; the step that it stopped after is saved."""
+
+
 class NonFiniteLossError(RuntimeError):
     """The loss or the gradient is NaN or infinite; the message names the step and its samples."""
 
@@ -46,6 +50,7 @@ class StepMetrics:
     tokens: int
     """Input tokens of the batch, padding not counted."""
     seconds: float
+    ranks: int
     mfu: float | None
     """Model FLOP/s over the devices' peak; None where that is not known."""
 
@@ -60,7 +65,13 @@ class Checkpoints(Protocol):
         """Restore the newest checkpoint; returns the steps done until then, none where there is no checkpoint."""
         ...
 
-    def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None: ...
+    def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None:
+        """Keep the state after `history`; may return before it is written."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until what was saved is written."""
+        ...
 
 
 def total_steps(samples: int, settings: Train) -> int:
@@ -74,17 +85,22 @@ def fit(
     *,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> list[StepMetrics]:
     """Fine-tune in place, from the newest checkpoint where there is one.
 
     Every rank calls it with the same samples. The order of samples depends on `settings.seed` alone, so
     that a resumed run, on however many ranks, sees what an undisturbed one would have seen.
 
+    Args:
+        should_stop: asked after every step, on every rank; a yes on any of them stops all, once they have saved.
+
     Returns:
         The metrics of every step, those before a resume included.
 
     Raises:
-        NonFiniteLossError: the weights are then as before that step.
+        NonFiniteLossError: the weights are then as before that step, and every checkpoint begun is whole.
+        StoppedError: `should_stop` said yes.
     """
     optimizer = make_optimizer(model, settings)
     history = checkpoints.load_latest(model, optimizer) if checkpoints else []
@@ -94,15 +110,36 @@ def fit(
         epoch, place = divmod(step, per_epoch)
         chosen = packing.batches(len(samples), settings.batch_sequences, epoch=epoch, seed=settings.seed)[place]
         rate = learning_rate(step, steps=steps, peak=settings.learning_rate, warmup_share=settings.warmup_share)
-        metrics = train_step(
-            model, optimizer, [samples[i] for i in chosen], settings, step=step, steps=steps, learning_rate=rate
-        )
+        try:
+            metrics = train_step(
+                model, optimizer, [samples[i] for i in chosen], settings, step=step, steps=steps, learning_rate=rate
+            )
+        except NonFiniteLossError:
+            if checkpoints:
+                checkpoints.finish()
+            raise
         history.append(metrics)
-        if checkpoints and metrics.step % settings.checkpoint_every_steps == 0 and metrics.step < steps:
+        stopping = should_stop is not None and metrics.step < steps and _on_any_rank(should_stop(), model.device)
+        due = metrics.step % settings.checkpoint_every_steps == 0 and metrics.step < steps
+        if checkpoints and (due or stopping):
             checkpoints.save(model, optimizer, history)
         if on_step:
             on_step(metrics)
+        if stopping:
+            if checkpoints:
+                checkpoints.finish()
+            raise StoppedError(
+                f"stopped after step {metrics.step} of {steps}{', which is saved' if checkpoints else ''}"
+            )
+    if checkpoints:
+        checkpoints.finish()
     return history
+
+
+def _on_any_rank(flag: bool, device: torch.device) -> bool:
+    flags = torch.tensor(float(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def make_optimizer(model: torch.nn.Module, settings: Train) -> torch.optim.AdamW:
@@ -176,6 +213,7 @@ def train_step(
         grad_norm=norm_value,
         tokens=sum(s.input_tokens for s in batch),
         seconds=seconds,
+        ranks=ranks,
         mfu=sum(flops) / seconds / ranks / peak if peak else None,
     )
 
