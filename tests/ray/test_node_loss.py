@@ -1,0 +1,106 @@
+"""A node dies under curation: what it had under way runs elsewhere, and the rows are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+from test_curation import STAGES, began, campaign, numbers, wait_until
+
+from thinkscale.domain.campaign import Campaign
+from thinkscale.store.artifact import Artifact
+from thinkscale.store.filesystem import Store
+
+SLOTS = 2
+"""Segments that the lost node has under way at most."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that works too; a death is seen after a second."""
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+    args = {"num_cpus": SLOTS, "object_store_memory": 100 << 20, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args={**args, "_system_config": health})
+    yield found
+    found.shutdown()
+
+
+def run(cluster: Cluster, code: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A driver of its own on the cluster."""
+    start = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); "
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
+    return subprocess.Popen(
+        [sys.executable, "-c", start + code, cluster.address, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+
+
+def lose_a_node(cluster: Cluster, driver: subprocess.Popen[bytes], segments: Path, enough: int) -> None:
+    """SIGKILL the other node's raylet once so many segments are committed; the driver goes on to its end."""
+    [node] = cluster.worker_nodes
+    wait_until(lambda: len(list(segments.glob("*.json"))) >= enough or driver.poll() is not None)
+    assert driver.poll() is None, "the driver was done before"
+    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    assert driver.wait(180) == 0
+    cluster.remove_node(node)
+
+
+def test_a_lost_node_costs_its_segments_and_no_more(cluster: Cluster, tmp_path: Path) -> None:
+    store, marks = Store(str(tmp_path / "runs")), tmp_path / "marks"
+    marks.mkdir()
+    numbers(store, 200)  # 40 segments
+    cluster.add_node(num_cpus=SLOTS, object_store_memory=100 << 20)
+    code = "from test_curation import resume; resume(sys.argv[2], sys.argv[3], 0.3, False)"
+    driver = run(cluster, code, store.uri, str(marks))
+    lose_a_node(cluster, driver, Path(store.uri, "copied", "segments"), 8)
+    ids = Artifact(store, "copied").read().column("id").to_pylist()
+    assert ids == [str(i) for i in range(200)]
+    marked = began(marks)
+    assert len({mark.name.split("-")[1] for mark in marks.iterdir()}) > SLOTS, "the lost node never worked"
+    assert 40 < sum(marked.values()) <= 40 + SLOTS
+
+
+def curate(path: str) -> None:
+    """In the driver: the benchmarks and the pool."""
+    settings = Campaign.model_validate_json(Path(path).read_text())
+    for stage in STAGES[:2]:
+        stage(settings, Store(settings.root))
+
+
+def curated(settings: Campaign) -> dict[str, Any]:
+    """Rows and dropped rows of each artifact, by name."""
+    store, found = Store(settings.root), {}
+    for name in ("ingested", "pool"):
+        artifact = Artifact(store, f"{settings.name}/{name}")
+        dropped = artifact.read_dropped()
+        found[name] = (artifact.read().to_pylist(), dropped and dropped.to_pylist())
+    return found
+
+
+def test_curation_that_loses_a_node_ends_with_the_rows_of_an_undisturbed_run(cluster: Cluster, tmp_path: Path) -> None:
+    gym = {"type": "reasoning_gym", "name": "gym", "families": ["gcd", "chain_sum", "aiw"], "rows": 300}
+    settings = campaign(tmp_path)
+    pool = [settings.pool[0].model_dump(), gym]
+    settings = campaign(tmp_path, pool=pool, curate={"segment_rows": 8, "near_duplicate_similarity": 0.6})
+    code = "from test_node_loss import curate; curate(sys.argv[2])"
+    found = []
+    for name in ("disturbed", "undisturbed"):
+        one = settings.model_copy(update={"root": str(tmp_path / name)})
+        (tmp_path / f"{name}.json").write_text(json.dumps(one.model_dump()))
+        if name == "disturbed":
+            cluster.add_node(num_cpus=SLOTS, object_store_memory=100 << 20)
+        driver = run(cluster, code, str(tmp_path / f"{name}.json"))
+        if name == "disturbed":
+            lose_a_node(cluster, driver, tmp_path / name / "curated" / "ingested" / "segments", 6)
+        assert driver.wait(180) == 0
+        found.append(curated(one))
+    assert len(found[0]["ingested"][0]) > 290
+    assert found[0] == found[1]
