@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
+from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -315,6 +316,53 @@ def test_a_full_disk_at_export_is_named(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_adapters_learn_beside_a_base_that_stays_and_are_merged_at_export(base: Path, tmp_path: Path) -> None:
+    samples, settings = make_samples(12), EXACT.model_copy(update={"lora_rank": 4, "checkpoint_every_steps": 4})
+    stored = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    packed = row(samples[:1])
+    inputs = torch.from_numpy(packed.ids)[None]
+    with torch.no_grad():
+        untrained = load_model(base, settings, device=CPU)(packed)
+        torch.testing.assert_close(untrained, stored(inputs).logits[0], atol=2e-5, rtol=1e-4)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"))
+    model = load_model(base, settings, device=CPU)
+    curve = [m.loss for m in fit(model, samples, settings, checkpoints=folder)]
+    assert min(curve[-3:]) < curve[0]
+    before = dict(stored.named_parameters())
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            torch.testing.assert_close(
+                parameter.full_tensor(), before[name.replace(".base_layer.", ".")], rtol=0, atol=0
+            )  # type: ignore[attr-defined]
+    resumed = fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder)
+    np.testing.assert_allclose([m.loss for m in resumed], curve, rtol=1e-6)
+    directory = tmp_path / "export"
+    directory.mkdir()
+    export_weights(model, base, directory, lambda path: None)
+    exported = AutoModelForCausalLM.from_pretrained(directory)
+    with torch.no_grad():
+        tuned = exported(inputs).logits[0]
+        torch.testing.assert_close(tuned, model(packed), atol=2e-5, rtol=1e-4)
+        assert (tuned - stored(inputs).logits[0]).abs().max() > 0.01
+
+
+def test_a_frozen_bfloat16_base_is_held_in_bfloat16_and_its_adapters_in_float32(tmp_path: Path) -> None:
+    base, samples = tmp_path / "bfloat16", make_samples(8)
+    whole = AutoModelForCausalLM.from_pretrained(save_base(tmp_path / "base", "llama"), dtype=torch.bfloat16)
+    whole.save_pretrained(base)
+    settings = EXACT.model_copy(update={"lora_rank": 4, "compute_dtype": "bfloat16"})
+    model = load_model(base, settings, device=CPU)
+    dtypes = {"lora_" in name: p.dtype for name, p in model.named_parameters()}
+    assert dtypes == {False: torch.bfloat16, True: torch.float32}
+    directory = tmp_path / "export"
+    directory.mkdir()
+    export_weights(model, base, directory, lambda path: None)
+    with safe_open(directory / "model.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+    exact = fit(load_model(base, EXACT.model_copy(update={"lora_rank": 4}), device=CPU), samples, EXACT)
+    np.testing.assert_allclose([m.loss for m in fit(model, samples, settings)], [m.loss for m in exact], rtol=2e-2)
+
+
 def test_sharded_safetensors_load_like_a_single_file(tmp_path: Path) -> None:
     one = load_model(save_base(tmp_path / "one", "qwen3"), EXACT, device=CPU)
     many = load_model(save_base(tmp_path / "many", "qwen3", max_shard_size="8KB"), EXACT, device=CPU)
@@ -363,3 +411,5 @@ def test_the_paper_takes_315_steps() -> None:
 def test_flops_are_six_per_weight_and_token_and_causal_attention() -> None:
     config = CONFIGS["qwen3"]  # untied: the embedding is a look-up, not a product
     assert model_flops([10], config, 5000) == 6 * (5000 - 61 * 32) * 10 + 6 * 2 * (4 * 16) * 10 * 10
+    frozen = 4000 - 61 * 32  # of those in matrix products: they need no gradient of their own
+    assert model_flops([10], config, 5000) - model_flops([10], config, 5000, 4000) == 2 * frozen * 10

@@ -48,48 +48,68 @@ def make_samples() -> list[Sample]:
     ]
 
 
-def run_rank(rank: int, ranks: int, base: Path, directory: Path, context_parallel: int, stop_after: int) -> None:
+ADAPTED = SETTINGS.model_copy(update={"lora_rank": 3})
+
+
+def run_rank(rank: int, ranks: int, base: Path, directory: Path) -> None:
+    """Three runs in one process, for importing takes longest."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous-{context_parallel}", rank=rank, world_size=ranks
-    )
-    folder = CheckpointFolder(pafs.LocalFileSystem(), str(directory / "checkpoints")) if stop_after else None
-    model = load_model(base, SETTINGS, device=CPU, context_parallel=context_parallel)
-    seen: list[Any] = []
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=ranks)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(directory / "checkpoints"), asynchronous=True)
+    curves: dict[str, list[Any]] = {}
 
-    def on_step(metrics: Any) -> None:
-        seen.append([metrics.loss, metrics.grad_norm])
-        if metrics.step == stop_after:
-            raise KeyboardInterrupt
+    def run(name: str, settings: Train, *, context_parallel: int = 1, stop_after: int = 0) -> None:
+        curves[name] = []
 
-    with contextlib.suppress(KeyboardInterrupt):
-        fit(model, make_samples(), SETTINGS, checkpoints=folder, on_step=on_step)
+        def on_step(metrics: Any) -> None:
+            curves[name].append([metrics.loss, metrics.grad_norm])
+            if metrics.step == stop_after:
+                raise KeyboardInterrupt
+
+        model = load_model(base, settings, device=CPU, context_parallel=context_parallel)
+        with contextlib.suppress(KeyboardInterrupt):
+            fit(model, make_samples(), settings, checkpoints=folder if stop_after else None, on_step=on_step)
+
+    run("sharing", SETTINGS, context_parallel=2)
+    run("stopped", SETTINGS, stop_after=5)
+    folder.finish()
+    run("adapted", ADAPTED)
     if rank == 0:
-        (directory / f"curve-{context_parallel}.json").write_text(json.dumps(seen))
+        (directory / "curves.json").write_text(json.dumps(curves))
     dist.destroy_process_group()
 
 
-def on_two_ranks(base: Path, directory: Path, *, context_parallel: int = 1, stop_after: int = 0) -> Any:
-    multiprocessing.spawn(run_rank, (2, base, directory, context_parallel, stop_after), nprocs=2)
-    return json.loads((directory / f"curve-{context_parallel}.json").read_text())
+@pytest.fixture(scope="module")
+def two_ranks(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    directory = tmp_path_factory.mktemp("two")
+    multiprocessing.spawn(run_rank, (2, base, directory), nprocs=2)
+    return directory, json.loads((directory / "curves.json").read_text())
+
+
+def run_alone(base: Path, settings: Train, folder: CheckpointFolder | None = None) -> list[list[float]]:
+    model = load_model(base, settings, device=CPU)
+    return [[m.loss, m.grad_norm] for m in fit(model, make_samples(), settings, checkpoints=folder)]
 
 
 @pytest.fixture(scope="module")
-def alone(base: Path) -> Any:
-    return [[m.loss, m.grad_norm] for m in fit(load_model(base, SETTINGS, device=CPU), make_samples(), SETTINGS)]
+def alone(base: Path) -> list[list[float]]:
+    return run_alone(base, SETTINGS)
 
 
-def test_two_ranks_that_share_every_row_have_the_loss_curve_of_one(base: Path, tmp_path: Path, alone: Any) -> None:
-    np.testing.assert_allclose(on_two_ranks(base, tmp_path, context_parallel=2), alone, rtol=1e-4)
+def test_two_ranks_that_share_every_row_have_the_loss_curve_of_one(two_ranks: Any, alone: Any) -> None:
+    np.testing.assert_allclose(two_ranks[1]["sharing"], alone, rtol=1e-4)
 
 
-def test_a_run_of_two_ranks_resumes_on_one_with_the_same_loss_curve(base: Path, tmp_path: Path, alone: Any) -> None:
-    began = on_two_ranks(base, tmp_path, stop_after=5)
-    np.testing.assert_allclose(began, alone[:5], rtol=1e-4)
-    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"))
+def test_a_run_of_two_ranks_resumes_on_one_with_the_same_loss_curve(base: Path, two_ranks: Any, alone: Any) -> None:
+    directory, curves = two_ranks
+    np.testing.assert_allclose(curves["stopped"], alone[:5], rtol=1e-4)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(directory / "checkpoints"))
     assert folder.steps() == [2, 4]
-    resumed = fit(load_model(base, SETTINGS, device=CPU), make_samples(), SETTINGS, checkpoints=folder)
-    np.testing.assert_allclose([[m.loss, m.grad_norm] for m in resumed], alone, rtol=1e-4)
+    np.testing.assert_allclose(run_alone(base, SETTINGS, folder), alone, rtol=1e-4)
+
+
+def test_two_ranks_train_the_adapters_of_one(base: Path, two_ranks: Any) -> None:
+    np.testing.assert_allclose(two_ranks[1]["adapted"], run_alone(base, ADAPTED), rtol=1e-4)
 
 
 def test_heads_that_cannot_be_shared_are_refused(base: Path) -> None:

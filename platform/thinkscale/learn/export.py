@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from thinkscale.learn.checkpoint import SaveError, lasting_cause
 from thinkscale.learn.loop import StepMetrics
-from thinkscale.learn.model import PackedCausalLM, whole_parameters
+from thinkscale.learn.model import PackedCausalLM, stored_parameters, whole_parameters
 
 FILE_BYTES = 4 << 30
 COPIED = (
@@ -59,7 +59,7 @@ class CardFacts:
 def export_weights(
     model: PackedCausalLM, base: Path, directory: Path, on_file: Callable[[Path], None], *, file_bytes: int = FILE_BYTES
 ) -> None:
-    """Write the weights and the base model's other files, in the base model's dtype. All ranks call it.
+    """Write the weights (adapters merged) and the base model's other files, in its dtype. All ranks call it.
 
     Args:
         directory: a local directory for one file at a time; used on rank 0 only.
@@ -69,7 +69,7 @@ def export_weights(
         SaveError: on all ranks, where rank 0 lacks room or permission.
     """
     writing = dist.get_rank() == 0
-    dtype = model.config.dtype if isinstance(model.config.dtype, torch.dtype) else torch.bfloat16
+    dtype = model.stored_dtype
     files = _plan_files(model, dtype, file_bytes)
     weights = whole_parameters(model)
     failed: list[Any] = [None]
@@ -112,7 +112,7 @@ def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> d
     """Parameter names by file, in the parameters' order."""
     groups: list[list[str]] = [[]]
     size = 0
-    for name, parameter in model.named_parameters():
+    for name, _, parameter in stored_parameters(model):
         size += parameter.numel() * dtype.itemsize
         if size > file_bytes and groups[-1]:
             groups.append([])
@@ -128,7 +128,7 @@ def _small_files(
 ) -> list[Path]:
     written = [Path(shutil.copyfile(base / name, directory / name)) for name in COPIED if (base / name).exists()]
     if len(files) > 1:
-        total = sum(p.numel() for p in model.parameters()) * dtype.itemsize
+        total = sum(p.numel() for _, _, p in stored_parameters(model)) * dtype.itemsize
         index: dict[str, Any] = {
             "metadata": {"total_size": total},
             "weight_map": {name: file for file, names in files.items() for name in names},

@@ -143,9 +143,10 @@ def _on_any_rank(flag: bool, device: torch.device) -> bool:
 
 
 def make_optimizer(model: torch.nn.Module, settings: Train) -> torch.optim.AdamW:
-    """AdamW over the float32 master weights; norms and biases do not decay."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    """AdamW over the float32 master weights that are trained; norms and biases do not decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
     return torch.optim.AdamW(
         [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         lr=settings.learning_rate,
@@ -171,7 +172,7 @@ def train_step(
     began = time.perf_counter()
     ranks, rank, group = dist.get_world_size(), dist.get_rank(), model.row_group
     cuda = model.device.type == "cuda"
-    flops = [model_flops([s.input_tokens], model.config, model.parameter_count) for s in batch]
+    flops = [model_flops([s.input_tokens], model.config, model.parameter_count, model.frozen_count) for s in batch]
     rows = packing.pack(
         flops,
         [s.input_tokens for s in batch],

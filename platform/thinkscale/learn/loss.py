@@ -47,7 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.zeros_like(hidden)
-        d_weight = torch.zeros_like(weight)
+        d_weight = torch.zeros_like(weight) if weight.requires_grad else None
         softmax = _compiled_softmax if hidden.is_cuda else _softmax_minus_target
         scaling = torch.tensor(scale, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
@@ -55,15 +55,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             loss, d_logits = softmax(hidden[part] @ weight.T, targets[part].unsqueeze(1), scaling)
             total += loss
             torch.mm(d_logits, weight, out=d_hidden[part])
-            d_weight.addmm_(d_logits.T, hidden[part])
+            if d_weight is not None:
+                d_weight.addmm_(d_logits.T, hidden[part])
         ctx.save_for_backward(d_hidden, d_weight)
         return total * scale
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = grads
-        d_hidden, d_weight = ctx.saved_tensors
-        return d_hidden * grad.to(d_hidden.dtype), d_weight * grad.to(d_weight.dtype), None, None, None
+        scaled = (d if d is None else d * grad.to(d.dtype) for d in ctx.saved_tensors)
+        return *scaled, None, None, None
 
 
 def _softmax_minus_target(

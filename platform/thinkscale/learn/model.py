@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from thinkscale.domain.campaign import Train
-from thinkscale.learn import attention, recompute
+from thinkscale.learn import adapters, attention, recompute
 from thinkscale.learn.context import ALONE, row_group
 from thinkscale.learn.loss import cross_entropy
 from thinkscale.learn.packing import Row
@@ -57,6 +57,7 @@ class PackedCausalLM(nn.Module):
         from transformers import AutoModelForCausalLM
 
         attention.register()
+        self.stored_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
         inner: Any = AutoModelForCausalLM.from_config(
             config, attn_implementation=attention.IMPLEMENTATION, dtype=torch.float32
         )
@@ -106,6 +107,10 @@ class PackedCausalLM(nn.Module):
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def frozen_count(self) -> int:
+        return sum(p.numel() for p in self.parameters() if not p.requires_grad)
+
 
 def read_config(directory: Path) -> Any:
     """The model's transformers configuration.
@@ -140,7 +145,7 @@ def load_model(directory: Path, settings: Train, *, device: torch.device, contex
         FileNotFoundError: the directory holds no safetensors, or weights are missing.
     """
     model = build_model(read_config(directory), settings, device=device, context_parallel=context_parallel)
-    _load_weights(model, directory)
+    _load_weights(model, directory, settings.seed)
     return model
 
 
@@ -153,6 +158,11 @@ def build_model(config: Any, settings: Train, *, device: torch.device, context_p
         )
     with torch.device("meta"):
         model = PackedCausalLM(config)
+        if settings.lora_rank:
+            adapters.add(model, settings)
+    if settings.compute_dtype == "bfloat16" and model.stored_dtype == torch.bfloat16:
+        for frozen in (p for p in model.parameters() if not p.requires_grad):
+            frozen.data = frozen.data.bfloat16()  # what never changes needs no master copy
     model.train()
     _wrap(model, settings, process_mesh(device))
     model.row_group = row_group(context_parallel)
@@ -230,12 +240,18 @@ def _feed_forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _load_weights(model: PackedCausalLM, directory: Path) -> None:
+@torch.no_grad()
+def _load_weights(model: PackedCausalLM, directory: Path, seed: int) -> None:
     from safetensors import safe_open
 
     files = _weight_files(directory)
     handles: dict[str, Any] = {}
-    for name, parameter in model.named_parameters():
+    for place, (full_name, parameter) in enumerate(model.named_parameters()):
+        local, rows = _own_rows(parameter)
+        if adapters.is_adapter(full_name):
+            local.copy_(adapters.first_values(full_name, parameter.shape, seed + place)[rows])
+            continue
+        name = adapters.stored_name(full_name)
         if name not in files:
             raise FileNotFoundError(f"{directory} holds no weights for {name}: the model is incomplete")
         path = files[name]
@@ -245,12 +261,10 @@ def _load_weights(model: PackedCausalLM, directory: Path) -> None:
             raise ValueError(
                 f"{directory}/{path}: {name} has shape {stored.get_shape()}, config.json says {list(parameter.shape)}"
             )
-        local, rows = _own_rows(parameter)
         if local.numel():
             local.copy_(stored[rows].to(local.dtype))
 
 
-@torch.no_grad()
 def _own_rows(parameter: torch.Tensor) -> tuple[torch.Tensor, slice]:
     """This rank's shard and which rows of the whole it is (FSDP2 shards the first dimension in chunks)."""
     if not isinstance(parameter, DTensor):
@@ -278,7 +292,13 @@ def _weight_files(directory: Path) -> dict[str, str]:
     return files
 
 
+def stored_parameters(model: nn.Module) -> list[tuple[str, str, torch.Tensor]]:
+    """Name in the Hugging Face layout, name here, and (sharded) parameter, of all that an exported model holds."""
+    return [(adapters.stored_name(n), n, p) for n, p in model.named_parameters() if not adapters.is_adapter(n)]
+
+
+@torch.no_grad()
 def whole_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each parameter gathered from all ranks, one at a time. Every rank must iterate."""
-    for name, parameter in model.named_parameters():
-        yield name, parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    """Each of them gathered from all ranks, one at a time, adapters merged. Every rank must iterate."""
+    for stored, name, parameter in stored_parameters(model):
+        yield stored, adapters.merged(model, name, adapters.whole(parameter))

@@ -22,14 +22,15 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup_share: float) ->
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def sample_flops(tokens: int, *, parameters: int, layers: int, attention_width: int) -> float:
+def sample_flops(tokens: int, *, parameters: int, layers: int, attention_width: int, frozen: int = 0) -> float:
     """FLOP that training needs for one sample: 6ND and causal attention; recomputation does not count.
 
     Args:
         parameters: all weights, a tied embedding once (it is a matrix product as the output).
         attention_width: heads times head size.
+        frozen: those of the weights that need no gradient of their own.
     """
-    return 6.0 * parameters * tokens + 6.0 * layers * attention_width * tokens * tokens
+    return (6.0 * parameters - 2.0 * frozen) * tokens + 6.0 * layers * attention_width * tokens * tokens
 
 
 def attention_width(config: Any) -> int:
@@ -43,10 +44,11 @@ def matrix_parameters(config: Any, parameters: int) -> int:
     return parameters if config.tie_word_embeddings else parameters - config.vocab_size * config.hidden_size
 
 
-def model_flops(lengths: Iterable[int], config: Any, parameters: int) -> float:
-    """FLOP of a batch of samples of these lengths (`sample_flops`)."""
-    n, width = matrix_parameters(config, parameters), attention_width(config)
-    return sum(sample_flops(t, parameters=n, layers=config.num_hidden_layers, attention_width=width) for t in lengths)
+def model_flops(lengths: Iterable[int], config: Any, parameters: int, frozen: int = 0) -> float:
+    """FLOP of a batch of samples of these lengths (`sample_flops`), of a model with so many weights, some frozen."""
+    n, width, layers = matrix_parameters(config, parameters), attention_width(config), config.num_hidden_layers
+    still = matrix_parameters(config, frozen) if frozen else 0
+    return sum(sample_flops(t, parameters=n, layers=layers, attention_width=width, frozen=still) for t in lengths)
 
 
 def peak_flops(device_name: str) -> float | None:
