@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from thinkscale.cluster.serving import start_replicas, stop_replicas
+from thinkscale.cluster.serving import replicas_held, start_replicas, stop_replicas
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Completion, Request
 from thinkscale.engines.base import Engine, EngineDiedError
@@ -131,6 +131,27 @@ def test_stopping_does_not_wait_for_work_under_way(tiny_model: str, tmp_path: Pa
         time.sleep(0.05)
     stop_replicas("stopping")
     assert dropped.exists()
+
+
+def test_replicas_that_calls_do_not_need_are_let_go_and_what_they_have_under_way_ends(tiny_model: str) -> None:
+    async def work(engine: Engine, tokenizer: ModelTokenizer, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return os.getpid()
+
+    settings = campaign(replicas=2, cpus_per_replica=0.2)
+    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"max_concurrent_sequences": 4})})
+    handle = start_replicas(settings, tiny_model, "releasing", release_after_s=2.0)
+    assert replicas_held("releasing") == 2
+    time.sleep(5)
+    assert replicas_held("releasing") == 2  # without any call yet, all are kept
+    calls = [handle.call.remote(work, 20.0) for _ in range(4)]
+    for _ in range(240):
+        if replicas_held("releasing") == 1:
+            break
+        time.sleep(0.5)
+    assert replicas_held("releasing") == 1
+    assert len({call.result(timeout_s=60) for call in calls}) == 2
+    stop_replicas("releasing")
 
 
 def test_tensor_parallelism_needs_its_gpus(tiny_model: str) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from made_samples import made_campaign, made_questions, made_samples
 from thinkscale.cli import cli
+from thinkscale.cluster.regrading import grading_facts
 from thinkscale.cluster.reporting import report
 from thinkscale.domain.sample import Verdict
 from thinkscale.report.regrade import with_verdicts
@@ -40,6 +42,7 @@ def stored_campaign(
     model: str = "base",
     engine: dict[str, Any] = ENGINE,
     samples: pa.Table | None = None,
+    grading: Sequence[object] = (),
 ) -> SampleSet:
     """A campaign's benchmark and samples, in two parts, as evaluation leaves them."""
     store = Store(str(root))
@@ -54,7 +57,9 @@ def stored_campaign(
     half = samples.num_rows // 2
     found.artifact.commit_segment("0000000", samples.slice(0, half))
     found.artifact.commit_segment("0000006", samples.slice(half))
-    found.artifact.commit(SAMPLES, extra={"model": model, "benchmark": "sums", "engine": engine})
+    found.artifact.commit(
+        SAMPLES, extra={"model": model, "benchmark": "sums", "engine": engine, "grading": list(grading)}
+    )
     return found
 
 
@@ -120,9 +125,19 @@ def test_a_second_regrading_finds_the_first(tmp_path: Path) -> None:
     thinkscale("regrade", tmp_path / "demo")
     written = {name: when for name, when in Store(str(tmp_path)).written("demo").items() if "current" not in name}
     out = thinkscale("regrade", tmp_path / "demo")
-    assert "2 verdicts changed" in out.output
+    assert "base sums: these graders gave its verdicts already" in out.output
     again = Store(str(tmp_path)).written("demo")
     assert {name: again[name] for name in written} == written
+
+
+def test_samples_that_the_installed_graders_graded_need_no_regrading(tmp_path: Path) -> None:
+    graded = stored_campaign(tmp_path, "new", grading=[grading_facts()])
+    stored_campaign(tmp_path, "old", grading=[{**grading_facts(), "math_verify": "0.1"}])
+    assert "these graders gave its verdicts already" in thinkscale("regrade", tmp_path / "new").output
+    assert graded.regrading() is None
+    assert "note: base sums: " in thinkscale("compare", tmp_path / "old", tmp_path / "new").output
+    assert "72 samples graded again" in thinkscale("regrade", tmp_path / "old").output
+    assert "note: " not in thinkscale("compare", tmp_path / "old", tmp_path / "new").output
 
 
 def test_an_interrupted_regrading_is_resumed(tmp_path: Path) -> None:

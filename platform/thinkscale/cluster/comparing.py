@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from thinkscale.cluster.reporting import benchmark_questions, regrading_notes, sample_manifests, stage_manifests
+from thinkscale.cluster.reporting import benchmark_questions, sample_manifests, sample_notes, stage_manifests
 from thinkscale.domain.campaign import Campaign
 from thinkscale.report.comparison import Comparison, compare_tallies, engine_differences, renamed
 from thinkscale.report.metrics import COLUMNS, tally
@@ -65,7 +65,7 @@ def grading_notes(found: Sequence[Pair]) -> list[str]:
         f"{pair.first.label}: one campaign's verdicts are of another grading than the other's; "
         "`thinkscale regrade` gives both the same"
         for pair in found
-        if _grading(pair.first) != _grading(pair.second)
+        if pair.first.gradings() != pair.second.gradings()
     ]
 
 
@@ -107,7 +107,7 @@ def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, by
     for name, campaign, side in zip(names, campaigns, (first, second), strict=True):
         own = stage_manifests(campaign, side[0].store) | sample_manifests(side)
         manifests |= {f"{name} {stage}": _of_run(manifest, name) for stage, manifest in own.items()}
-        remarks += [f"{name}: {note}" for note in regrading_notes(side)]
+        remarks += [f"{name}: {note}" for note in sample_notes(side)]
     return build_report(
         campaigns[0].model_copy(update={"name": f"{names[1]} against {names[0]}"}),
         _renamed_parts(names, (first, second)),
@@ -123,12 +123,6 @@ def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, by
 
 def _sides(found: Sequence[Pair]) -> tuple[list[SampleSet], list[SampleSet]]:
     return [pair.first for pair in found], [pair.second for pair in found]
-
-
-def _grading(samples: SampleSet) -> object:
-    """What the verdicts that count are due to; None: the evaluation's own graders."""
-    regrading = samples.regrading()
-    return None if regrading is None else regrading.require().config
 
 
 def _campaign(samples: SampleSet) -> Campaign:

@@ -6,43 +6,51 @@ Knows nothing of prices and nothing of what the devices do.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Literal
 
 
 class Meter:
     """Device-seconds of a pool of equal workers, taken in slices, so that each committed segment carries
-    what was spent since the one before and a resumed stage sums to what all its runs held."""
+    what was spent since the one before and a resumed stage sums to what all its runs held.
+
+    Seconds go to the works that have items under way, by their share of these; those in which there is nothing
+    under way go to the work that takes its slice next.
+    """
 
     def __init__(self, *, workers: int, cpus_each: float, gpus_each: float) -> None:
         self._workers = workers
         self._devices = {"cpu": cpus_each, "gpu": gpus_each}
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()
         self._starting, self._draining = True, False
         self._since = time.monotonic()
-        self._spent: defaultdict[str, float] = defaultdict(float)
+        self._spent: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
 
     def started(self) -> None:
         """The workers are up: what was spent so far was start-up."""
         self._settle()
         self._starting = False
 
-    def change(self, items: int) -> None:
-        """So many more (or fewer) items are under way."""
+    def hold(self, workers: int) -> None:
+        """So many workers are held from here on."""
         self._settle()
-        self._under_way += items
+        self._workers = workers
 
-    def draining(self) -> None:
-        """No item is left to hand out: idle workers are a tail from here on."""
+    def change(self, work: str, items: int) -> None:
+        """So many more (or fewer) items of a work are under way."""
         self._settle()
-        self._draining = True
+        self._under_way[work] += items
 
-    def take(self) -> dict[str, float]:
-        """Seconds by `<device>_<what>_s` since the last call."""
+    def draining(self, is_draining: bool) -> None:
+        """Whether no item is left to hand out: idle workers are a tail while that is so."""
         self._settle()
-        taken = {name: round(seconds, 6) for name, seconds in self._spent.items() if seconds}
-        self._spent.clear()
-        return taken
+        self._draining = is_draining
+
+    def take(self, work: str) -> dict[str, float]:
+        """Seconds of a work by `<device>_<what>_s` since it took the last ones."""
+        self._settle()
+        taken = self._spent.pop(work, Counter()) + self._spent.pop(None, Counter())
+        return {name: round(seconds, 6) for name, seconds in taken.items()}
 
     def _settle(self) -> None:
         now = time.monotonic()
@@ -50,10 +58,13 @@ class Meter:
         if self._starting:
             self._add("startup", elapsed * self._workers)
             return
-        busy = min(self._workers, self._under_way)
+        busy = min(self._workers, self._under_way.total())
         self._add("busy", elapsed * busy)
         self._add("tail" if self._draining else "idle", elapsed * (self._workers - busy))
 
     def _add(self, what: Literal["startup", "busy", "idle", "tail"], worker_seconds: float) -> None:
+        total = self._under_way.total()
+        shares = {work: items / total for work, items in self._under_way.items()} if total else {None: 1.0}
         for device, each in self._devices.items():
-            self._spent[f"{device}_{what}_s"] += worker_seconds * each
+            for work, share in shares.items():
+                self._spent[work][f"{device}_{what}_s"] += worker_seconds * each * share  # type: ignore[assignment]

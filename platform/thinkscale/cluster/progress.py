@@ -28,6 +28,11 @@ class Progress:
         left = (self._total - self._done) / rate if rate > 0 else 0.0
         self._say(f"{self._counts()}  {rate:,.1f} {self._unit}/s  {_clock(left)} left  {note}".rstrip())
 
+    def extend(self, count: int) -> None:
+        """So much more is to do."""
+        self._total += count
+        self._say(self._counts())
+
     def note(self, text: str) -> None:
         """One line apart from the counts."""
         self._say(text)

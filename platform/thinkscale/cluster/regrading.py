@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,15 @@ def regrade(
 ) -> list[tuple[SampleSet, Manifest]]:
     """Grade every stored sample with the installed graders; from then on these verdicts count.
 
-    The stored samples stay as they are. A regrading of the same samples by the same graders is taken as it is,
-    an interrupted one is resumed by the part.
+    The stored samples stay as they are. Where these very graders gave the verdicts that count, nothing is done.
+    An earlier regrading by them is taken as it is, an interrupted one is resumed by the part.
 
     Args:
         campaign: The campaign's directory in the store.
         say: Takes one line for each sample set, as it is done.
 
     Returns:
-        The manifest of each regrading; its stats count `changed` verdicts.
+        The manifest of each regrading that was made or taken; its stats count `changed` verdicts.
 
     Raises:
         ArtifactError: there are no complete samples, or the benchmark is no longer the one they answer.
@@ -54,6 +55,9 @@ def regrade(
     done = []
     with _pool() as pool:
         for samples in sample_sets(store, campaign):
+            if samples.gradings() == [grading_facts()]:
+                say(f"{samples.label}: these graders gave its verdicts already")
+                continue
             manifest = _regrade_set(samples, pool)
             changed = int(manifest.stats.get("changed", 0))
             say(f"{samples.label}: {manifest.rows:,} samples graded again, {changed:,} verdicts changed")
@@ -84,7 +88,7 @@ def _regrade_set(samples: SampleSet, pool: GradingPool) -> Manifest:
         "samples": samples.artifact.require().fingerprint,
         "benchmark": _benchmark(samples).require().fingerprint,
     }
-    config = {"graders": GRADERS, **_grading_code()}
+    config = grading_facts()
     key = fingerprint({"inputs": inputs, "config": config})
     output = samples.regrading_artifact(key)
     done = output.begin(config, inputs)
@@ -131,9 +135,11 @@ def _pool() -> AbstractContextManager[GradingPool]:
     return GradingPool(processes=os.cpu_count() or 1)
 
 
-def _grading_code() -> dict[str, Any]:
-    """What tells one grading from another beside the graders' versions, which a fix may forget to raise."""
+@cache
+def grading_facts() -> dict[str, Any]:
+    """What tells the installed graders from others: their versions, their code (a fix may forget to raise its
+    version) and the version of math-verify."""
     digest = hashlib.sha256()
     for module in (equivalence, extraction, grading, notation):
         digest.update(Path(str(module.__file__)).read_bytes())
-    return {"grading_code": digest.hexdigest()[:16], "math_verify": metadata.version("math-verify")}
+    return {"graders": GRADERS, "grading_code": digest.hexdigest()[:16], "math_verify": metadata.version("math-verify")}

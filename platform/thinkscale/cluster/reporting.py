@@ -49,7 +49,7 @@ def report(campaign: Campaign, store: Store) -> Manifest:
         manifests,
         _training(campaign, store),
         benchmark_questions(campaign, store),
-        notes=regrading_notes(samples),
+        notes=sample_notes(samples),
     )
     files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
     with tempfile.TemporaryDirectory(prefix="thinkscale-report-") as scratch:
@@ -84,10 +84,17 @@ def sample_manifests(samples: Sequence[SampleSet]) -> dict[str, Manifest]:
     return manifests | {name: artifact.require() for name, artifact in regradings.items() if artifact is not None}
 
 
-def regrading_notes(samples: Sequence[SampleSet]) -> list[str]:
-    """A line for each sample set whose verdicts are not those that evaluation gave."""
+def sample_notes(samples: Sequence[SampleSet]) -> list[str]:
+    """A line for each sample set whose sampling went on for an interval, or whose verdicts are not evaluation's."""
     regradings = [(one, one.regrading()) for one in samples]
+    told = [(one, one.artifact.require().extra.get("sampling", {})) for one in samples]
     return [
+        f"{one.model} on {one.benchmark} was sampled on for 95% intervals within {sampling['target_points']:g} points: "
+        f"{sampling['stopped']} at {sampling['samples']} samples of each question, the widest interval is "
+        f"{sampling['interval_points']:.2f} points to either side."
+        for one, sampling in told
+        if "target_points" in sampling
+    ] + [
         f"Verdicts on {one.benchmark} of {one.model} are of a later grading: "
         f"{int(regrading.require().stats.get('changed', 0)):,} changed."
         for one, regrading in regradings

@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from typing import Any
+from typing import Any, cast
 
 from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
 import ray
 from ray import serve
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 DRAIN_S = 1800.0
 """The longest that a replica which shall go (its node is drained) may take for what it has under way."""
 
+RELEASE_AFTER_S = 60.0
+
 START_ATTEMPTS = 2
 """Times that Serve tries to build a replica: a model that does not load will not load the tenth time."""
 
@@ -37,7 +40,9 @@ class Owner:
     """An actor of the process that starts replicas: it ends with that process, however that ends."""
 
 
-def start_replicas(campaign: Campaign, model_reference: str, name: str) -> Any:
+def start_replicas(
+    campaign: Campaign, model_reference: str, name: str, *, release_after_s: float = RELEASE_AFTER_S
+) -> Any:
     """Start replicas of a model as a Serve application without HTTP; returns their handle once all are up.
 
     `handle.info.remote()` and `handle.call.remote(function, *args)` are awaited. A call on a replica that dies
@@ -46,6 +51,8 @@ def start_replicas(campaign: Campaign, model_reference: str, name: str) -> Any:
     Args:
         campaign: its `serve` and `resources` say how many replicas of which size.
         name: of the application; one of this name is replaced.
+        release_after_s: how long fewer calls must be under way than the replicas can take before some are let go,
+            each once it has ended what it has under way; they come back with more calls.
 
     Raises:
         ValueError: tensor parallelism needs more GPUs than a replica has.
@@ -59,7 +66,15 @@ def start_replicas(campaign: Campaign, model_reference: str, name: str) -> Any:
     owner = f"{name}-{uuid.uuid4().hex}"
     _owners[name] = ray.remote(Owner).options(name=owner, namespace=OWNERS, num_cpus=0).remote()
     deployment = serve.deployment(
-        num_replicas=campaign.resources.replicas,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=1,
+            initial_replicas=campaign.resources.replicas,
+            max_replicas=campaign.resources.replicas,
+            target_ongoing_requests=campaign.serve.max_concurrent_sequences,
+            upscale_delay_s=0.0,
+            downscale_delay_s=release_after_s,
+            policy=AutoscalingPolicy(policy_function=needed_replicas),
+        ),
         ray_actor_options=needs,
         # The engine batches and queues; a call is an item of work that may hold several requests at a time.
         max_ongoing_requests=2 * campaign.serve.max_concurrent_sequences,
@@ -70,6 +85,24 @@ def start_replicas(campaign: Campaign, model_reference: str, name: str) -> Any:
     )(Replica)
     app = deployment.bind(campaign.serve, campaign.resources.threads_per_actor, model_reference, owner)
     return run_application(app, name, route_prefix=None, what=f"replicas of {model_reference}")
+
+
+def replicas_held(name: str) -> int:
+    """How many replicas of an application there are, those included that start or end."""
+    application = serve.status().applications.get(name)
+    deployments = {} if application is None else application.deployments
+    return sum(sum(each.replica_states.values()) for each in deployments.values())
+
+
+def needed_replicas(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    """Serve's policy: as many replicas as the calls under way need, once there were any; until then all.
+
+    Runs in Serve's controller, which may lack this package: Serve pickles it by value.
+    """
+    calls, settings = context.total_num_requests, cast(AutoscalingConfig, context.config)
+    if not (calls or context.policy_state.get("worked")):
+        return context.capacity_adjusted_max_replicas, {}  # some may still be starting, or wait for a node
+    return max(1, -int(-calls // settings.get_target_ongoing_requests())), {"worked": True}
 
 
 def stop_replicas(name: str) -> None:

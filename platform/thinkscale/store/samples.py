@@ -71,6 +71,12 @@ class SampleSet:
         same = artifact.require().inputs["samples"] == self.artifact.require().fingerprint
         return artifact if same else None
 
+    def gradings(self) -> list[object]:
+        """The graders whose verdicts count: their versions as `cluster.regrading.grading_facts` tells them."""
+        regrading = self.regrading()
+        manifest = (self.artifact if regrading is None else regrading).require()
+        return [manifest.config] if regrading is not None else list(manifest.extra.get("grading", []))
+
     def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The samples part by part, with the verdicts that count.
 
