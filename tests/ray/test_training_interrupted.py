@@ -1,0 +1,137 @@
+"""Fine-tuning that is told to end, or loses its driver or a node: what it costs, and that the losses stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+from test_curation import wait_until
+from test_training import base, make_campaign, write_traces  # noqa: F401
+
+from thinkscale.store.filesystem import Store
+
+STEPS = 120
+DRIVER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+from pathlib import Path
+from thinkscale.cluster.training import train
+from thinkscale.domain.campaign import Campaign
+from thinkscale.store.filesystem import Store
+campaign = Campaign.model_validate_json(Path(sys.argv[2]).read_text())
+train(campaign, Store(campaign.root))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes with room for one worker each; a death is seen after a second."""
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+    args: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args={**args, "_system_config": health})
+    found.add_node(num_cpus=1, object_store_memory=100 << 20)
+    yield found
+    found.shutdown()
+
+
+class Run:
+    """One campaign's fine-tuning, by one driver process after the other."""
+
+    def __init__(self, cluster: Cluster, root: Path, base: Path, *, fewest: int | None = None) -> None:  # noqa: F811
+        campaign = make_campaign(root, base, epochs=3, checkpoint_every_steps=20)
+        resources = campaign.resources.model_copy(update={"min_train_workers": fewest})
+        write_traces(root, count=STEPS // 3 * 4)
+        (root / "campaign.json").write_text(campaign.model_copy(update={"resources": resources}).model_dump_json())
+        self.root, self.address = root, cluster.address
+        self.checkpoints = root / "tiny" / "model" / "checkpoints"
+
+    def start(self) -> subprocess.Popen[str]:
+        settings = {
+            "PYTHONPATH": os.pathsep.join(sys.path), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
+        }  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-c", DRIVER, self.address, str(self.root / "campaign.json")],
+            env={**os.environ, **settings}, stderr=(self.root / "said").open("a"), text=True,
+        )  # fmt: skip
+
+    def wait_for_checkpoint(self, driver: subprocess.Popen[str], above: int = 0) -> None:
+        def newest() -> int:
+            return max((int(p.parent.name[5:]) for p in self.checkpoints.glob("step-*/.metadata")), default=0)
+
+        wait_until(lambda: newest() > above or driver.poll() is not None)
+        assert driver.poll() is None, self.said()
+
+    def said(self) -> str:
+        return (self.root / "said").read_text()
+
+    def stopped_after(self) -> int:
+        found = re.search(rf"stopped after step (\d+) of {STEPS}, which is saved", self.said())
+        assert found, self.said()
+        return int(found[1])
+
+    def steps(self) -> list[dict[str, Any]]:
+        lines = Store(str(self.root)).read_bytes("tiny/model/metrics.jsonl").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, base: Path) -> list[float]:  # noqa: F811
+    run = Run(cluster, tmp_path_factory.mktemp("undisturbed"), base)
+    assert run.start().wait(120) == 0, run.said()
+    return [step["loss"] for step in run.steps()]
+
+
+def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
+    cluster: Cluster, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
+) -> None:  # fmt: skip
+    run = Run(cluster, tmp_path, base, fewest=1)
+    driver = run.start()
+    run.wait_for_checkpoint(driver)
+    (node,) = cluster.worker_nodes
+    subprocess.run(
+        [
+            shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "ray", "drain-node",
+            "--address", cluster.address, "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message", "spot", "--deadline-remaining-seconds", "60",
+        ],
+        check=True,
+    )  # fmt: skip
+    wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
+    stopped = run.stopped_after()
+    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    assert driver.wait(120) == 0, run.said()
+    steps = run.steps()
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
+    assert [step["ranks"] for step in steps] == [2] * stopped + [1] * (STEPS - stopped)
+    assert [step["loss"] for step in steps] == pytest.approx(undisturbed, rel=1e-4)
+    cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+
+
+def test_a_driver_that_is_told_to_end_and_then_killed_resumes_each_time(
+    cluster: Cluster, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
+) -> None:  # fmt: skip
+    run = Run(cluster, tmp_path, base)
+    driver = run.start()
+    run.wait_for_checkpoint(driver)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(60) == 1
+    assert "Run again: training goes on from there" in run.said()
+    stopped = run.stopped_after()
+    assert (run.checkpoints / f"step-{stopped}" / ".metadata").exists()
+    driver = run.start()
+    run.wait_for_checkpoint(driver, above=stopped)
+    driver.kill()
+    driver.wait(60)
+    assert run.start().wait(120) == 0, run.said()
+    assert [step["loss"] for step in run.steps()] == pytest.approx(undisturbed, rel=1e-5)
