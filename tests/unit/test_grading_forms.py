@@ -148,6 +148,21 @@ EQUAL = [
     (r"(-\infty,0)", r"\left(-\infty , 0\right)"),
     (r"\mathbb{R}", r"\mathbb R"),
     ("all real numbers", "All real numbers"),
+    (r"\mathbb{R}", r"\text{all real numbers}"),
+    (r"(-\infty,-2)\cup(2,\infty)", r"x<-2 \text{ or } x>2"),
+    (r"(-\infty,-2]\cup(2,\infty)", r"x \le -2 \cup x > 2"),
+    (r"12\pi", r"12\pi \text{ cm}^2"),
+    (r"6\sqrt{2}", r"6\sqrt{2}\text{ inches}"),
+    ("6", "six"),
+    ("21", "twenty-one"),
+    ("1200", "one thousand two hundred"),
+    ("-3", "negative 3"),
+    (r"0.\overline{3}", r"\frac{1}{3}"),
+    (r"\frac{7}{6}", r"1.1\overline{6}"),
+    ("9:1", "9 to 1"),
+    ("20", r"m = 20 \text{ grams}"),
+    ("5", "AB = 5"),
+    (r"\begin{pmatrix}-1\\6\end{pmatrix}", "\\begin{pmatrix}\n-1 \\\\\n6\n\\end{pmatrix}"),
 ]  # fmt: skip
 
 DIFFERENT = [
@@ -191,6 +206,12 @@ DIFFERENT = [
     ("6!", "72"),
     ("3", r"3\text{ or }4"),
     ("10", "10^2"),
+    ("x=5", "y=5"),
+    ("5", "5 = 6"),
+    (r"(-\infty,-2)\cup(2,\infty)", r"x<-2 \text{ or } x\ge 2"),
+    (r"0.\overline{3}", "0.3"),
+    ("100", "one hundred one"),
+    ("12\\pi", "12 cm"),
 ]  # fmt: skip
 
 
@@ -319,6 +340,13 @@ CHOSEN = [
     "Answer is C",
     "<answer>C</answer>",
     "<answer>\nC\n</answer>",
+    "c",
+    "So C.",
+    "It's C.",
+    "Answer: 'C'",
+    "Answer → C",
+    "**C. 10^-4 eV**",
+    "Therefore, **C) 10^-4 eV** is the right one.",
 ]  # fmt: skip
 
 
@@ -334,6 +362,9 @@ ANNOUNCED: list[tuple[AnswerKind, str, str]] = [
     ("integer", "1234", "Answer: 1 234"),
     ("integer", "25", "Answer: 25%"),
     ("integer", "3", "Answer: three"),
+    ("integer", "12", "twelve"),
+    ("integer", "100", "Answer: one hundred"),
+    ("integer", "-3", "Answer: negative 3"),
     ("integer", "5", "Answer: 5 (five)"),
     ("integer", "5", "Answer: $5"),
     ("integer", "5", "Answer: 5$"),

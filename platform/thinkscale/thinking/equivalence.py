@@ -35,12 +35,15 @@ def _folded_text(text: str) -> str:
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
+_NAME = re.compile(r"\s*(?:\\[A-Za-z]+\s*)*[A-Za-z]{1,4}(?:_\{?\w+\}?)?\s*", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z'’ -]*[A-Za-z]|[A-Za-z]|\([A-Za-z]\)")
 
 
 def plainly_equal(reference: str, answer: str) -> bool | None:
     """Whether two mathematical answers are equal where that shows at once, None where it takes algebra."""
     left, right = number(reference), number(answer)
+    if left is not None and right is None and "=" not in reference:
+        right = _assigned(answer)
     if left is not None and right is not None:
         return any(
             left == scale * right or (_is_decimal(reference, answer) and _close(float(left), float(scale * right)))
@@ -56,6 +59,12 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
         if "." in one and "," not in one and _DECIMAL_COMMA.fullmatch(other):
             return one == other.replace(",", ".")
     return None
+
+
+def _assigned(text: str) -> Fraction | None:
+    """The number that a name is said to be, as in `AB = 5` and `m = 20 grams`."""
+    name, sign, value = clean(text).partition("=")
+    return number(value) if sign and _NAME.fullmatch(name) else None
 
 
 def _scales(reference: str, answer: str) -> list[Fraction]:
@@ -92,12 +101,42 @@ _SYNONYMS = (
 )  # fmt: skip
 
 
+_ALL_REALS = re.compile(r"(?:the set of )?all (?:real numbers|reals)", re.IGNORECASE)
+_RATIO = re.compile(r"(\d+) to (\d+)", re.ASCII)
+_UNIT_AFTER = re.compile(
+    r"\s+(?:(?:square|cubic)\s+)?(?:[cmk]m|inch|inches|in|foot|feet|ft|met(?:er|re)s?|units?|miles?|yards?|sq)\s*"
+    r"(?:\^\s*\{?\s*[23]\s*\}?)?$"
+)
+_INEQUALITY = re.compile(r"([A-Za-z])\s*(<|>|\\leq?|\\geq?)\s*([^<>=]+)")
+
+
 def _spelled(text: str) -> str:
     """An expression with one spelling of what has several."""
-    text = _NAMES.sub(r"\\\1", _ROOTS.sub(r"\\sqrt{\1}", clean(text)))
+    text = _UNIT_AFTER.sub("", clean(text))
+    text = _NAMES.sub(r"\\\1", _ROOTS.sub(r"\\sqrt{\1}", text))
+    if _ALL_REALS.fullmatch(text):
+        return "\\mathbb{R}"
+    if match := _RATIO.fullmatch(text):
+        return f"{match[1]}:{match[2]}"
+    text = _as_union(text)
     for one, other in _SYNONYMS:
         text = text.replace(one, other)
     return _MEMBER.sub("", text)
+
+
+def _as_union(text: str) -> str:
+    """`x < a or x > b` as a union of intervals; any other text as it is."""
+    parts = [_INEQUALITY.fullmatch(part.strip()) for part in re.split(r"\bor\b|\\lor\b|\\cup\b", text)]
+    found = [part for part in parts if part is not None]
+    if len(found) < 2 or len(found) < len(parts) or len({part[1] for part in found}) > 1:
+        return text
+    intervals = []
+    for part in found:
+        closed, bound = "e" in part[2], part[3].strip()
+        below = f"(-\\infty,{bound}{']' if closed else ')'}"
+        above = f"{'[' if closed else '('}{bound},\\infty)"
+        intervals.append(above if part[2] in (">", "\\ge", "\\geq") else below)
+    return "\\cup".join(intervals)
 
 
 def nesting(text: str) -> int:

@@ -34,7 +34,7 @@ _JOINED_WORDS = re.compile(r"(?:[\s$,:\\()\[\]*]*[A-Za-z]+){0,3}?[\s$,:\\()\[\]*
 _MARKER = re.compile(
     r"""\b(?:answers?|ans)\b
         (?:
-            [ \t*_`"'”)]{0,8} (?: : | = | [-–—][ ] | \b(?:is|are|would\ be|will\ be|should\ be|must\ be)\b )
+            [ \t*_`"'”)]{0,8} (?: : | [-=]> | → | = | [-–—][ ] | \b(?:is|are|(?:would|will|should|must)\ be)\b )
           | [ ,][^.:=\n$\\]{1,80}? \b(?:is|are)\b
           | [ \t*_]{0,8} (?=\n)
         )""",
@@ -173,7 +173,7 @@ def _region(text: str, start: int, lines: int) -> str:
     start = lead.end()
     if text[start - 1 : start] in ("-", "=") and text[start : start + 1] not in ("", " "):
         start -= 1 if text[start - 1] == "-" else 0
-    for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("\\begin{", "\\end{")):
+    for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("\\begin{", "\\end{"), ("$\\begin{", "\\end{")):
         if text.startswith(opening, start):
             end = text.find(closing, start + 2, start + LONGEST_ANSWER)
             if end >= 0:
@@ -207,7 +207,7 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
     if kind == "text":
         return _plain_text("\n".join(rows[-lines:]))
     if kind == "integer":
-        return _last_number(stripped)
+        return number_text(stripped) or _last_number(stripped)
     if formulas := _formulas(stripped):
         return _last_number(stripped[formulas[-1].end :]) or _joined(stripped, formulas)
     if len(rows) == 1 and not is_prose(rows[0]):

@@ -68,6 +68,7 @@ def clean(text: str) -> str:
 _CURRENCY_OR_HEDGE = re.compile(
     r"^(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly|[$€£¥₹]|Rs\.?|USD)\s*"
 )
+_NEGATIVE = re.compile(r"^(?:negative|minus)\s+", re.IGNORECASE)
 # Possessive: words have one reading only, or a sentence costs time exponential in its letters.
 _UNIT = re.compile(r"(?:[A-Za-zµμ\s./'-]|\^\s*\{?-?\d\}?)+", re.ASCII)
 _LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
@@ -85,6 +86,8 @@ _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([-+]?[\d.,]+)\s*\}", re.ASCII)
 _SLASHED = re.compile(r"([-+]?[\d.,]+)\s*/\s*([-+]?[\d.,]+)", re.ASCII)
 _MIXED = re.compile(r"([-+]?)(\d+)\s*(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?<=\s)(\d+)\s*/\s*(\d+))", re.ASCII)
+_WORDS_ONLY = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,8}")
+_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\s*\\overline\s*\{(\d+)\}", re.ASCII)
 _SCIENTIFIC = re.compile(r"([-+]?[\d.,]+)\s*\\(?:times|cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", re.ASCII)
 
 
@@ -98,6 +101,7 @@ def number(text: str) -> Fraction | None:
     previous = None
     while previous != text:
         previous = text
+        text = _NEGATIVE.sub("-", text)
         sign = text[:1] if text[:1] in "-+" else ""
         text = sign + _CURRENCY_OR_HEDGE.sub("", text[len(sign) :].lstrip())
     text = text.rstrip("% $").strip()
@@ -132,6 +136,13 @@ def _bare_number(text: str) -> Fraction | None:
     if match := _MIXED.fullmatch(text):
         part = _ratio(match[3] or match[5], match[4] or match[6], "")
         return None if part is None else (-1 if match[1] == "-" else 1) * (int(match[2]) + part)
+    if match := _REPEATING.fullmatch(text):
+        whole, once, again = match[2] or "0", match[3], match[4]
+        shifted = int(whole + once) + Fraction(int(again), 10 ** len(again) - 1)
+        return (-1 if match[1] == "-" else 1) * shifted / Fraction(10 ** len(once))
+    if _WORDS_ONLY.fullmatch(text):
+        value, whole_text = _in_words(text)
+        return Fraction(value) if value is not None and whole_text else None
     if match := _SCIENTIFIC.fullmatch(text):
         mantissa = _decimal(match[1])
         return None if mantissa is None else mantissa * Fraction(10) ** int(match[2])
@@ -161,16 +172,38 @@ def number_text(text: str) -> str | None:
     return None if value is None else str(value)
 
 
-_NUMBER_WORDS = (
+_UNIT_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
+_NUMBER_WORDS = {word: value for value, word in enumerate(_UNIT_WORDS)} | {
+    word: 10 * tens
+    for tens, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
+}
 
 
 def number_word(text: str) -> str | None:
-    """The number that a text of digits' names begins with (`three apples` is `3`), up to twenty; else None."""
+    """The number that a text begins with in words (`three apples` is `3`), below a million; else None."""
+    value, _ = _in_words(text)
+    return None if value is None else str(value)
+
+
+def _in_words(text: str) -> tuple[int | None, bool]:
+    """The number that a text begins with in words, and whether it is all of the text."""
     words = re.findall(r"[a-z]+", clean(text).lower()[:80])
-    return str(_NUMBER_WORDS.index(words[0])) if words and words[0] in _NUMBER_WORDS else None
+    thousands = rest = used = 0
+    for word in words:
+        if word in _NUMBER_WORDS:
+            rest += _NUMBER_WORDS[word]
+        elif word == "hundred":
+            rest = 100 * max(rest, 1)
+        elif word == "thousand":
+            thousands, rest = 1000 * max(rest, 1), 0
+        elif word != "and" or not used:
+            break
+        used += 1
+    known = used > 0 and any(word in _NUMBER_WORDS for word in words[:used])
+    return (thousands + rest if known else None), used == len(words)
 
 
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -183,15 +216,17 @@ def is_prose(text: str) -> bool:
     return len(words) > 4
 
 
-_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[\s(\[{*_`\"':]{0,40}([A-Za-z])(?![\w'’])")
+_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[\s(\[{*_`\"':]{0,40}([A-Za-z])(?!['’]?\w)")
 _LISTED = re.compile(r"\(?([A-Z])\)?(?:\s*(?:,|and|&|or)\s*\(?([A-Z])\)?)+(?![\w'])")
 _LONE_LETTER = re.compile(r"(?<![\w'’.-])([B-HJ-Z])(?![\w'’-])")
 _WRAPPED = re.compile(
-    r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])\)?[.:]?\*\*"
+    r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])(?:\)?[.:]?|[.):]+[ \t][^*\n]{1,200})\*\*"
+    r"|\b(?i:so|thus|hence|therefore|it['’]s|it is),?\s+\(?([A-Z])\)?[.!]?\s*\Z"
     r"|\b([A-Z]) is (?:the )?(?:right|correct|best)\b|\A\s*\(?([A-Z])[.):]+[ \t][^\n]*\Z"
     r"|\b(?i:option|choice)\s+\(?([A-Z])\b|^[ \t]*([A-Z])[.):]?[ \t]*$",
     re.MULTILINE,
 )
+_ALONE = re.compile(r"[^\w\s]{0,4}([A-Za-z])[^\w\s]{0,4}")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -219,6 +254,8 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
         lone = {letter for letter in _LONE_LETTER.findall(plain[:200]) if letter in allowed}
         if len(lone) == 1:
             return str(lone.pop())
+    if (alone := _ALONE.fullmatch(plain)) and alone[1].upper() in allowed:
+        return alone[1].upper()
     found = None
     for match in _WRAPPED.finditer(plain if announced else text):
         letter = next(group for group in match.groups() if group)
