@@ -134,6 +134,11 @@ def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> No
     card = Path(settings.root, "curated", "selected", "README.md").read_text()
     assert "| gym | Apache-2.0 |" in card
     assert "1 leak:trains" in card
+    [first, second] = Artifact(store, "curated/selected").require().extra["cascade"]
+    assert first["questions"] - first["solved"] == second["questions"] > 12
+    assert f"Together {first['tokens'] + second['tokens']:,} tokens, " in card
+    assert Path(settings.root, "curated", "selected", "funnel.png").read_bytes().startswith(b"\x89PNG")
+    assert b"near_duplicate" in Path(settings.root, "curated", "selected", "funnel.svg").read_bytes()
 
     steps = {step.artifact: step for step in lineage.funnel(settings, store)}
     assert list(steps) == ["ingested", "pool", "unique", "difficulty-1", "difficulty", "selected", "traces"]

@@ -75,7 +75,7 @@ class Attempter:
     def __call__(self, rows: pa.Table) -> Result:
         settings = self._campaign.difficulty
         asked = questions(rows)
-        answers = self._engine.run(self._attempt_all(asked))
+        answers, prompt_tokens, decoded_tokens = self._engine.run(self._attempt_all(asked))
         items = [
             Graded(kind=q.kind, reference=q.answer, response=text, options=q.options)
             for q, texts in zip(asked, answers, strict=True)
@@ -101,36 +101,31 @@ class Attempter:
         return Result(
             kept=table(kept, DIFFICULTY),
             dropped=table(dropped, DROPPED),
-            stats={
-                "attempts": len(items),
-                "attempt_tokens": sum(self._tokens(text) for texts in answers for text in texts),
-            },
+            stats={"attempts": len(items), "prompt_tokens": prompt_tokens, "decoded_tokens": decoded_tokens},
             extra={"engine": asdict(self._engine.engine.info)},
         )
 
-    async def _attempt_all(self, asked: list[Question]) -> list[list[str]]:
-        settings = self._campaign.difficulty
-        texts = await asyncio.gather(
-            *(self._attempt(question, n) for question in asked for n in range(settings.attempts))
-        )
-        return [texts[i * settings.attempts : (i + 1) * settings.attempts] for i in range(len(asked))]
+    async def _attempt_all(self, asked: list[Question]) -> tuple[list[list[str]], int, int]:
+        """The answers to each question, and the tokens of all prompts and of all answers."""
+        count = self._campaign.difficulty.attempts
+        made = await asyncio.gather(*(self._attempt(question, n) for question in asked for n in range(count)))
+        texts = [text for text, _, _ in made]
+        answers = [texts[i * count : (i + 1) * count] for i in range(len(asked))]
+        return answers, sum(prompt for _, prompt, _ in made), sum(decoded for _, _, decoded in made)
 
-    async def _attempt(self, question: Question, number: int) -> str:
-        """One answer; empty where the prompt leaves no room for one, which counts as a failed attempt."""
+    async def _attempt(self, question: Question, number: int) -> tuple[str, int, int]:
+        """One answer, its prompt's and its own tokens; empty and a failed attempt where the prompt leaves no room."""
         engine, tokenizer, settings = self._engine.engine, self._engine.tokenizer, self._campaign.difficulty
         prompt = tokenizer.prompt_ids(question.question, None, self._campaign.model.system_prompt)
         room = min(settings.max_tokens, engine.info.context_tokens - len(prompt))
         if room < 1:
-            return ""
+            return "", 0, 0
         digest = hashlib.sha256(f"{self._campaign.seed}/{question.id}/{number}".encode()).digest()
         sampling = Sampling(temperature=settings.temperature, seed=int.from_bytes(digest[:4], "big") >> 1)
         completion = await engine.generate(Request(prompt_ids=prompt, max_tokens=room, sampling=sampling))
-        return tokenizer.decode(completion.ids)
+        return tokenizer.decode(completion.ids), len(prompt), len(completion.ids) + len(completion.stop_ids)
 
     def _trace_tokens(self, question: Question, attempts: list[str]) -> int:
         if question.solution:
             return len(self._base_tokenizer.encode(question.solution))
         return max(len(self._base_tokenizer.encode(text)) for text in attempts)
-
-    def _tokens(self, text: str) -> int:
-        return len(self._engine.tokenizer.encode(text))

@@ -7,6 +7,7 @@ in `curate`; how segments run and resume, in `segments`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from sys import intern
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from thinkscale.cluster.attempts import Attempter
 from thinkscale.cluster.deduplication import deduplicate
+from thinkscale.cluster.domains import label_domains
 from thinkscale.cluster.dropping import dropped_row, licences
 from thinkscale.cluster.ingestion import build_benchmarks, ingest
 from thinkscale.cluster.progress import Progress
@@ -27,7 +29,8 @@ from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.card import data_card
 from thinkscale.store.columns import stored_vectors
 from thinkscale.store.filesystem import Store
-from thinkscale.store.lineage import funnel
+from thinkscale.store.funnel_plot import draw_funnel
+from thinkscale.store.lineage import FunnelStep, cascade, funnel
 from thinkscale.store.locations import IngestError
 from thinkscale.store.models import directory_hash, local_model
 from thinkscale.store.schemas import DIFFICULTY, DROPPED, EMBEDDINGS, SELECTED, table
@@ -83,10 +86,13 @@ def score_difficulty(campaign: Campaign, store: Store) -> Manifest:
 
 
 def select(campaign: Campaign, store: Store) -> Manifest:
-    """`selected`: the questions to train on, by the campaign's strategy, in the order in which they were chosen."""
-    source, output = _artifact(campaign, store, "difficulty"), _artifact(campaign, store, "selected")
+    """`selected`: the questions to train on, by the campaign's strategy, in the order in which they were chosen.
+
+    Before it `domains`, where the campaign labels questions itself.
+    """
+    source, output = label_domains(campaign, store), _artifact(campaign, store, "selected")
     embeddings = _artifact(campaign, store, "embeddings")
-    inputs = {"difficulty": source} | ({"embeddings": embeddings} if campaign.select.strategy == "facility" else {})
+    inputs = {"questions": source} | ({"embeddings": embeddings} if campaign.select.strategy == "facility" else {})
     output.begin({"select": campaign.select.model_dump(), "seed": campaign.seed}, _inputs(**inputs))
     if (manifest := output.manifest()) is not None:
         return manifest
@@ -115,19 +121,29 @@ def select(campaign: Campaign, store: Store) -> Manifest:
     left = {candidate.id for candidate in candidates} - {pick.id for pick in picks}
     output.commit_segment("000000", table(chosen, SELECTED), dropped=_not_selected(sorted(left), campaign))
     progress.advance(len(chosen))
-    facts = licences(chosen)
-    card = data_card(campaign, len(chosen), facts["licences"], funnel(campaign, store))
-    return output.commit(SELECTED, extra=facts, files=[output.write_file("README.md", card.encode())])
+    facts, costs = licences(chosen), cascade(campaign, store)
+    steps = [*funnel(campaign, store), _own_step(rows, len(chosen))]
+    card = data_card(campaign, len(chosen), facts["licences"], steps, costs)
+    files = [output.write_file("README.md", card.encode())]
+    for kind, image in draw_funnel(steps, title=f"{campaign.name}: {len(chosen):,} questions").items():
+        files.append(output.write_file(f"funnel.{kind}", image))
+    return output.commit(SELECTED, extra={**facts, "cascade": [asdict(cost) for cost in costs]}, files=files)
 
 
 # --- parts of the stages -----------------------------------------------------------------------------
 
 
+def _own_step(rows: int, chosen: int) -> FunnelStep:
+    dropped = {"not_selected": rows - chosen} if chosen < rows else {}
+    return FunnelStep(artifact="selected", rows_in=rows, rows_kept=chosen, dropped=dropped)
+
+
 def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str, Any]]:
     """The picked rows in the order of the picks; all others are read and forgotten a part at a time."""
     wanted = pa.array([pick.id for pick in picks])
-    found = [rows.filter(pc.is_in(rows.column("id"), wanted)).to_pylist() for rows in source.iter_tables()]
-    by_id = {row["id"]: row for rows in found for row in rows}
+    parts = source.iter_tables(DIFFICULTY.names)
+    found = pa.concat_tables(rows.filter(pc.is_in(rows.column("id"), wanted)) for rows in parts)
+    by_id = {row["id"]: row for row in found.to_pylist()}
     return [{**by_id[pick.id], "selected_rank": rank, "selected_by": pick.by} for rank, pick in enumerate(picks)]
 
 

@@ -123,6 +123,14 @@ class Curate(Section):
     decontaminate_similarity: Share = 0.9
     """Cosine similarity of embeddings from which a pool question is examined as a leak."""
     segment_rows: Count = 1024
+    domains: Literal["pool", "clusters", "classifier"] = "pool"
+    """Where a question without a domain gets one before the selection: its source's name (pool), clusters of the
+    embeddings named by the words that mark them, or an LLM that names one of 61 MSC classes."""
+    domain_clusters: Count = 50
+    domain_model: str = "base"
+    """The classifier's; `base` is [model].base."""
+    domain_max_tokens: Count = 64
+    """Of a classifier's reply."""
 
 
 class Difficulty(Section):

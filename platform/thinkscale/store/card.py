@@ -10,20 +10,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.store.lineage import FunnelStep, funnel_table
+from thinkscale.store.lineage import FunnelStep, ModelCost, funnel_table
+
+DOMAINS = {
+    "pool": "the pool's own",
+    "clusters": "the pool's own, and for questions without one the cluster of their embedding",
+    "classifier": "the pool's own, and for questions without one the class that an LLM named",
+}
 
 
-def data_card(campaign: Campaign, rows: int, licences: Sequence[Mapping[str, Any]], steps: Sequence[FunnelStep]) -> str:
-    """Markdown with the front matter of a Hugging Face data set.
+def data_card(
+    campaign: Campaign,
+    rows: int,
+    licences: Sequence[Mapping[str, Any]],
+    steps: Sequence[FunnelStep],
+    costs: Sequence[ModelCost],
+) -> str:
+    """Markdown with the front matter of a Hugging Face data set. It shows a `funnel.png` beside it.
 
     Args:
         rows: in the set.
         licences: `source`, `licence` and `rows` of each pair among them.
-        steps: of the curation before the selection.
+        steps: of the curation up to the set.
+        costs: of the models that attempted the questions.
     """
-    settings, models = campaign.select, campaign.difficulty.models
-    named = [campaign.model.base if model == "base" else model for model in models]
+    settings = campaign.select
     table = "\n".join(f"| {entry['source']} | {entry['licence']} | {entry['rows']:,} |" for entry in licences)
+    spent = "\n".join(
+        f"| {c.model} | {c.questions:,} | {c.solved:,} | {c.tokens:,} | {c.usd:,.2f} | {c.tokens_over_all:,} "
+        f"| {c.usd_over_all:,.2f} |"
+        for c in costs
+    )
     benchmarks = ", ".join(benchmark.name for benchmark in campaign.evaluate.benchmarks)
     return f"""---
 configs:
@@ -51,11 +68,32 @@ Each row keeps its source, its licence and its place there (`locator`). What the
 - Quality rules: {", ".join(campaign.curate.quality_rules)}.
 - Near duplicates from a similarity of {campaign.curate.near_duplicate_similarity} on.
 - Decontaminated against {benchmarks}.
-- Dropped where one of these models solved it in {campaign.difficulty.attempts} attempt(s): {", ".join(named)}.
+- Dropped where a model below solved it in {campaign.difficulty.attempts} attempt(s).
+- Domains: {DOMAINS[campaign.curate.domains]}.
+
+![Rows kept by each stage](funnel.png)
 
 ```
 {funnel_table(list(steps))}
 ```
 
 Every dropped row lies with its reason in the artifacts' `dropped/` directories.
+
+## What the attempts cost
+
+Each model was asked only what those before it had not solved.
+
+| model | questions | solved | tokens | dollars | tokens over all questions | dollars over all |
+|---|---|---|---|---|---|---|
+{spent}
+
+{_saved(costs)}
 """
+
+
+def _saved(costs: Sequence[ModelCost]) -> str:
+    tokens, over_all = sum(cost.tokens for cost in costs), sum(cost.tokens_over_all for cost in costs)
+    return (
+        f"Together {tokens:,} tokens, {tokens / max(over_all, 1):.0%} of the {over_all:,} that every model over all "
+        "questions would have taken (estimated: as many for each question as for those asked)."
+    )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pyarrow.compute as pc
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.ledger import Ledger
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 
@@ -28,6 +29,24 @@ class FunnelStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """What one model's attempts cost, and what they would have cost over the first model's questions too.
+
+    The latter is an estimate: as much for each question as for those that the model was asked.
+    """
+
+    model: str
+    questions: int
+    solved: int
+    tokens: int
+    """Of prompts and answers."""
+    usd: float
+    """By the campaign's prices; 0 without prices."""
+    tokens_over_all: int
+    usd_over_all: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sighting:
     """A row of a question in an artifact."""
 
@@ -40,7 +59,8 @@ class Sighting:
 def curated_artifacts(campaign: Campaign) -> list[str]:
     """Names of the artifacts that a row passes, in order."""
     weaker = [f"difficulty-{place}" for place in range(1, len(campaign.difficulty.models))]
-    return ["ingested", "pool", "unique", *weaker, "difficulty", "selected", "traces"]
+    domains = [] if campaign.curate.domains == "pool" else ["domains"]
+    return ["ingested", "pool", "unique", *weaker, "difficulty", *domains, "selected", "traces"]
 
 
 def funnel(campaign: Campaign, store: Store) -> list[FunnelStep]:
@@ -54,6 +74,32 @@ def funnel(campaign: Campaign, store: Store) -> list[FunnelStep]:
         )
         for name, _, manifest in _committed(campaign, store)
     ]
+
+
+def cascade(campaign: Campaign, store: Store) -> list[ModelCost]:
+    """What each model of the difficulty cascade spent, the weakest first, from the manifests alone."""
+    prices, first, found = campaign.prices, 0, []
+    for name, _, manifest in _committed(campaign, store):
+        if name.partition("-")[0] != "difficulty":
+            continue
+        questions = manifest.rows + sum(manifest.dropped.values())
+        first = first or questions
+        spent = Ledger(**{field.name: manifest.stats.get(field.name, 0.0) for field in fields(Ledger)})
+        tokens = int(manifest.stats.get("prompt_tokens", 0) + manifest.stats.get("decoded_tokens", 0))
+        usd = spent.usd(cpu_hour_usd=prices.cpu_hour_usd, gpu_hour_usd=prices.gpu_hour_usd)
+        share = first / max(questions, 1)
+        found.append(
+            ModelCost(
+                model=str(manifest.config["model"]),
+                questions=questions,
+                solved=sum(manifest.dropped.values()),
+                tokens=tokens,
+                usd=round(usd, 4),
+                tokens_over_all=round(tokens * share),
+                usd_over_all=round(usd * share, 4),
+            )
+        )
+    return found
 
 
 def funnel_table(steps: list[FunnelStep]) -> str:
@@ -111,6 +157,7 @@ _KEPT = {
     "pool": lambda row: "no exact duplicate before it",
     "unique": lambda row: "no near duplicate of a better row, gives away no benchmark question",
     "difficulty": _attempted,
+    "domains": lambda row: f"domain {row['domain']!r} by {row['domain_by']}",
     "selected": lambda row: f"chosen as number {row['selected_rank'] + 1} by {row['selected_by']}",
     "traces": lambda row: f"trace of {row['thinking_tokens']:,} tokens by {row['teacher']}, correct: {row['correct']}",
 }

@@ -49,6 +49,8 @@ DIFFICULTY = _schema(
     pa.field("attempt_answers", _STRINGS),
 )
 
+DOMAINS = _schema("domains", 1, *DIFFICULTY, pa.field("domain_by", pa.string()))  # who gave the domain
+
 SELECTED = _schema(
     "selected",
     1,
