@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -111,7 +112,7 @@ def worker_pids() -> list[int]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, Manifest]:
     root = tmp_path_factory.mktemp("undisturbed")
     write_traces(root)
-    return root, train(make_campaign(root, base), Store(str(root)))
+    return root, train(make_campaign(root, base, tensorboard=str(root / "curves")), Store(str(root)))
 
 
 def test_a_campaign_becomes_a_model_that_transformers_loads(undisturbed: tuple[Path, Manifest]) -> None:
@@ -127,6 +128,25 @@ def test_a_campaign_becomes_a_model_that_transformers_loads(undisturbed: tuple[P
     assert curve[-1] < curve[0] == manifest.extra["loss_first"]
     assert manifest.stats["cpu_busy_s"] > 0
     assert not (root / "tiny" / "model" / "checkpoints").exists()
+
+
+def test_tensorboard_shows_the_losses(undisturbed: tuple[Path, Manifest]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(undisturbed[0] / "curves"))
+    events.Reload()
+    shown = [event.value for event in events.Scalars("train/loss")]
+    assert shown == pytest.approx(losses(undisturbed[0]), rel=1e-6)
+
+
+@pytest.mark.parametrize(("package", "setting"), [("peft", {"lora_rank": 8}), ("tensorboard", {"tensorboard": "x"})])
+def test_a_missing_package_is_named_before_any_work(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, setting: dict[str, object]
+) -> None:
+    write_traces(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)  # what Python itself takes for "not there"
+    with pytest.raises(TrainingError, match=rf"needs the package {package}: pip install 'thinkscale\["):
+        train(make_campaign(tmp_path, base, **setting), Store(str(tmp_path)))
 
 
 def test_a_second_run_returns_the_first_ones_manifest_and_another_config_is_refused(

@@ -271,16 +271,27 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_from_it(tmp_path
     np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_questions_named_and_the_weights_untouched(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_the_questions_named_and_weights_and_checkpoint_untouched(
+    tmp_path: Path,
+) -> None:
     base, samples = save_base(tmp_path / "base", "llama"), make_samples(3)
-    model = load_model(base, EXACT, device=CPU)
-    with torch.no_grad():
-        model.model.norm.weight.to_local().fill_(float("nan"))  # type: ignore[union-attr, operator]
-    before = {name: p.clone() for name, p in whole_parameters(model)}
-    with pytest.raises(NonFiniteLossError, match=r"step 1 of 2: loss nan.*q[012], q[012], q[012]"):
-        fit(model, samples, EXACT)
+    settings = EXACT.model_copy(update={"epochs": 4, "checkpoint_every_steps": 2})
+    model = load_model(base, settings, device=CPU)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"), asynchronous=True)
+    before: dict[str, torch.Tensor] = {}
+
+    def spoil(metrics: Any) -> None:
+        if metrics.step == 2:
+            with torch.no_grad():
+                model.model.norm.weight.to_local().fill_(float("nan"))
+            before.update({name: p.clone() for name, p in whole_parameters(model)})
+
+    with pytest.raises(NonFiniteLossError, match=r"step 3 of 4: loss nan.*q[012], q[012], q[012]"):
+        fit(model, samples, settings, checkpoints=folder, on_step=spoil)
     for name, after in whole_parameters(model):
         torch.testing.assert_close(after, before[name], equal_nan=True)
+    resumed = fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder)
+    assert [math.isfinite(m.loss) for m in resumed] == [True] * 4
 
 
 @pytest.mark.parametrize("file_bytes", [4 << 30, 5000])
