@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import __version__, pipeline
-from thinkscale.domain.question import ANSWER_KINDS, AnswerKind
+from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
@@ -368,7 +368,7 @@ def audit(campaign: str, root: str | None) -> None:
     differing = 0
     for question, found in regrading.audit(*locate_campaign(campaign, root)):
         differing += 1
-        answer = found.answer[-200:]
+        answer = "withheld" if WITHHELD in question.metadata else found.answer[-200:]
         click.echo(f"{found.model} {found.sample_id}: reference {question.answer!r}, answer ends {answer!r}")
         for when, reading in (("stored", found.first), ("now", found.second)):
             click.echo(f"  {when:<7}{reading.verdict:<11}{reading.extracted_answer!r} ({reading.grader})")

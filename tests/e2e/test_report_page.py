@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import random
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from made_samples import made_campaign, made_manifests, made_questions, made_samples
@@ -87,6 +89,37 @@ def browse(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
+MORE_CLICKS = """
+<script>
+(async () => {
+  const wait = (what) => new Promise((done, fail) => {
+    let tries = 0;
+    const look = () => what() ? done() : ++tries > 2000 ? fail(new Error("never: " + what)) : setTimeout(look, 10);
+    look();
+  });
+  const text = selector => document.querySelector(selector)?.textContent ?? null;
+  const out = { pages: facts.samples_pages, notes: [] };
+  await wait(() => document.documentElement.dataset.ready);
+  while (document.querySelector("#more")) {
+    const before = text("#samples-note");
+    out.notes.push(before);
+    document.querySelector("#more").click();
+    await wait(() => text("#samples-note") !== before || text("#samples-section").includes("not beside"));
+  }
+  out.notes.push(text("#samples-note"));
+  out.found = text("#found");
+  out.missing = text("#samples-section").includes("samples-1.js is not beside this page.");
+  return out;
+})().catch(error => ({ error: String(error) })).then(out => {
+  const box = document.createElement("pre");
+  box.id = "outcome";
+  box.textContent = JSON.stringify(out);
+  document.body.append(box);
+});
+</script>
+"""
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = made_samples(
@@ -101,15 +134,46 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def outcome(dom: str) -> dict[str, Any]:
+    found = re.search(r'<pre id="outcome">(.*?)</pre>', dom, re.DOTALL)
+    assert found, dom[-2000:]
+    out: dict[str, Any] = json.loads(html.unescape(found[1]))
+    assert "error" not in out, out
+    return out
+
+
+def test_ten_thousand_samples_are_a_small_page_and_files_beside_it(tmp_path: Path) -> None:
+    samples = made_samples(models={"base": 0.3, "tuned": 0.8}, questions=834)
+    noise = random.Random(0)
+    thinking = pa.array([noise.randbytes(700).hex() for _ in range(samples.num_rows)])  # 700 bytes do not get smaller
+    samples = samples.set_column(samples.schema.get_field_index("thinking"), samples.schema.field("thinking"), thinking)
+    assert samples.num_rows > 10_000
+    files = build_report(made_campaign(), samples, made_manifests(), [], made_questions(questions=834))
+    assert len(files["report.html"]) < 5_000_000
+    alone, whole = tmp_path / "alone", tmp_path / "whole"
+    for directory in (alone, whole):
+        directory.mkdir()
+        for name, data in files.items():
+            if directory == whole or not name.endswith(".js"):
+                (directory / name).write_bytes(data.replace(b"</body>", MORE_CLICKS.encode() + b"</body>"))
+    dom, console = browse(whole / "report.html", tmp_path / "profile", "--window-size=1200,900")
+    out = outcome(dom)
+    assert console == ""
+    assert out["pages"] == sum(name.endswith(".js") for name in files) >= 3
+    assert len(out["notes"]) == out["pages"] + 1
+    assert "of 10,008 samples: a fixed random choice" in out["notes"][0]
+    assert out["notes"][-1] == "All 10,008 samples."
+    assert out["found"].startswith("10,008 samples, page 1 of")
+    dom, _ = browse(alone / "report.html", tmp_path / "profile", "--window-size=1200,900")
+    assert outcome(dom)["missing"]
+
+
 @pytest.mark.parametrize(
     "flags", [("--window-size=1200,900",), ("--window-size=500,900", "--blink-settings=preferredColorScheme=0")]
 )
 def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
     dom, console = browse(page, tmp_path, *flags)
-    found = re.search(r'<pre id="outcome">(.*?)</pre>', dom, re.DOTALL)
-    assert found, dom[-2000:]
-    out: dict[str, Any] = json.loads(html.unescape(found[1]))
-    assert "error" not in out, out
+    out = outcome(dom)
     assert console == ""
     assert out["charts"] == 4
     assert out["sections"] == [

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 from made_samples import made_campaign, made_manifests, made_questions, made_samples
+from thinkscale.domain.question import WITHHELD
 from thinkscale.report.browsing import SampleBrowser
 from thinkscale.report.comparison import engine_differences, renamed
 from thinkscale.report.page import build_report
+from thinkscale.store.schemas import QUESTIONS, table
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028 &amp; $\\frac$ "
 
@@ -87,7 +89,7 @@ def test_a_large_run_shows_whole_questions_within_the_limit() -> None:
     browser = SampleBrowser(limit_rows=100)
     for start in range(0, samples.num_rows, 77):
         browser.add(samples.slice(start, 77))
-    kept = browser.rows
+    [kept] = browser.pages()
     assert browser.total_rows == samples.num_rows
     assert 60 <= len(kept) <= 100
     per_question = len(samples) // 60
@@ -95,13 +97,38 @@ def test_a_large_run_shows_whole_questions_within_the_limit() -> None:
     assert {questions.count(question) for question in questions} == {per_question}
     whole = SampleBrowser(limit_rows=100)
     whole.add(samples)
-    assert whole.rows == kept
+    assert list(whole.pages()) == [kept]
 
 
 def test_bytes_limit_the_samples_too() -> None:
     browser = SampleBrowser(limit_bytes=20_000)
     browser.add(made_samples(models={"base": 0.3}, questions=200))
-    assert 0 < len(browser.rows) < 200
+    [kept] = browser.pages()
+    assert 0 < len(kept) < 200
+
+
+def test_what_does_not_fit_the_page_comes_in_files_beside_it() -> None:
+    samples = made_samples(models={"base": 0.3, "tuned": 0.8}, questions=50)
+    browser = SampleBrowser()
+    browser.add(samples)
+    pages = list(browser.pages(first=(1_000_000, 100), later=(1_000_000, 150)))
+    assert [len(page) for page in pages] == [96, 144, 144, 144, 72]
+    shown = [row["question_id"] for page in pages for row in page]
+    assert sorted(shown) == sorted(samples["question_id"].to_pylist())
+    assert not {row["question_id"] for row in pages[0]} & {row["question_id"] for row in pages[1]}
+
+
+def test_withheld_questions_are_counted_but_not_shown() -> None:
+    rows = made_questions(questions=4).to_pylist()
+    for row in rows:
+        row["metadata"] = [(WITHHELD, "yes")] if row["answer"] == "2" else None
+    samples = made_samples(models={"base": 0.5}, questions=4, thinking="What is secret? ")
+    _, carried = embedded(page_of(samples, questions=table(rows, QUESTIONS)))
+    hidden = [row for row in carried["rows"] if row["question_id"] == "sums-q2"]
+    assert len(hidden) == 6
+    assert all(row["thinking"] is None and row["answer"] is None and row["verdict"] for row in hidden)
+    assert carried["questions"]["sums-q2"]["question"] == "sums-q2: its text may not be published"
+    assert carried["questions"]["sums-q1"]["question"].startswith("What is")
 
 
 def test_two_runs_of_one_model_stand_on_one_page() -> None:

@@ -1,6 +1,6 @@
-"""Which samples the report page carries, and how.
+"""Which samples the report carries: the first of them in its page, more in files beside it.
 
-A page has a size limit. Owns the choice: whole questions, under every model and budget, picked by a hash of
+Both have a size limit. Owns the choice: whole questions, under every model and budget, picked by a hash of
 their ids so that the choice is the same in every run and does not depend on the order of the parts.
 """
 
@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,11 @@ import pyarrow as pa
 EMBEDDED_BYTES = 2_800_000
 """Of compressed samples in the page; base64 makes a third more of it."""
 EMBEDDED_ROWS = 20_000
+BESIDE_BYTES = 60_000_000
+"""Of compressed samples in files beside the page."""
+BESIDE_ROWS = 200_000
+PAGE_BYTES, PAGE_ROWS = 1_500_000, 10_000
+"""Of one such file."""
 LONGEST_TEXT = 60_000
 """Characters of one thinking trace that the page shows."""
 
@@ -27,14 +32,25 @@ COLUMNS = [
     "thinking_tokens", "answer_tokens", "thinking", "answer", "forced_spans", "verdict", "extracted_answer",
 ]  # fmt: skip
 
+Row = dict[str, Any]
+
 
 class SampleBrowser:
-    """Collects rows part by part; keeps the questions with the smallest hashes that fit the limits."""
+    """Collects rows part by part; keeps the questions with the smallest hashes that fit the limits.
 
-    def __init__(self, *, limit_bytes: int = EMBEDDED_BYTES, limit_rows: int = EMBEDDED_ROWS) -> None:
-        self._limit_bytes, self._limit_rows = limit_bytes, limit_rows
-        self._rows: dict[str, list[dict[str, Any]]] = {}
-        self._bytes: dict[str, int] = {}
+    Args:
+        withheld: Ids of questions whose samples are shown without what they say.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_bytes: int = EMBEDDED_BYTES + BESIDE_BYTES,
+        limit_rows: int = EMBEDDED_ROWS + BESIDE_ROWS,
+        withheld: Collection[str] = (),
+    ) -> None:
+        self._limit_bytes, self._limit_rows, self._withheld = limit_bytes, limit_rows, withheld
+        self._rows: dict[str, list[bytes]] = {}
         self._largest: list[tuple[int, str]] = []
         self._beyond = 1 << 64
         self._kept_bytes = self._kept_rows = 0
@@ -57,38 +73,61 @@ class SampleBrowser:
             for row in part.select(columns).take(pa.array(indices, pa.int64())).to_pylist():
                 self._keep(row)
 
-    def _keep(self, row: dict[str, Any]) -> None:
+    def _keep(self, row: Row) -> None:
         question = row["question_id"]
         if (hashed := _hash(question)) >= self._beyond:
             return
         if question not in self._rows:
-            self._rows[question], self._bytes[question] = [], 0
+            self._rows[question] = []
             heapq.heappush(self._largest, (-hashed, question))
+        if question in self._withheld:
+            row |= {"thinking": None, "answer": None, "forced_spans": None, "error": None}
         text = row.get("thinking") or ""
         if len(text) > LONGEST_TEXT:
             row["thinking"] = f"{text[:LONGEST_TEXT]}\n[{len(text) - LONGEST_TEXT:,} characters more in the samples]"
-        self._rows[question].append(row)
-        size = len(zlib.compress(_json(row).encode(), 1))  # an upper bound: rows compress better together
-        self._bytes[question] += size
-        self._kept_bytes += size
+        compressed = zlib.compress(_json(row).encode(), 1)  # its size is an upper bound: together they are smaller
+        self._rows[question].append(compressed)
+        self._kept_bytes += len(compressed)
         self._kept_rows += 1
         while len(self._rows) > 1 and (self._kept_bytes > self._limit_bytes or self._kept_rows > self._limit_rows):
             negative, dropped = heapq.heappop(self._largest)
             self._beyond = -negative
-            self._kept_rows -= len(self._rows.pop(dropped))
-            self._kept_bytes -= self._bytes.pop(dropped)
+            rows = self._rows.pop(dropped)
+            self._kept_rows -= len(rows)
+            self._kept_bytes -= sum(map(len, rows))
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The kept rows, by benchmark, question, model, budget and sample."""
-        kept = [row for rows in self._rows.values() for row in rows]
-        return sorted(
-            kept,
-            key=lambda r: (
-                r["benchmark"], r["question_id"], r["model"], r["max_thinking_tokens"] or 1 << 40, r["num_waits"],
-                r["sample"],
-            ),
-        )  # fmt: skip
+    def pages(
+        self,
+        *,
+        first: tuple[int, int] = (EMBEDDED_BYTES, EMBEDDED_ROWS),
+        later: tuple[int, int] = (PAGE_BYTES, PAGE_ROWS),
+    ) -> Iterator[list[Row]]:
+        """The kept rows in pages of at most so many (compressed bytes, rows), or one question; at least one page.
+
+        The rows of a page are by benchmark, question, model, budget and sample.
+        """
+        page: list[bytes] = []
+        room = first
+        for question in sorted(self._rows, key=_hash):
+            rows = self._rows[question]
+            size = sum(map(len, rows))
+            if page and (size > room[0] or len(rows) > room[1]):
+                yield _unpacked(page)
+                page, room = [], later
+            page += rows
+            room = (room[0] - size, room[1] - len(rows))
+        yield _unpacked(page)
+
+
+def _unpacked(page: Iterable[bytes]) -> list[Row]:
+    rows: list[Row] = [json.loads(zlib.decompress(row)) for row in page]
+    return sorted(
+        rows,
+        key=lambda r: (
+            r["benchmark"], r["question_id"], r["model"], r["max_thinking_tokens"] or 1 << 40, r["num_waits"],
+            r["sample"],
+        ),
+    )  # fmt: skip
 
 
 def packed(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The report of a campaign as files: one self-contained HTML page and its curve as PNG and SVG.
+"""The report of a campaign as files: a self-contained HTML page, more samples beside it, its curve as PNG and SVG.
 
 Owns what the page says. Takes tables and manifests, returns bytes; reads and stores nothing. Text that models
 wrote reaches the page only as data, never as HTML.
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.question import WITHHELD
 from thinkscale.report.breakdown import breakdown
 from thinkscale.report.browsing import SampleBrowser, packed
 from thinkscale.report.comparison import compare_tallies
@@ -38,7 +39,9 @@ def build_report(
     questions: pa.Table | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, bytes]:
-    """The report's files by name: `report.html`, `curve.png`, `curve.svg`.
+    """The report's files by name: `report.html`, `samples-1.js`, ..., `curve.png`, `curve.svg`.
+
+    The page stands alone; it loads `samples-<n>.js`, more samples that do not fit in it, when asked.
 
     Args:
         campaign: The campaign, for its prices and settings.
@@ -48,12 +51,18 @@ def build_report(
         questions: The benchmarks' questions (schema QUESTIONS); without them samples show only ids.
         notes: What a reader must know before the figures, as that engines differ.
     """
-    browser, votes = SampleBrowser(), Votes()
+    asked = _Questions(questions)
+    browser, votes = SampleBrowser(withheld=asked.withheld), Votes()
     parts = [samples] if isinstance(samples, pa.Table) else samples
     tallied = tally(votes.watch(browser.watch(parts)))
     found = points(tallied, seed=campaign.seed)
     images = draw_curves(found, title=campaign.name)
-    rows = browser.rows
+    pages = browser.pages()
+    rows = next(pages)
+    beside = {
+        f"samples-{number}.js": f'samplesPage({number},"{packed(asked.with_rows(page))}")'.encode()
+        for number, page in enumerate(pages, 1)
+    }
     facts = {
         "name": campaign.name,
         "base": campaign.model.base,
@@ -74,12 +83,13 @@ def build_report(
         "training": [{name: _finite(value) for name, value in row.items()} for row in training_metrics],
         "samples_total": browser.total_rows,
         "samples_shown": len(rows),
+        "samples_pages": len(beside),
     }
     page = _template()
     page = page.replace("{{TITLE}}", _escape_html(campaign.name))
     page = page.replace("{{FACTS}}", _script_safe(facts))
-    page = page.replace("{{SAMPLES}}", packed({"questions": _questions(questions, rows), "rows": rows}))
-    return {"report.html": page.encode(), "curve.png": images["png"], "curve.svg": images["svg"]}
+    page = page.replace("{{SAMPLES}}", packed(asked.with_rows(rows)))
+    return {"report.html": page.encode(), **beside, "curve.png": images["png"], "curve.svg": images["svg"]}
 
 
 def _comparisons(campaign: Campaign, tallied: pa.Table) -> list[dict[str, Any]]:
@@ -106,16 +116,24 @@ def _engines(manifests: Mapping[str, StageRecord]) -> list[str]:
     return list(dict.fromkeys(described))
 
 
-def _questions(questions: pa.Table | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Text, reference and domain of the questions whose samples the page carries."""
-    if questions is None:
-        return {}
-    wanted = {row["question_id"] for row in rows}
-    table = questions.filter(pc.is_in(questions["id"], pa.array(sorted(wanted), pa.string())))
-    return {
-        row["id"]: {"question": row["question"], "answer": row["answer"], "domain": row["domain"]}
-        for row in table.select(["id", "question", "answer", "domain"]).to_pylist()
-    }
+class _Questions:
+    """The benchmarks' questions (schema QUESTIONS), for the samples that are shown; None: only ids are known."""
+
+    def __init__(self, questions: pa.Table | None) -> None:
+        self._questions = questions
+        rows = [] if questions is None else questions.select(["id", "metadata"]).to_pylist()
+        self.withheld = {row["id"] for row in rows if WITHHELD in dict(row["metadata"] or ())}
+
+    def with_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The rows with text, reference and domain of their questions."""
+        found = {}
+        if self._questions is not None:
+            wanted = pa.array(sorted({row["question_id"] for row in rows}), pa.string())
+            table = self._questions.filter(pc.is_in(self._questions["id"], wanted))
+            for row in table.select(["id", "question", "answer", "domain"]).to_pylist():
+                shown = f"{row['id']}: its text may not be published" if row["id"] in self.withheld else row["question"]
+                found[row["id"]] = {"question": shown, "answer": row["answer"], "domain": row["domain"]}
+        return {"questions": found, "rows": rows}
 
 
 def _finite(value: float) -> float | None:

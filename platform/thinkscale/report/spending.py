@@ -51,8 +51,8 @@ def spending(campaign: Campaign, manifests: Mapping[str, StageRecord], found: Se
             continue
         usd = spent.usd(cpu_hour_usd=campaign.prices.cpu_hour_usd, gpu_hour_usd=campaign.prices.gpu_hour_usd)
         correct = None
+        key = (manifest.extra.get("model"), manifest.extra.get("benchmark"))
         if manifest.schema.startswith("samples/"):
-            key = (manifest.extra.get("model"), manifest.extra.get("benchmark"))
             correct = sum(point.correct for point in found if (point.model, point.benchmark) == key)
         seconds = spent.seconds("cpu") + spent.seconds("gpu")
         rows.append(
@@ -66,6 +66,7 @@ def spending(campaign: Campaign, manifests: Mapping[str, StageRecord], found: Se
                 },
                 "usd": usd,
                 "correct": correct,
+                "samples_of": None if correct is None else key,
                 "decoded_tokens": manifest.stats.get("decoded_tokens"),
                 "separate_tokens": manifest.stats.get("separate_tokens"),
             }
