@@ -107,7 +107,7 @@ def made_campaign() -> Campaign:
     )
 
 
-def made_manifests() -> dict[str, Manifest]:
+def made_manifests(*, benchmark: str = "sums") -> dict[str, Manifest]:
     """Manifests of the stages that the report speaks of."""
 
     def manifest(schema: str, rows: int = 0, **facts: Any) -> Manifest:
@@ -127,7 +127,7 @@ def made_manifests() -> dict[str, Manifest]:
             f"samples/{model}": manifest(
                 "samples/1",
                 stats={"cpu_busy_s": 300.0, "cpu_tail_s": 30.0, "decoded_tokens": 1e4, "separate_tokens": 4e4},
-                extra={"model": model, "benchmark": "sums", "engine": engine},
+                extra={"model": model, "benchmark": benchmark, "engine": engine},
             )
             for model in ("base", "tuned")
         },

@@ -44,6 +44,13 @@ const set = (name, value, event) => {
   document.querySelector("input.published").click();
   out.published = document.querySelector(".chart svg").textContent.includes("s1-32B 56.7%, published");
   out.note = text("p.note");
+  const cell = (section, name, row) => {
+    const head = [...document.querySelectorAll(section + " table th")].map(th => th.textContent);
+    return document.querySelectorAll(section + " table tbody tr")[row].children[head.indexOf(name)].textContent;
+  };
+  out.alone = [cell("#points", "Cost alone", 0), cell("#points", "Per right answer", 11)];
+  out.tail = cell("#cost", "Idle tail", 2);
+  out.equal = [cell("#parallel", "Sequential there", 1), cell("#parallel", "Sequential there", 10)];
   out.all = text("#found");
   document.querySelector("#next").click();
   out.second = text("#found");
@@ -127,7 +134,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     metrics = [{"step": step, "loss": 3 / step, "learning_rate": 1e-5} for step in range(1, 50)]
     files = build_report(
-        made_campaign(), samples, made_manifests(), metrics, made_questions(benchmark="aime24"), ["A note."]
+        made_campaign(),
+        samples,
+        made_manifests(benchmark="aime24"),
+        metrics,
+        made_questions(benchmark="aime24"),
+        ["A note."],
     )
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_bytes(files["report.html"].replace(b"</body>", CLICKS.encode() + b"</body>"))
@@ -191,6 +203,9 @@ def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Pat
     assert "aime24" in out["other"]
     assert out["published"]
     assert out["note"] == "A note."
+    assert out["alone"][0] == "$0.00086"  # 330 CPU-seconds, 78 samples of 24 + 6 tokens of the 10,000 that were decoded
+    assert out["tail"] == "9.1%"
+    assert out["equal"][1] == "12.5%"  # one sample of the largest cap is one sample
     assert out["nothing"] == "0 samples, page 1 of 1"
     assert not out["overflow"]
     assert out["title"] == "demo · thinkscale"
