@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 
@@ -154,6 +155,12 @@ def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> No
     story = lineage.why(settings, store, selected[0]["id"])
     assert [s.kept for s in story[:6]] == [True] * 6
     assert story[5].text == f"chosen as number 1 by {selected[0]['selected_by']}"
+
+    directory, cache = Path(settings.root, "curated", "selected"), str(tmp_path / "cache")
+    parts = str(directory / "part-*.parquet")
+    by_parts = datasets.load_dataset("parquet", data_files=parts, split="train", cache_dir=cache)
+    by_card = datasets.load_dataset(str(directory), split="train", cache_dir=cache)
+    assert by_parts.to_list() == by_card.to_list() == selected
 
     before = {stage: stage(settings, store) for stage in STAGES}
     assert before == {stage: stage(settings, store) for stage in STAGES}

@@ -6,6 +6,7 @@ in `curate`; how segments run and resume, in `segments`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from sys import intern
@@ -144,7 +145,15 @@ def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str,
     parts = source.iter_tables(DIFFICULTY.names)
     found = pa.concat_tables(rows.filter(pc.is_in(rows.column("id"), wanted)) for rows in parts)
     by_id = {row["id"]: row for row in found.to_pylist()}
-    return [{**by_id[pick.id], "selected_rank": rank, "selected_by": pick.by} for rank, pick in enumerate(picks)]
+    return [
+        {
+            **by_id[pick.id],
+            "metadata": json.dumps(dict(by_id[pick.id]["metadata"] or ())),
+            "selected_rank": rank,
+            "selected_by": pick.by,
+        }
+        for rank, pick in enumerate(picks)
+    ]
 
 
 def _not_selected(ids: Sequence[str], campaign: Campaign) -> pa.Table:

@@ -54,7 +54,8 @@ DOMAINS = _schema("domains", 1, *DIFFICULTY, pa.field("domain_by", pa.string()))
 SELECTED = _schema(
     "selected",
     1,
-    *DIFFICULTY,
+    # As JSON: `datasets` reads no maps.
+    *(pa.field("metadata", pa.string()) if field.name == "metadata" else field for field in DIFFICULTY),
     pa.field("selected_rank", pa.int32()),
     pa.field("selected_by", pa.string()),
 )
