@@ -3,7 +3,10 @@
     python benchmarks/training.py --shape 3b --pack 8192 --compile --out results.json
 
 Times whole passes over the samples (batches of 16 sequences, AdamW in float32) after a warm-up pass, and
-breaks one pass down by kernel. `--peer` times transformers' Trainer on the same samples instead.
+breaks one pass down by kernel. `--peer` times transformers' Trainer on the same samples instead. `--gpus 2`
+times one GPU and then two (FSDP, twice the sequences a step) and gives what each does of one's rate:
+
+    python benchmarks/training.py --shape 3b --pack 8192 --compile --gpus 2 --out scaling.json
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import attention
@@ -29,41 +35,21 @@ from thinkscale.learn.model import PackedCausalLM, build_model
 from thinkscale.learn.packing import batches
 from thinkscale.learn.schedule import model_flops, peak_flops
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 256,
-        "vocab_size": 1000,
-    },
-    "0.5b": {
-        "hidden_size": 896,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "intermediate_size": 4864,
-        "vocab_size": 151936,
-    },
-    "1.5b": {
-        "hidden_size": 1536,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "intermediate_size": 8960,
-        "vocab_size": 151936,
-    },
-    "3b": {
-        "hidden_size": 2048,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "intermediate_size": 11008,
-        "vocab_size": 151936,
-    },
+FIELDS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
+)  # fmt: skip
+SHAPES: dict[str, dict[str, int]] = {
+    name: dict(zip(FIELDS, values, strict=True))
+    for name, values in {
+        "tiny": (128, 2, 2, 1, 256, 1000),
+        "0.5b": (896, 24, 14, 2, 4864, 151936),
+        "1.5b": (1536, 28, 12, 2, 8960, 151936),
+        "3b": (2048, 36, 16, 2, 11008, 151936),
+    }.items()
 }
 """Qwen2.5's shapes of these sizes, with tied embeddings."""
+BATCH = 16
+"""Sequences of an optimizer step on each GPU."""
 
 
 def make_config(shape: str) -> Any:
@@ -97,16 +83,21 @@ def random_model(config: Any, settings: Train, device: torch.device) -> PackedCa
     return model
 
 
-def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def measure(args: argparse.Namespace, device: torch.device, gpus: int = 1) -> dict[str, Any]:
+    """One rank's part of the work; what all ranks did is in every rank's result."""
     settings = Train(
-        epochs=1, batch_sequences=16, pack_tokens=args.pack, checkpoint_layers=args.share, compile=args.compile
+        epochs=1,
+        batch_sequences=BATCH * gpus,
+        pack_tokens=args.pack,
+        checkpoint_layers=args.share,
+        compile=args.compile,
     )
     kernel = attention.use_kernel(args.attention) if device.type == "cuda" else "cpu"
     config = make_config(args.shape)
-    samples = make_samples(args.samples, config.vocab_size, args.longest)
+    samples = make_samples(args.samples * gpus, config.vocab_size, args.longest)
     model = random_model(config, settings, device)
     optimizer = make_optimizer(model, settings)
-    groups = [[samples[i] for i in batch] for batch in batches(len(samples), 16, epoch=0, seed=0)]
+    groups = [[samples[i] for i in batch] for batch in batches(len(samples), BATCH * gpus, epoch=0, seed=0)]
 
     def one_pass(count: int = len(groups)) -> float:
         _synchronize(device)
@@ -125,6 +116,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     flops = model_flops(lengths, config, model.parameter_count)
     result: dict[str, Any] = {
         "shape": args.shape,
+        "gpus": gpus,
         "pack_tokens": args.pack,
         "checkpoint_layers": args.share,
         "compile": args.compile,
@@ -137,10 +129,39 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "tokens_per_s": round(sum(lengths) / seconds),
         "tflop_per_s": round(flops / seconds / 1e12, 1),
     }
-    result |= _on_gpu(flops / seconds)
+    result |= _on_gpu(flops / seconds / gpus)
     if device.type == "cuda" and args.profile:
         result["breakdown"] = _breakdown(lambda: one_pass(1))
     return result
+
+
+def scaling(args: argparse.Namespace) -> dict[str, Any]:
+    """The same work on each of one GPU and of several, in processes of their own."""
+    runs = []
+    for gpus in (1, args.gpus):
+        with tempfile.TemporaryDirectory() as directory:
+            torch.multiprocessing.spawn(_rank, (gpus, args, directory), nprocs=gpus)
+            runs.append(json.loads(Path(directory, "result.json").read_text()))
+    one, many = runs
+    share = many["tokens_per_s"] / args.gpus / one["tokens_per_s"]
+    return {"gpus": args.gpus, "rate_of_each_against_one": round(share, 4), "runs": runs}
+
+
+def _rank(rank: int, gpus: int, args: argparse.Namespace, directory: str) -> None:
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{directory}/rendezvous", rank=rank, world_size=gpus,
+    )  # fmt: skip
+    result = measure(args, device, gpus)
+    if rank == 0:
+        Path(directory, "result.json").write_text(json.dumps(result))
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _on_gpu(flop_per_s: float) -> dict[str, Any]:
@@ -213,13 +234,13 @@ def measure_peer(args: argparse.Namespace) -> dict[str, Any]:
             marks.append(time.perf_counter())
 
     rows = [{"input_ids": s.ids[:-1].tolist(), "labels": s.ids[:-1].tolist()} for s in samples]
-    order = [i for batch in batches(len(rows), 16, epoch=0, seed=0) for i in batch]
+    order = [i for batch in batches(len(rows), BATCH, epoch=0, seed=0) for i in batch]
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
             output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=1,
-            gradient_accumulation_steps=16,
+            gradient_accumulation_steps=BATCH,
             max_steps=4,
             bf16=torch.cuda.is_available(),
             use_cpu=not torch.cuda.is_available(),
@@ -264,13 +285,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--attention", choices=["FA2", "FA4"])
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--liger", action="store_true")
     parser.add_argument("--peer-keep", action="store_true", help="the peer without gradient checkpointing")
     parser.add_argument("--out", type=Path, help="append the result as a JSON line")
     args = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result = measure_peer(args) if args.peer else measure(args, device)
+    run = measure_peer if args.peer else scaling if args.gpus > 1 else partial(measure, device=device)
+    result = run(args)
     result["torch"] = torch.__version__
     result["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     print(json.dumps(result), flush=True)

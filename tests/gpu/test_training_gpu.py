@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,9 +16,10 @@ from transformers import Qwen2Config  # noqa: E402
 
 from thinkscale.domain.campaign import Train  # noqa: E402
 from thinkscale.learn import attention  # noqa: E402
+from thinkscale.learn.checkpoint import CheckpointFolder  # noqa: E402
 from thinkscale.learn.loop import fit  # noqa: E402
 from thinkscale.learn.masking import Sample  # noqa: E402
-from thinkscale.learn.model import build_model, whole_parameters  # noqa: E402
+from thinkscale.learn.model import PackedCausalLM, build_model  # noqa: E402
 
 CONFIG = Qwen2Config(
     hidden_size=512,
@@ -57,31 +60,47 @@ def test_attention_and_its_gradients_are_those_of_each_segment_alone(kernel: att
         assert relative_error(got, expected) < 1e-2
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_the_loss_curve_in_bfloat16_follows_float32_on_the_cpu(compiled: bool, share: float) -> None:
+def make_samples() -> list[Sample]:
     random = np.random.default_rng(0)
-    samples = [
+    return [
         Sample(question_id=str(i), ids=random.integers(0, 1000, size=n).astype(np.int32), loss_from=3)
         for i, n in enumerate((40, 300, 120, 513, 77, 204, 31, 1400))
     ]
-    curves = []
-    torch.manual_seed(0)
-    weights: dict[str, Any] = {}
-    for device in (torch.device("cpu"), torch.device("cuda")):
-        settings = Train(
-            epochs=2,
-            batch_sequences=4,
-            learning_rate=1e-3,
-            pack_tokens=512,
-            checkpoint_layers=share,
-            compile=compiled and device.type == "cuda",
-            compute_dtype="bfloat16" if device.type == "cuda" else "float32",
-        )
-        model = build_model(CONFIG, settings, device=device)
-        for name, parameter in whole_parameters(model):
-            if name not in weights:
-                weights[name] = torch.ones(parameter.shape) if "norm" in name else torch.randn(parameter.shape) * 0.02
-            parameter.detach().copy_(weights[name])
-        curves.append([(m.loss, m.grad_norm) for m in fit(model, samples, settings)])
-    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-2)
+
+
+SETTINGS = Train(epochs=2, batch_sequences=4, learning_rate=1e-3, pack_tokens=512, checkpoint_every_steps=2)
+
+
+def make_model(device: str, settings: Train) -> PackedCausalLM:
+    """The same random weights every time; of adapters, both factors."""
+    generator = torch.Generator().manual_seed(0)
+    model = build_model(CONFIG, settings, device=torch.device(device))
+    for name, parameter in model.named_parameters():
+        random = torch.randn(parameter.shape, generator=generator) * 0.02
+        with torch.no_grad():
+            parameter.to_local().copy_(torch.ones_like(random) if "norm" in name else random)  # type: ignore[attr-defined]
+    return model
+
+
+def curve(model: PackedCausalLM, settings: Train, folder: CheckpointFolder | None = None) -> list[tuple[float, float]]:
+    return [(m.loss, m.grad_norm) for m in fit(model, make_samples(), settings, checkpoints=folder)]
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_loss_curve_in_bfloat16_follows_float32_on_the_cpu(compiled: bool, share: float, lora_rank: int) -> None:
+    common = SETTINGS.model_copy(update={"checkpoint_layers": share, "lora_rank": lora_rank})
+    exact = common.model_copy(update={"compute_dtype": "float32"})
+    expected = curve(make_model("cpu", exact), exact)
+    settings = common.model_copy(update={"compile": compiled})
+    np.testing.assert_allclose(curve(make_model("cuda", settings), settings), expected, rtol=2e-2)
+
+
+def test_a_run_resumes_from_a_checkpoint_that_was_written_beside_it(tmp_path: Path) -> None:
+    undisturbed = curve(make_model("cuda", SETTINGS), SETTINGS)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path), asynchronous=True)
+    np.testing.assert_allclose(curve(make_model("cuda", SETTINGS), SETTINGS, folder), undisturbed, rtol=1e-3)
+    assert folder.steps() == [2]
+    # The first two steps come from the checkpoint's history, the others are trained again.
+    np.testing.assert_allclose(curve(make_model("cuda", SETTINGS), SETTINGS, folder), undisturbed, rtol=1e-3)

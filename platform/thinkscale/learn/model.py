@@ -176,7 +176,7 @@ def build_model(config: Any, settings: Train, *, device: torch.device, context_p
 def process_mesh(device: torch.device) -> DeviceMesh:
     """All ranks in one dimension; starts a process group of one where there is none."""
     if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     return init_device_mesh(device.type, (dist.get_world_size(),))
 
