@@ -164,20 +164,20 @@ def main() -> None:
         recall[kind] = round(sum(i in found for i in range(len(bench))) / len(bench), 4)
         plain[kind] = round(sum(bool(plain_ngrams(text) & by_ngram) for text in planted) / len(bench), 4)
         print(f"{kind:50} {recall[kind]:.4f}   plain 8-grams {plain[kind]:.4f}", flush=True)
-    same = {kind: share for kind, share in recall.items() if kind != "other numbers"}
     flagged, size = Counter(pool[leak.row][0] for leak in own), Counter(name for name, _ in pool)
     plainly = Counter(name for name, question in pool if plain_ngrams(question) & by_ngram)
     record(
         "decontamination",
         what="share of planted leaks of MATH500 and AIME24 that are found, for the kind of rewording that hides best",
-        value=min(same.values()),
+        value=min(recall.values()),
         unit="recall",
         baseline="any shared 8-gram of lower-cased, whitespace-split words (the paper's rule)",
-        ratio=round(min(same.values()) / min(plain[kind] for kind in same), 2),
+        ratio=round(min(recall.values()) / min(plain.values()), 2),
         goal="recall >= 0.99 on planted leaks, false positives <= 2%",
-        note="A short exercise with other numbers is another exercise: `other numbers` is not part of the value. The "
-        "thresholds were chosen on these files. share_flagged bounds the false positives from above: of the flagged "
-        "questions of the pool most are the benchmark's own items or those with other numbers.",
+        note="The thresholds were chosen on these files. share_flagged bounds the false positives from above: of the "
+        "flagged questions of the pool most are the benchmark's own items or those with other numbers. A question "
+        "that differs from a benchmark's in nothing but its numbers counts as a leak where fewer than 20 of the pool "
+        "do; of fewer than six words and operators (`Simplify sqrt(242)`) it is another exercise, and stays missed.",
         recall=recall,
         recall_of_plain_8_grams=plain,
         flagged_of_the_pool={name: f"{flagged[name]} of {count}" for name, count in size.items()},

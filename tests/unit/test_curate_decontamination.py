@@ -53,6 +53,18 @@ def test_a_template_with_other_numbers_is_no_leak_and_with_the_same_is() -> None
     assert leaks(["What is 12 - 7?"], "What is 12 - 8?", templated=True) == []
 
 
+def test_a_short_question_with_other_numbers_is_a_leak_and_a_common_exercise_is_none() -> None:
+    bench = "If $2^8 = 4^x$, what is the value of $x$?"
+    words = [
+        f"{size} {name}" for size in ("old", "new", "big", "red", "far") for name in ("pen", "cup", "hat", "box", "jar")
+    ]
+    common = [f"If $3^{i} = 5^x$, what is the value of the {word}?" for i, word in enumerate(words)]
+    other = "If $3^{10} = 5^x$, what is the value of $x$?"
+    assert [(leak.row, leak.overlap) for leak in leaks([*common, other], bench)] == [(25, 1.0)]
+    exercises = [other.replace("10", str(number)) for number in range(10, 40)]
+    assert [leak.row for leak in leaks([*exercises, bench], bench)] == [30]
+
+
 def test_short_questions_leak_only_whole() -> None:
     assert leaks(["What is 3 times 4?"], "What is 3 times 5?") == []
     assert [leak.row for leak in leaks(["What is 3 times 4?"], "what is $3$ times four?")] == [0]

@@ -15,7 +15,15 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from thinkscale.curate.fingerprints import SHINGLE_WORDS, Fingerprints, Pool, fingerprint, rarity, take
+from thinkscale.curate.fingerprints import (
+    BOILERPLATE_ROWS,
+    SHINGLE_WORDS,
+    Fingerprints,
+    Pool,
+    fingerprint,
+    rarity,
+    take,
+)
 from thinkscale.curate.ngrams import Hashes, mask, mask_letters, numbers, shingles, tokens
 
 SHARED_WEIGHT = 2.0
@@ -139,9 +147,12 @@ def find_leaks(
         for view in views:
             view.count(block)
     copies = Counter(pair.j for pair in examined if pair.is_copy(views[0]))
+    renumbered = Counter(pair.j for pair in examined if pair.same_skeleton and not pair.same_numbers)
     best: dict[int, Leak] = {}
     for pair in examined:
         overlap = _overlap_of_leak(pair, *views, copies=max(copies[pair.j] - 1, 0))
+        if overlap is None and pair.same_skeleton and renumbered[pair.j] < BOILERPLATE_ROWS:
+            overlap = 1.0  # nothing but the numbers differs, and few other questions are such
         if overlap is None or (pair.i in best and best[pair.i].overlap >= overlap):
             continue
         row = index.rows[pair.j]
@@ -219,6 +230,7 @@ class _Pair:
         self.same_words = bool(own.bag[k] == bench.bag[j])
         self.same_numbers = bool(own.numbers[k] == bench.numbers[j])
         self.number_count = int(bench.number_count[j])
+        self.same_skeleton = bool(own.skeleton[k] == bench.skeleton[j] != 0) and not self.templated
         self.same_formula = bool(own.formula[k] == bench.formula[j] != 0)
         self.tells = index.tells[j]
         self._questions, self._bench = questions, index.rows[j].question
@@ -297,19 +309,20 @@ def _common(a: Hashes, b: Hashes) -> Hashes:
 
 
 class _WholeTexts:
-    """Finds pairs with the same words, the same telling numbers, or the same formula."""
+    """Finds pairs with the same words, the same telling numbers, the same formula or skeleton."""
 
     def __init__(self, index: BenchmarkIndex) -> None:
         prints = index.prints
         self._tables: dict[str, dict[int, list[int]]] = {
-            name: defaultdict(list) for name in ("bag", "numbers", "formula")
+            name: defaultdict(list) for name in ("bag", "numbers", "formula", "skeleton")
         }
         for j, row in enumerate(index.rows):
             self._tables["bag"][int(prints.bag[j])].append(j)
             if prints.number_count[j] >= TEMPLATE_NUMBERS if row.templated else index.tells[j]:
                 self._tables["numbers"][int(prints.numbers[j])].append(j)
-            if prints.formula[j] and not row.templated:
-                self._tables["formula"][int(prints.formula[j])].append(j)
+            for name in ("formula", "skeleton"):
+                if (key := int(getattr(prints, name)[j])) and not row.templated:
+                    self._tables[name][key].append(j)
         self._keys = {name: np.array(list(table), dtype=np.uint64) for name, table in self._tables.items()}
 
     def pairs(self, first: int, block: Fingerprints) -> Iterator[Pair]:

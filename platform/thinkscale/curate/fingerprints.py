@@ -24,6 +24,7 @@ BOILERPLATE_ROWS = 20
 """A shingle of so many questions says nothing about which question it is."""
 FORMULA_TOKENS, FORMULA_NUMBERS = 6, 3
 """Numbers and operators, and numbers alone, from which equal formulas are no chance."""
+SKELETON_TOKENS = 6
 
 Signature = npt.NDArray[np.uint32]
 
@@ -45,6 +46,8 @@ class Fingerprint:
     number_count: int
     formula: int
     """Of the numbers and operators in any order, 0 where they are too few to tell one formula from another."""
+    skeleton: int
+    """Of the tokens in order, numbers masked; 0 where they are too few to tell one question from another."""
     answer: int
     """Of the reference answer."""
     merit: int
@@ -69,6 +72,7 @@ def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fin
         numbers=hash_words(sorted(found)),
         number_count=len(found),
         formula=hash_words(formula) if len(formula) >= FORMULA_TOKENS and len(found) >= FORMULA_NUMBERS else 0,
+        skeleton=hash_words(mask(words)) if len(words) >= SKELETON_TOKENS else 0,
         answer=hash_words([canonical(answer)]),
         merit=(solved << 32) + len(question),
         minhash=_minhash(marked),
@@ -120,6 +124,7 @@ class Fingerprints:
     numbers: Hashes
     number_count: npt.NDArray[np.int64]
     formula: Hashes
+    skeleton: Hashes
     answer: Hashes
     merit: npt.NDArray[np.int64]
     minhash: npt.NDArray[np.uint32]
