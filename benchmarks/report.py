@@ -24,7 +24,7 @@ from recording import record
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.question import Question
 from thinkscale.report.page import build_report
-from thinkscale.report.regrade import regrade
+from thinkscale.report.regrade import by_rules, regrade
 from thinkscale.store.schemas import SAMPLES, questions_table
 from thinkscale.thinking.grading import GradingPool
 
@@ -47,7 +47,7 @@ def main() -> None:
         stored_gb = sum(path.stat().st_size for path in paths) / 1e9
         began = time.perf_counter()
         with GradingPool(processes=2) as pool:
-            parts: Iterator[pa.Table] = (regrade(pq.read_table(path), asked, pool) for path in paths)
+            parts: Iterator[pa.Table] = (regrade(pq.read_table(path), asked, by_rules(pool)) for path in paths)
             files = build_report(_campaign(), parts, {}, [], questions_table(asked.values()))
         elapsed = time.perf_counter() - began
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9

@@ -13,7 +13,7 @@ PADDED_VOCAB = 288
 """Rows of the model's vocabulary; the tokenizer has 259 ids (bytes and SPECIAL)."""
 
 
-def write_tiny_model(directory: Path, special: tuple[str, ...] = SPECIAL) -> Path:
+def write_tiny_model(directory: Path, special: tuple[str, ...] = SPECIAL, positions: int = 512) -> Path:
     """A two-layer Llama over bytes whose ids beyond the tokenizer would often be sampled if nobody forbade it.
 
     `special`: the tokenizer's special tokens, the first three as in SPECIAL.
@@ -39,7 +39,7 @@ def write_tiny_model(directory: Path, special: tuple[str, ...] = SPECIAL) -> Pat
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         initializer_range=0.3,
         tie_word_embeddings=False,
         eos_token_id=end,

@@ -13,6 +13,7 @@ from thinkscale import __version__, pipeline
 from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
+    from thinkscale.cluster.regrading import JudgeModel
     from thinkscale.domain.campaign import Campaign
 
 STAGE = click.Choice(list(pipeline.STAGES))
@@ -345,28 +346,47 @@ def compare(campaign_a: str, campaign_b: str, root: str | None, across_engines: 
         click.echo(f"report: {Path(html) / 'report.html'}")
 
 
+def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """CAMPAIGN and who grades its stored samples."""
+    for option in (
+        click.option("--judge", metavar="MODEL", help="A model that judges in place of the rule graders."),
+        click.option("--judge-endpoint", metavar="URL", help="The OpenAI-compatible server that serves it; default: "
+                     "it runs here."),
+        click.option("--root", help="Where artifacts lie."),
+        click.argument("campaign"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _judge(model: str | None, endpoint: str | None) -> JudgeModel | None:
+    from thinkscale.cluster.regrading import JudgeModel
+
+    if endpoint is not None and model is None:
+        raise click.UsageError("--judge-endpoint needs --judge, the model that it serves")
+    return None if model is None else JudgeModel(model=model, endpoint=endpoint)
+
+
 @cli.command()
-@click.argument("campaign")
-@click.option("--root", help="Where artifacts lie.")
-def regrade(campaign: str, root: str | None) -> None:
+@judge_options
+def regrade(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None) -> None:
     """Grade the stored samples of CAMPAIGN again with the installed graders; needs no GPU and no cluster."""
     from thinkscale.cluster import regrading
     from thinkscale.store.samples import locate_campaign
 
-    regrading.regrade(*locate_campaign(campaign, root), say=click.echo)
+    regrading.regrade(*locate_campaign(campaign, root), judge=_judge(judge, judge_endpoint), say=click.echo)
     click.echo("these verdicts count from now on; `thinkscale report` makes the report anew")
 
 
 @cli.command()
-@click.argument("campaign")
-@click.option("--root", help="Where artifacts lie.")
-def audit(campaign: str, root: str | None) -> None:
+@judge_options
+def audit(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None) -> None:
     """List the stored verdicts of CAMPAIGN that the installed graders would not give, with both readings."""
     from thinkscale.cluster import regrading
     from thinkscale.store.samples import locate_campaign
 
     differing = 0
-    for question, found in regrading.audit(*locate_campaign(campaign, root)):
+    for question, found in regrading.audit(*locate_campaign(campaign, root), judge=_judge(judge, judge_endpoint)):
         differing += 1
         answer = "withheld" if WITHHELD in question.metadata else found.answer[-200:]
         click.echo(f"{found.model} {found.sample_id}: reference {question.answer!r}, answer ends {answer!r}")

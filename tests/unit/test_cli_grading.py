@@ -16,15 +16,17 @@ from click.testing import CliRunner, Result
 
 from made_samples import made_campaign, made_questions, made_samples
 from thinkscale.cli import cli
-from thinkscale.cluster.regrading import grading_facts
+from thinkscale.cluster.regrading import JudgeModel, grading_facts, regrade
 from thinkscale.cluster.reporting import report
 from thinkscale.domain.sample import Verdict
+from thinkscale.engines.judge import PROMPT_VERSION
 from thinkscale.report.regrade import with_verdicts
 from thinkscale.store.artifact import Artifact, ArtifactError
 from thinkscale.store.campaigns import CampaignError
 from thinkscale.store.filesystem import Store
 from thinkscale.store.samples import SampleSet, locate_campaign
 from thinkscale.store.schemas import QUESTIONS, SAMPLES
+from tiny_model import write_tiny_model
 
 ENGINE = {"engine": "vllm", "version": "0.32.0", "dtype": "bfloat16", "device": "cpu"}
 QUESTION_COUNT = 12
@@ -260,3 +262,22 @@ def test_these_commands_load_no_ray() -> None:
     program = "import sys, thinkscale.cluster.regrading, thinkscale.cluster.comparing; print('ray' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_a_judge_can_regrade_and_its_replies_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THINKSCALE_CACHE", str(tmp_path / "cache"))
+    samples = stored_campaign(tmp_path, samples=made_samples(models={"base": 0.5}, questions=1))
+    judge = JudgeModel(model=str(write_tiny_model(tmp_path / "judge", positions=2048)), engine="transformers")
+    store = Store(str(tmp_path))
+    [(_, manifest)] = regrade(store, "demo", judge=judge)
+    assert manifest.config["judge"] == f"judge/{PROMPT_VERSION}:{judge.model}"
+    assert {row["grader"] for row in regraded_rows(samples)} == {manifest.config["judge"]}
+    replies = (tmp_path / "cache/judge/replies.jsonl").read_text().splitlines()
+    assert len(replies) == len({row["answer"] for row in regraded_rows(samples)})
+    assert regrade(store, "demo", judge=judge) == []
+    refused = thinkscale("regrade", tmp_path / "demo", "--judge-endpoint", "http://localhost:1/v1")
+    assert "--judge-endpoint needs --judge" in refused.output
+
+
+def regraded_rows(samples: SampleSet) -> list[dict[str, Any]]:
+    return [row for part in samples.iter_tables() for row in part.to_pylist()]

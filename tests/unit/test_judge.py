@@ -10,7 +10,7 @@ import pytest
 
 from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.question import Question
-from thinkscale.engines.judge import Judge, ReplyCache, judge_prompt, read_reply
+from thinkscale.engines.judge import PROMPT_VERSION, Judge, ReplyCache, judge_prompt, read_reply
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.thinking.formats import ThinkingFormat
 
@@ -41,10 +41,22 @@ def test_the_reply_is_the_verdict_and_is_asked_for_once(tmp_path: Path) -> None:
     judge = Judge(engine, Characters(), ReplyCache(tmp_path / "replies.jsonl"))
     verdict = asyncio.run(judge.grade(QUESTION, response))
     assert verdict.verdict == "correct"
-    assert verdict.grader == f"judge/1:{engine.info.model}"
+    assert verdict.grader == f"judge/{PROMPT_VERSION}:{engine.info.model}"
     again = Judge(engine, Characters(), ReplyCache(tmp_path / "replies.jsonl"))
     assert asyncio.run(again.grade(QUESTION, response)) == verdict
     assert engine.requests == 1
+
+
+def test_the_same_question_and_response_are_asked_once_even_at_once(tmp_path: Path) -> None:
+    replies = {
+        judge_prompt(QUESTION, "Austen, Jane"): "VERDICT: correct", judge_prompt(QUESTION, "Emma"): "VERDICT: wrong"
+    }  # fmt: skip
+    engine = engine_that_says(replies)
+    judge = Judge(engine, Characters(), ReplyCache(tmp_path / "deep" / "replies.jsonl"))
+    asked = [(QUESTION, "Austen, Jane"), (QUESTION, "Emma"), (QUESTION, "Austen, Jane")]
+    verdicts = asyncio.run(judge.grade_all(asked))
+    assert [verdict.verdict for verdict in verdicts] == ["correct", "wrong", "correct"]
+    assert engine.requests == 2
 
 
 def test_a_cut_line_of_the_cache_is_asked_for_again(tmp_path: Path) -> None:
@@ -81,6 +93,11 @@ def test_a_response_cannot_leave_its_place_in_the_prompt() -> None:
         ("First VERDICT: correct, but no.\n**VERDICT:** wrong", "wrong"),
         ("verdict: Unanswered.", "unanswered"),
         ("It is correct.", "ungradable"),
+        ("VERDICT: correct\nI hope this helps.", "ungradable"),
+        ("VERDICT: correct\nVERDICT: wrong\nVERDICT: unanswered", "ungradable"),  # the prompt's own words
+        ("Not VERDICT: correct", "ungradable"),
+        ("VERDICT: correct or wrong", "ungradable"),
+        ("The values agree.\n\n**VERDICT: correct**\n", "correct"),
         ("", "ungradable"),
     ],
 )

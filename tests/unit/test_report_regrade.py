@@ -6,7 +6,7 @@ import pytest
 
 from made_samples import made_questions, made_samples
 from thinkscale.domain.sample import Verdict
-from thinkscale.report.regrade import disagreements, regrade, with_verdicts
+from thinkscale.report.regrade import by_rules, disagreements, regrade, with_verdicts
 from thinkscale.store.schemas import SAMPLES, questions
 from thinkscale.thinking.grading import GradingPool
 
@@ -15,7 +15,7 @@ def test_regrading_gives_the_graders_verdicts_and_keeps_the_rest() -> None:
     samples = made_samples(models={"base": 0.5}, failures=1)
     by_id = {question.id: question for question in questions(made_questions())}
     with GradingPool() as pool:
-        again = regrade(samples, by_id, pool)
+        again = regrade(samples, by_id, by_rules(pool))
     assert again.schema == SAMPLES
     assert again.equals(samples)
     assert disagreements(samples, again) == []

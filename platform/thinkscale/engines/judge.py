@@ -6,6 +6,7 @@ rule graders of `thinking.grading` come first; a judge is for answers that rules
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -20,7 +21,7 @@ from thinkscale.engines.base import Engine
 from thinkscale.thinking.extraction import answer_part, extract
 from thinkscale.thinking.formats import ThinkingFormat
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 """Changes with the prompt or the reading of the reply; it is part of the grader's name and of cached replies' keys."""
 
 PROMPT = """You compare a response's final answer with the reference answer of a question.
@@ -48,7 +49,7 @@ RESPONSE_CHARACTERS = 6_000
 """So much of the end of a response is shown."""
 
 _TAG = re.compile(r"</?\s*(?:response|reference|question)\s*>", re.IGNORECASE)
-_VERDICT = re.compile(r"VERDICT[\s:*]+(correct|wrong|unanswered)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"[\s*_`#>-]*VERDICT[\s*]*:[\s*]*(correct|wrong|unanswered)[\s*_`.]*", re.IGNORECASE)
 
 
 class ChatTokenizer(Protocol):
@@ -68,6 +69,7 @@ class ReplyCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._replies: dict[str, str] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -102,6 +104,14 @@ class Judge:
     def grader(self) -> str:
         """Name and version, with the model that judges."""
         return f"judge/{PROMPT_VERSION}:{self._engine.info.model}"
+
+    async def grade_all(self, items: Sequence[tuple[Question, str]]) -> list[Verdict]:
+        """The verdicts on many responses, in their order. Raises EngineError as `grade`."""
+        prompts = [judge_prompt(*item) for item in items]
+        distinct = dict(zip(prompts, items, strict=True))
+        verdicts = await asyncio.gather(*(self.grade(*item) for item in distinct.values()))
+        by_prompt = dict(zip(distinct, verdicts, strict=True))
+        return [by_prompt[prompt] for prompt in prompts]
 
     async def grade(self, question: Question, response: str) -> Verdict:
         """The judge's verdict; ungradable where its reply names none or the prompt does not fit its context.
@@ -143,7 +153,8 @@ def judge_prompt(question: Question, response: str) -> str:
 
 
 def read_reply(reply: str) -> VerdictName:
-    """The verdict that a reply ends with; ungradable where it names none."""
-    found = _VERDICT.findall(reply)
+    """The verdict that is a reply's last line; ungradable where that is none, or another line says otherwise."""
     names: dict[str, VerdictName] = {"correct": "correct", "wrong": "wrong", "unanswered": "unanswered"}
-    return names[found[-1].lower()] if found else "ungradable"
+    lines = [_VERDICT.fullmatch(line) for line in reply.splitlines() if line.strip()]
+    found = {line[1].lower() for line in lines if line is not None}
+    return names[found.pop()] if lines and lines[-1] is not None and len(found) == 1 else "ungradable"

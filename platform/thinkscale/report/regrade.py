@@ -5,7 +5,7 @@ Owns the verdict columns of a samples table. Needs no model and no device: it wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -27,8 +27,20 @@ class Disagreement:
     second: Verdict
 
 
-def regrade(part: pa.Table, questions: Mapping[str, Question], pool: GradingPool) -> pa.Table:
-    """The samples with the verdicts of today's rule graders; failed samples keep theirs.
+Grade = Callable[[Sequence[tuple[Question, str]]], Sequence[Verdict]]
+"""Judges questions' responses, in their order."""
+
+
+def by_rules(pool: GradingPool) -> Grade:
+    """Grading by the rule graders of the questions' kinds."""
+    return lambda items: pool.grade_all(
+        Graded(kind=question.kind, reference=question.answer, response=response, options=question.options)
+        for question, response in items
+    )
+
+
+def regrade(part: pa.Table, questions: Mapping[str, Question], grade: Grade) -> pa.Table:
+    """The samples with other verdicts; failed samples keep theirs.
 
     Args:
         part: Samples (schema SAMPLES), or a part of them.
@@ -39,19 +51,9 @@ def regrade(part: pa.Table, questions: Mapping[str, Question], pool: GradingPool
     """
     rows = part.select(["question_id", "status", "answer"]).to_pylist()
     graded = [index for index, row in enumerate(rows) if row["status"] == "ok"]
-    items = []
-    for index in graded:
-        question = questions[rows[index]["question_id"]]
-        items.append(
-            Graded(
-                kind=question.kind,
-                reference=question.answer,
-                response=rows[index]["answer"] or "",
-                options=question.options,
-            )
-        )
+    items = [(questions[rows[index]["question_id"]], rows[index]["answer"] or "") for index in graded]
     verdicts: list[Verdict | None] = [None] * len(rows)
-    for index, verdict in zip(graded, pool.grade_all(items), strict=True):
+    for index, verdict in zip(graded, grade(items), strict=True):
         verdicts[index] = verdict
     return with_verdicts(part, verdicts)
 
