@@ -40,7 +40,7 @@ def test_a_run_resumes_from_s3(s3_root: str, tmp_path: Path) -> None:
         for i in range(4)
     ]
     store = Store(s3_root)
-    folder = CheckpointFolder(store.fs, store.absolute("tiny/model/checkpoints"))
+    folder = CheckpointFolder(store.fs, store.absolute("tiny/model/checkpoints"), asynchronous=True)
 
     def stop(metrics: Any) -> None:
         if metrics.step == 7:
@@ -48,6 +48,7 @@ def test_a_run_resumes_from_s3(s3_root: str, tmp_path: Path) -> None:
 
     with pytest.raises(InterruptedError):
         fit(load_model(tmp_path, SETTINGS, device=CPU), samples, SETTINGS, checkpoints=folder, on_step=stop)
+    folder.finish()
     assert folder.steps() == [4, 6]
     seen: list[int] = []
     resumed = fit(
