@@ -26,7 +26,20 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 def test_help_names_the_commands() -> None:
     out = thinkscale("--help")
     assert out.returncode == 0
-    for command in ("run", "curate", "distill", "train", "evaluate", "report", "show", "submit", "serve", "why", "grade", "compare"):
+    for command in (
+        "run",
+        "curate",
+        "distill",
+        "train",
+        "evaluate",
+        "report",
+        "show",
+        "submit",
+        "serve",
+        "why",
+        "grade",
+        "compare",
+    ):
         assert f"\n  {command} " in out.stdout
 
 
@@ -68,6 +81,14 @@ def test_unknown_campaigns_and_broken_files_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("name = \n")
     assert "line 1" in thinkscale("show", str(broken)).stderr
+
+
+def test_a_target_interval_needs_samples_that_differ() -> None:
+    refused = thinkscale("evaluate", "demo", "--target-interval", "2")
+    assert refused.returncode == 1
+    assert "target_interval = 2 draws more samples of a question: they are all the same" in refused.stderr
+    settings = ("--set", "evaluate.target_interval=2", "--set", "evaluate.temperature=1")
+    assert json.loads(thinkscale("show", "demo", *settings).stdout)["evaluate"]["target_interval"] == 2
 
 
 def test_stages_out_of_order_are_refused() -> None:
