@@ -27,7 +27,7 @@ def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float) -> lis
             is recomputed as a whole (0: nothing recomputed, 1: every layer).
     """
     layers = config.num_hidden_layers
-    nothing, feed_forward, everything = _kept_widths(config)
+    nothing, feed_forward, everything = kept_widths(config)
     allowed = full_row_tokens * (nothing - share * (nothing - everything)) / tokens  # mean width a layer may keep
     if allowed >= nothing:
         return [Recompute.NOTHING] * layers
@@ -37,7 +37,7 @@ def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float) -> lis
     return _mix(layers, some, Recompute.FEED_FORWARD, Recompute.ALL)
 
 
-def _kept_widths(config: Any) -> tuple[float, float, float]:
+def kept_widths(config: Any) -> tuple[float, float, float]:
     """Numbers kept per token and layer under each mode, normalisations and element-wise products apart."""
     hidden = config.hidden_size
     head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
