@@ -6,7 +6,7 @@ import pytest
 
 from made_samples import made_questions, made_samples
 from thinkscale.report.breakdown import breakdown
-from thinkscale.report.metrics import points, summary_rows, tally
+from thinkscale.report.metrics import points, tally
 from thinkscale.report.parallel import Votes
 from thinkscale.store.schemas import SAMPLES, table
 
@@ -28,7 +28,7 @@ def test_votes_of_equal_answers_count_together() -> None:
         SAMPLES,
     )  # fmt: skip
     votes = Votes()
-    (single, double, triple) = votes.points(summary_rows(votes.watch([samples.slice(0, 4), samples.slice(4)])))
+    (single, double, triple) = votes.points(points(tally(votes.watch([samples.slice(0, 4), samples.slice(4)]))))
     assert [p.k for p in (single, double, triple)] == [1, 2, 3]
     assert single.majority == pytest.approx(0.5)  # 2 of 3 right, 1 of 3 right
     assert triple.majority == pytest.approx(0.5)  # q1's majority is right, q2's is wrong
@@ -40,13 +40,13 @@ def test_votes_of_equal_answers_count_together() -> None:
 def test_one_sample_per_question_has_no_parallel_scaling() -> None:
     samples = made_samples(models={"base": 0.5})
     votes = Votes()
-    assert votes.points(summary_rows(votes.watch([samples]))) == []
+    assert votes.points(points(tally(votes.watch([samples])))) == []
 
 
 def test_one_sample_of_many_has_the_accuracy_of_the_point() -> None:
     samples = made_samples(models={"base": 0.5}, samples=4)
     votes = Votes()
-    found = summary_rows(votes.watch([samples]))
+    found = points(tally(votes.watch([samples])))
     rows = votes.points(found)
     assert [r.majority for r in rows if r.k == 1] == pytest.approx([p.accuracy for p in found])
     assert {r.k for r in rows} == {1, 2, 4}

@@ -13,9 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.report.comparison import compare
-from thinkscale.report.metrics import COLUMNS, summary_rows
-from thinkscale.report.page import build_report
+from thinkscale.report.metrics import COLUMNS, points, tally
+from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
 from thinkscale.store.filesystem import Store
@@ -137,28 +136,31 @@ def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
 
 
 def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], manifests: dict[str, Manifest]) -> str:
-    points = summary_rows(_parts(samples, COLUMNS))
+    tallied = tally(_parts(samples, COLUMNS))
+    found = points(tallied, seed=campaign.seed)
     lines = [f"{'model':<8} {'benchmark':<14} {'budget':<20} {'tokens':>7} {'accuracy':>9}   95% interval"]
     lines += [
         f"{p.model:<8} {p.benchmark:<14} {p.budget:<20} {p.mean_thinking_tokens:>7,.0f} {p.accuracy:>8.1%}   "
         f"{p.low:.1%} to {p.high:.1%}"
-        for p in points
+        for p in found
     ]
-    if {"base", "tuned"} <= {p.model for p in points}:
-        base, tuned = (_parts([one for one in samples if one.model == model], COLUMNS) for model in ("base", "tuned"))
-        lines += ["", "tuned against base, paired by question:"]
+    if rows := comparisons(campaign, tallied):
+        lines += ["", f"{rows[0].model_b} against {rows[0].model_a}, paired by question:"]
         lines += [
             f"  {row.benchmark:<14} {row.budget:<20} {row.difference:+.1%}   "
             f"{row.low:+.1%} to {row.high:+.1%}   {row.gate}"
-            for row in compare(base, tuned, seed=campaign.seed)
+            for row in rows
         ]
-    costs = spending(campaign, manifests, points)
+    costs = spending(campaign, manifests, found)
     decoded = sum(row["decoded_tokens"] or 0 for row in costs)
     separate = sum(row["separate_tokens"] or 0 for row in costs)
+    tail = sum(row["tail"] * (row["cpu_s"] + row["gpu_s"]) for row in costs)
+    seconds = sum(row["cpu_s"] + row["gpu_s"] for row in costs)
     hours = {device: sum(row[f"{device}_s"] for row in costs) / 3600 for device in ("cpu", "gpu")}
     lines += [
         "",
-        f"cost: {hours['cpu']:.2f} CPU-hours, {hours['gpu']:.2f} GPU-hours, ${sum(row['usd'] for row in costs):.4f}",
+        f"cost: {hours['cpu']:.2f} CPU-hours, {hours['gpu']:.2f} GPU-hours, ${sum(row['usd'] for row in costs):.4f}, "
+        f"idle tail {tail / seconds if seconds else 0:.1%}",
         f"tokens decoded for the curves: {decoded:,.0f}, cell by cell it would have been {separate:,.0f}",
         f"report: {store.url(campaign.name)}/report/report.html",
     ]

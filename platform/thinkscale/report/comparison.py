@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thinkscale.report.metrics import budget_label, cells, question_accuracies, tally
+from thinkscale.report.metrics import budget_label, cells, question_accuracies
 from thinkscale.report.statistics import Gate, difference_interval, gate, mcnemar
 
 PerQuestion = dict[str, float]
@@ -45,22 +45,11 @@ class Comparison:
     """B is better or worse where the interval of the difference excludes 0."""
 
 
-def compare(
-    samples_a: pa.Table | Iterable[pa.Table], samples_b: pa.Table | Iterable[pa.Table], *, seed: int = 0
-) -> list[Comparison]:
+def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> list[Comparison]:
     """Compare two runs, each of one model, budget by budget and over all budgets together.
 
-    Raises:
-        ValueError: a run holds several models, or the two share no benchmark, budget and question.
+    Empty where they share no benchmark, budget and question. Raises ValueError where a run holds several models.
     """
-    found = compare_tallies(tally(samples_a), tally(samples_b), seed=seed)
-    if not found:
-        raise ValueError("the two runs share no question of the same benchmark under the same budget")
-    return found
-
-
-def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> list[Comparison]:
-    """As `compare`, from tallies; empty where they share nothing."""
     grids_a, grids_b = _grids(tally_a, "the first run"), _grids(tally_b, "the second run")
     found = []
     for benchmark in [name for name in grids_a if name in grids_b]:

@@ -37,7 +37,6 @@ def grade_file(
     response_field: str,
     options_field: str | None = None,
     processes: int | None = None,
-    on_batch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, int]:
     """Grade every row of a file and write it with `extracted_answer` and `verdict` added (or replaced).
 
@@ -49,7 +48,6 @@ def grade_file(
         response_field: The field with the model's response.
         options_field: The field with the list of option texts of choice questions.
         processes: Comparisons at once; by default one for each core.
-        on_batch: Called with the number of rows graded so far.
 
     Returns:
         The number of rows by verdict.
@@ -67,7 +65,6 @@ def grade_file(
             verdicts = pool.grade_all(items)
             write(rows, verdicts)
             counts.update(verdict.verdict for verdict in verdicts)
-            on_batch(counts.total())
     return dict(counts)
 
 

@@ -161,11 +161,6 @@ def points(tallied: pa.Table, *, seed: int = 0) -> list[Point]:
     return found
 
 
-def summary_rows(samples: pa.Table | Iterable[pa.Table]) -> list[Point]:
-    """The accuracy-by-budget table of a run."""
-    return points(tally(samples))
-
-
 Cell = tuple[str, str, int | None, int]
 
 

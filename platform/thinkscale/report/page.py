@@ -21,14 +21,12 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.question import WITHHELD
 from thinkscale.report.breakdown import breakdown
 from thinkscale.report.browsing import SampleBrowser, packed
-from thinkscale.report.comparison import compare_tallies
-from thinkscale.report.metrics import curve_metrics, curves, points, summary_rows, tally
+from thinkscale.report.comparison import Comparison, compare_tallies
+from thinkscale.report.metrics import curve_metrics, curves, points, tally
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.published import published
 from thinkscale.report.spending import StageRecord, funnel, spending, terms
-
-__all__ = ["build_report", "summary_rows"]
 
 
 def build_report(
@@ -76,7 +74,7 @@ def build_report(
         "metrics": [asdict(curve_metrics(curve)) for curve in curves(found).values()],
         "parallel": [asdict(row) for row in votes.points(found, seed=campaign.seed)],
         "groups": [asdict(row) for row in breakdown(tallied, questions, seed=campaign.seed)],
-        "comparisons": _comparisons(campaign, tallied),
+        "comparisons": [asdict(row) for row in comparisons(campaign, tallied)],
         "spending": spending(campaign, manifests, found),
         "funnel": funnel(manifests),
         "terms": terms(manifests),
@@ -92,14 +90,14 @@ def build_report(
     return {"report.html": page.encode(), **beside, "curve.png": images["png"], "curve.svg": images["svg"]}
 
 
-def _comparisons(campaign: Campaign, tallied: pa.Table) -> list[dict[str, Any]]:
+def comparisons(campaign: Campaign, tallied: pa.Table) -> list[Comparison]:
     """Each later model against each earlier one, in the campaign's order."""
     present = set(tallied["model"].to_pylist())
     named = [model for model in campaign.evaluate.models if model in present]
     models = [*named, *sorted(present - set(named))]
     by_model = {model: tallied.filter(pc.equal(tallied["model"], model)) for model in models}
     return [
-        asdict(row)
+        row
         for first, second in combinations(models, 2)
         for row in compare_tallies(by_model[first], by_model[second], seed=campaign.seed)
     ]

@@ -28,20 +28,6 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return float(1 - Fraction(comb(num_samples - num_correct, k), comb(num_samples, k)))
 
 
-def majority_accuracy(votes: Sequence[Vote]) -> float:
-    """Expected accuracy of the majority vote, a tie broken uniformly; unanswered samples do not vote.
-
-    0 where nothing was answered.
-    """
-    counts = Counter(key for key, _ in votes if key is not None)
-    if not counts:
-        return 0.0
-    right = {key for key, correct in votes if correct}
-    most = max(counts.values())
-    leaders = [key for key, count in counts.items() if count == most]
-    return sum(key in right for key in leaders) / len(leaders)
-
-
 def majority_at_k(votes: Sequence[Vote], k: int) -> float:
     """Expected accuracy of the majority vote of k samples drawn without replacement from n, exactly.
 
