@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+import torch.multiprocessing as multiprocessing
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import attention
@@ -38,7 +38,7 @@ from thinkscale.learn.schedule import model_flops, peak_flops
 FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
 )  # fmt: skip
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     name: dict(zip(FIELDS, values, strict=True))
     for name, values in {
         "tiny": (128, 2, 2, 1, 256, 1000),
@@ -140,7 +140,7 @@ def scaling(args: argparse.Namespace) -> dict[str, Any]:
     runs = []
     for gpus in (1, args.gpus):
         with tempfile.TemporaryDirectory() as directory:
-            torch.multiprocessing.spawn(_rank, (gpus, args, directory), nprocs=gpus)
+            multiprocessing.spawn(_rank, (gpus, args, directory), nprocs=gpus)  # type: ignore[attr-defined]
             runs.append(json.loads(Path(directory, "result.json").read_text()))
     one, many = runs
     share = many["tokens_per_s"] / args.gpus / one["tokens_per_s"]

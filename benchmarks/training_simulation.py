@@ -85,7 +85,7 @@ def memory_gib(config: Any, parameters: int, gpus: int, *, pack_tokens: int, sha
     kept = nothing - share * (nothing - everything)
     activations = 2 * pack_tokens * (config.num_hidden_layers * kept + (nothing if share else 0))
     output_gradient = 2 * config.vocab_size * config.hidden_size
-    return (16 * parameters / gpus + gathered + activations + output_gradient + 2 * 2**30) / 2**30
+    return float(16 * parameters / gpus + gathered + activations + output_gradient + 2 * 2**30) / 2**30
 
 
 def fastest(cluster: Cluster, context_parallel: int) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def simulate(
         again_ff, again_all = modes.count(Recompute.FEED_FORWARD), modes.count(Recompute.ALL)
         matrix_flops = 6 * matrix * tokens + layer_forward * tokens * (again_ff * feed_forward_share + again_all)
         attention_flops = 6 * layers * width * squares + 2 * width * squares * again_all
-        return (matrix_flops / cluster.matrix_flops + attention_flops / cluster.attention_flops) / speed
+        return float(matrix_flops / cluster.matrix_flops + attention_flops / cluster.attention_flops) / speed
 
     compute = balanced = exposed = total = 0.0
     steps = 0

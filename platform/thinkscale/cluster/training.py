@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ray
-from thinkscale.cluster.progress import Progress
+from thinkscale.cluster.board import BOARD_TIMEOUT_S, Board, show
 from thinkscale.domain.campaign import Campaign, Train
 from thinkscale.domain.ledger import Ledger
 from thinkscale.domain.trace import Trace
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 8
 """Times that lost workers are replaced within one run."""
-POLL_S = 1.0
-BOARD_TIMEOUT_S = 60.0
 RESOURCE_SETTINGS = {
     "pack_tokens", "checkpoint_layers", "compile", "checkpoint_every_steps", "async_checkpoints", "tensorboard",
 }  # fmt: skip
@@ -165,7 +163,7 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
         board=board,
     )
     over = threading.Event()
-    shown = threading.Thread(target=_show, args=(board, over, campaign.train.tensorboard), daemon=True)
+    shown = threading.Thread(target=show, args=(board, over, campaign.train.tensorboard), daemon=True)
     shown.start()
     fewest = resources.min_train_workers
     try:
@@ -231,7 +229,6 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     api: Any = ray_train
     job: Job = config["job"]
     first = api.get_context().get_world_rank() == 0
-    began = time.monotonic()
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -288,74 +285,10 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "files": files,
         "history": [metrics.as_dict() for metrics in history],
-        "worker_s": time.monotonic() - began,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "attention": attention.kernel_name(device),
     }
-
-
-class Board:
-    """An actor between workers and driver: steps' metrics and notes one way, the wish to stop the other."""
-
-    def __init__(self) -> None:
-        self._waiting: list[dict[str, Any]] = []
-        self._stop = False
-
-    def put(self, entry: dict[str, Any]) -> None:
-        self._waiting.append(entry)
-
-    def take(self) -> list[dict[str, Any]]:
-        taken, self._waiting = self._waiting, []
-        return taken
-
-    def stop(self) -> None:
-        self._stop = True
-
-    def stop_wanted(self) -> bool:
-        return self._stop
-
-
-def _show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
-    """Print steps as they come, until the run is over and the board is empty."""
-    curves = _curves(tensorboard)
-    progress: Progress | None = None
-    last = 0
-    while True:
-        ending = over.wait(POLL_S)
-        for step in ray.get(board.take.remote(), timeout=BOARD_TIMEOUT_S):
-            if "note" in step:
-                if progress is not None:
-                    progress.note(step["note"])
-                continue
-            if progress is None:
-                progress = Progress("train", step["steps"], "steps", done=step["step"] - 1)
-                last = step["step"] - 1
-            elif step["step"] <= last and step["step"] != last + 1:
-                progress.note(f"workers were lost; step {step['step']} again, from the last checkpoint")
-            mfu = f"  MFU {step['mfu']:.1%}" if step["mfu"] else ""
-            note = (
-                f"loss {step['loss']:.4f}  lr {step['learning_rate']:.2e}  "
-                f"{step['tokens'] / step['seconds']:,.0f} tokens/s{mfu}"
-            )
-            progress.advance(max(0, step["step"] - last), note)
-            last = max(last, step["step"])
-            for name in ("loss", "learning_rate", "grad_norm", "mfu"):
-                if curves is not None and step[name] is not None:
-                    curves.add_scalar(f"train/{name}", step[name], step["step"])
-        if ending:
-            if curves is not None:
-                curves.close()
-            return
-
-
-def _curves(directory: str | None) -> Any:
-    """Where TensorBoard's curves are written, if they are."""
-    if directory is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(directory)  # type: ignore[no-untyped-call]
 
 
 def _commit(
