@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,19 +48,39 @@ def cli() -> None:
     """Simple test-time scaling (s1) on Ray: curate, distil, fine-tune, serve with budget forcing, evaluate."""
 
 
+ROOT = click.option("--root", help="Where artifacts lie: a directory or s3://bucket/prefix.")
+SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, as "
+                   "train.learning_rate=2e-5.")  # fmt: skip
+TARGET = click.option("--target-interval", type=float, metavar="POINTS", help="Sample on until every 95% interval is "
+                      "within so many points to either side, or evaluate.max_samples is reached.")  # fmt: skip
+
+
 def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """CAMPAIGN and the options that every stage shares."""
+    """CAMPAIGN, loaded for the command, and the options that every stage shares."""
+
+    @wraps(command)
+    def call(
+        campaign: str,
+        overrides: tuple[str, ...],
+        root: str | None,
+        pool_files: tuple[str, ...],
+        target_interval: float | None = None,
+        **others: Any,
+    ) -> None:
+        if target_interval is not None:
+            overrides = (*overrides, f"evaluate.target_interval={target_interval}")
+        command(_load(campaign, overrides, root, pool_files), **others)
+
     for option in (
         click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one."),
         click.option("--pool", "pool_files", multiple=True, metavar="FILE", help="Add a JSONL, JSON, CSV or Parquet "
                      "file with the fields question and answer to the pool."),
-        click.option("--root", help="Where artifacts lie: a directory or s3://bucket/prefix."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, as "
-                     "train.learning_rate=2e-5."),
+        ROOT,
+        SET,
         click.argument("campaign"),
     ):  # fmt: skip
-        command = option(command)
-    return command
+        call = option(call)
+    return call
 
 
 def _load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_files: tuple[str, ...] = ()) -> Campaign:
@@ -79,70 +100,39 @@ def _load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_file
 @click.option(
     "--to", "last", type=click.Choice(list(pipeline.STAGES)), default=pipeline.LAST, help="Last stage to run."
 )
-def run(
-    campaign: str,
-    overrides: tuple[str, ...],
-    root: str | None,
-    pool_files: tuple[str, ...],
-    address: str | None,
-    first: str,
-    last: str,
-) -> None:
+def run(campaign: Campaign, address: str | None, first: str, last: str) -> None:
     """Run a campaign from its pool to its report; a second run resumes."""
     stages = list(pipeline.STAGES)
     if stages.index(first) > stages.index(last):
         raise click.UsageError(f"--from {first} comes after --to {last}")
-    _run(_load(campaign, overrides, root, pool_files), first, last, address)
+    _run(campaign, first, last, address)
 
 
 def _run(campaign: Campaign, first: str, last: str, address: str | None) -> None:
     pipeline.run(campaign, first=first, last=last, address=address, say=click.echo)
 
 
-def _stage_command(name: str, first: str, last: str, what: str) -> None:
+def _stage_command(name: str, first: str, last: str, what: str, *options: Callable[..., Any]) -> None:
     @cli.command(name, help=what)
     @campaign_options
-    def command(
-        campaign: str, overrides: tuple[str, ...], root: str | None, pool_files: tuple[str, ...], address: str | None
-    ) -> None:
-        _run(_load(campaign, overrides, root, pool_files), first, last, address)
+    def command(campaign: Campaign, address: str | None) -> None:
+        _run(campaign, first, last, address)
+
+    for option in options:
+        option(command)
 
 
 _stage_command("curate", "benchmarks", "select", "From the pool to the selected questions.")
 _stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.")
 _stage_command("train", "train", "train", "Fine-tune the base model on the traces.")
-
-
-@cli.command()
-@campaign_options
-@click.option(
-    "--target-interval",
-    type=float,
-    metavar="POINTS",
-    help="Sample on until every 95% interval is within so "
-    "many points to either side, or evaluate.max_samples is reached.",
-)
-def evaluate(
-    campaign: str,
-    overrides: tuple[str, ...],
-    root: str | None,
-    pool_files: tuple[str, ...],
-    address: str | None,
-    target_interval: float | None,
-) -> None:
-    """Every model on every benchmark over the grid of budgets."""
-    if target_interval is not None:
-        overrides = (*overrides, f"evaluate.target_interval={target_interval}")
-    _run(_load(campaign, overrides, root, pool_files), "evaluate", "evaluate", address)
-
-
+_stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the budgets.", TARGET)
 _stage_command("report", "report", "report", "The report page and plots from what is stored.")
 
 
 @cli.command()
 @click.argument("campaign")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
-@click.option("--root", help="Where artifacts lie.")
+@SET
+@ROOT
 def show(campaign: str, overrides: tuple[str, ...], root: str | None) -> None:
     """Print the resolved campaign, every default filled in."""
     import json
@@ -153,8 +143,8 @@ def show(campaign: str, overrides: tuple[str, ...], root: str | None) -> None:
 @cli.command()
 @click.argument("campaign")
 @click.argument("question_id", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
-@click.option("--root", help="Where artifacts lie.")
+@SET
+@ROOT
 def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root: str | None) -> None:
     """What became of QUESTION_ID, stage by stage; without one, how many rows each stage kept and dropped."""
     from thinkscale.store import lineage
@@ -227,48 +217,22 @@ def benchmark() -> None:
 
 @benchmark.command("add")
 @click.argument("name")
-@click.option(
-    "--from",
-    "paths",
-    multiple=True,
-    metavar="FILE",
-    help="JSONL, JSON, CSV or Parquet: local, s3://, hf://datasets/OWNER/NAME/PATH, or a data set's OWNER/NAME. "
-    "Not needed for benchmarks that are known by name.",
-)
+@click.option("--from", "paths", multiple=True, metavar="FILE", help="JSONL, JSON, CSV or Parquet: local, s3://, "
+              "hf://datasets/OWNER/NAME/PATH, or a data set's OWNER/NAME. Known ones need none.")  # fmt: skip
 @click.option("--preset", help="The columns and kind of a known set of questions (`thinkscale benchmark list`).")
-@click.option(
-    "--kind",
-    type=click.Choice(ANSWER_KINDS),
-    help="How answers are compared; default: math, or choice where there are options.",
-)
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    metavar="FIELD=COLUMN",
-    help="Which column holds question, answer, "
-    "solution, options (a list, or columns as A,B,C,D), domain, metadata.level, ...; question and answer by "
-    "default.",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Another setting of a source, as answer_pattern, prompt, shuffle_options=SEED, withheld=true, licence.",
-)
+@click.option("--kind", type=click.Choice(ANSWER_KINDS), help="How answers are compared; default: math, or choice "
+              "where there are options.")  # fmt: skip
+@click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Which column holds question, "
+              "answer, solution, options (a list, or columns as A,B,C,D), domain, metadata.level, ...; question and "
+              "answer by default.")  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Another setting of a source, as "
+              "answer_pattern, prompt, shuffle_options=SEED, withheld=true, licence.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Take only the first so many questions.")
 @click.option("--root", default="runs", show_default=True, help="A directory or s3://bucket/prefix.")
 def benchmark_add(
-    name: str,
-    paths: tuple[str, ...],
-    preset: str | None,
-    kind: str | None,
-    columns: tuple[str, ...],
-    overrides: tuple[str, ...],
-    limit: int | None,
-    root: str,
-) -> None:
+    name: str, paths: tuple[str, ...], preset: str | None, kind: str | None, columns: tuple[str, ...],
+    overrides: tuple[str, ...], limit: int | None, root: str,
+) -> None:  # fmt: skip
     """Make the benchmark NAME, as Parquet under the root: a known one, or any file of questions."""
     import json
 
@@ -352,7 +316,7 @@ def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--judge", metavar="MODEL", help="A model that judges in place of the rule graders."),
         click.option("--judge-endpoint", metavar="URL", help="The OpenAI-compatible server that serves it; default: "
                      "it runs here."),
-        click.option("--root", help="Where artifacts lie."),
+        ROOT,
         click.argument("campaign"),
     ):  # fmt: skip
         command = option(command)
