@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
-from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Cosines, Leak, find_leaks
+from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Leak, Pair, Similarities, find_leaks
 from thinkscale.curate.fingerprints import Fingerprints, fingerprint
 
 BOILERPLATE = r"can be written as $\frac{m}{n}$, where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
@@ -13,7 +13,17 @@ BENCH = (
 )
 
 
-def leaks(questions: list[str], *bench: str, templated: bool = False, cosines: Cosines | None = None) -> list[Leak]:
+class AllAlike:
+    def pairs(self) -> Iterator[Pair]:
+        yield 0, 0
+
+    def of(self, i: int, j: int) -> float:
+        return 1.0
+
+
+def leaks(
+    questions: list[str], *bench: str, templated: bool = False, cosines: Similarities | None = None
+) -> list[Leak]:
     rows = [BenchmarkRow(benchmark="b", id=str(i), question=q, templated=templated) for i, q in enumerate(bench)]
     index = BenchmarkIndex(rows, 8)
     sharing = [(i, j) for i, question in enumerate(questions) for j in index.sharing_ngrams(question)]
@@ -71,9 +81,7 @@ def test_short_questions_leak_only_whole() -> None:
 
 
 def test_embeddings_bring_candidates_and_evidence_and_decide_nothing() -> None:
-    near = np.array([[1.0, 0.0]], dtype=np.float32)
-    cosines = Cosines(near, near, 0.9)
-    assert list(cosines.pairs()) == [(0, 0)]
+    cosines = AllAlike()
     assert leaks(["How many primes are below one hundred?"], BENCH, cosines=cosines) == []
     [leak] = leaks([BENCH], BENCH, cosines=cosines)
     assert leak.similarity == 1.0

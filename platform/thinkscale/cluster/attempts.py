@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from thinkscale.cluster.dropping import dropped_row
-from thinkscale.cluster.segments import Result
+from thinkscale.cluster.segments import Actors, Result
 from thinkscale.curate.difficulty import judge
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Request, Sampling
@@ -29,6 +29,17 @@ from thinkscale.store.schemas import DIFFICULTY, DROPPED, question_row, question
 from thinkscale.thinking.grading import Graded, GradingPool
 
 T = TypeVar("T")
+
+
+def engine_actors(campaign: Campaign) -> Actors:
+    """The pool of actors that hold an engine each."""
+    resources = campaign.resources
+    return Actors(
+        most=resources.difficulty_actors,
+        cpus=resources.cpus_per_replica,
+        gpus=resources.gpus_per_replica,
+        at_once=2,
+    )
 
 
 class EngineLoop:

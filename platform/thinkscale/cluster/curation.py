@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thinkscale.cluster.attempts import Attempter
+from thinkscale.cluster.attempts import Attempter, engine_actors
 from thinkscale.cluster.deduplication import deduplicate
 from thinkscale.cluster.domains import label_domains
 from thinkscale.cluster.dropping import dropped_row, licences
@@ -225,7 +225,6 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
     if (manifest := output.manifest()) is not None:
         return manifest
     segments = slices(source, settings.segment_rows)
-    resources = campaign.resources
     run_segments(
         "difficulty",
         output,
@@ -233,11 +232,6 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
         done,
         transform=Attempter,
         arguments=(campaign, reference, model),
-        actors=Actors(
-            most=resources.difficulty_actors,
-            cpus=resources.cpus_per_replica,
-            gpus=resources.gpus_per_replica,
-            at_once=2,
-        ),
+        actors=engine_actors(campaign),
     )
     return output.commit(DIFFICULTY, expected_segments={segment.key for segment in segments})

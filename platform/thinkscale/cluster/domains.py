@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from thinkscale.cluster.attempts import EngineLoop
-from thinkscale.cluster.segments import Actors, Result, Segment, Slice, itself, run_segments, slices
+from thinkscale.cluster.attempts import EngineLoop, engine_actors
+from thinkscale.cluster.segments import Result, Segment, Slice, itself, run_segments, slices
 from thinkscale.curate.domains import cluster_names, fit_clusters, nearest
 from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.classifier import PROMPT_VERSION, UNCLASSIFIED, classify
 from thinkscale.store.artifact import Artifact
-from thinkscale.store.columns import stored_vectors, vector_blocks
+from thinkscale.store.columns import Column, stored_vectors, vector_blocks
 from thinkscale.store.filesystem import Store
-from thinkscale.store.schemas import DOMAINS
+from thinkscale.store.schemas import DOMAINS, table
 
 FITTED = 20_000
 """Random questions that clusters are fitted to and named by; the others go to the nearest."""
@@ -55,7 +55,6 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
         work = _with_clusters(source, embeddings, segments, settings.domain_clusters, campaign.seed)
         run_segments("domains", output, work, done, read=itself, transform=set_domains)
     else:
-        resources = campaign.resources
         run_segments(
             "domains",
             output,
@@ -63,12 +62,7 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
             done,
             transform=ClassifyRows,
             arguments=(campaign, config["domain_model"]),
-            actors=Actors(
-                most=resources.difficulty_actors,
-                cpus=resources.cpus_per_replica,
-                gpus=resources.gpus_per_replica,
-                at_once=2,
-            ),
+            actors=engine_actors(campaign),
         )
     output.commit(DOMAINS, expected_segments={segment.key for segment in segments})
     return output
@@ -81,16 +75,15 @@ def _with_clusters(
     rows = pa.concat_tables(source.iter_tables(["id", "domain"]))
     ids = rows.column("id").to_pylist()
     unlabelled = np.nonzero([not domain for domain in rows.column("domain").to_pylist()])[0]
-    if not len(unlabelled):
-        return [replace(segment, work=(segment.work, [""] * segment.rows)) for segment in segments]
-    generator = np.random.default_rng(seed)
-    fitted = np.sort(generator.choice(unlabelled, min(FITTED, len(unlabelled)), replace=False))
-    vectors = stored_vectors(embeddings, [ids[i] for i in fitted])
-    centroids = fit_clusters(vectors, count, seed)
-    names = cluster_names(_questions(source, fitted), nearest(vectors, centroids).tolist())
-    labels = np.zeros(len(ids), dtype=np.int64)
-    for places, block in vector_blocks(embeddings, ids):
-        labels[places] = nearest(block, centroids)
+    names, labels = [""], np.zeros(len(ids), dtype=np.int64)
+    if len(unlabelled):
+        fitted = np.random.default_rng(seed).choice(unlabelled, min(FITTED, len(unlabelled)), replace=False)
+        fitted.sort()
+        vectors, questions = stored_vectors(embeddings, [ids[i] for i in fitted]), Column(source, "question")
+        centroids = fit_clusters(vectors, count, seed)
+        names = cluster_names([questions[i] for i in fitted.tolist()], nearest(vectors, centroids).tolist())
+        for places, block in vector_blocks(embeddings, ids):
+            labels[places] = nearest(block, centroids)
     result, first = [], 0
     for segment in segments:
         own = [names[label] for label in labels[first : first + segment.rows]]
@@ -99,57 +92,40 @@ def _with_clusters(
     return result
 
 
-def _questions(source: Artifact, places: np.ndarray[Any, np.dtype[np.int64]]) -> list[str]:
-    found, first = [], 0
-    for rows in source.iter_tables(["question"]):
-        within = places[(places >= first) & (places < first + rows.num_rows)] - first
-        found += rows.column("question").take(pa.array(within)).to_pylist()
-        first += rows.num_rows
-    return found
-
-
 def set_domains(work: tuple[Slice, list[str]]) -> Result:
     """The rows of a slice with the names of their clusters."""
-    rows = work[0].read()
+    rows = work[0].read().to_pylist()
     return Result(kept=_labelled(rows, [(name, "clusters of the embeddings") for name in work[1]]))
 
 
-def _labelled(rows: pa.Table, found: list[tuple[str, str]]) -> pa.Table:
-    """Domain and who gave it, for the rows that have none of the pool."""
-    own = rows.column("domain").to_pylist()
-    told = [(domain, "the pool") if domain else made for domain, made in zip(own, found, strict=True)]
-    at = rows.column_names.index("domain")
-    rows = rows.set_column(at, "domain", pa.array([domain for domain, _ in told], pa.string()))
-    return rows.append_column("domain_by", pa.array([by for _, by in told], pa.string())).cast(DOMAINS)
+def _labelled(rows: list[dict[str, Any]], found: list[tuple[str, str]]) -> pa.Table:
+    """The rows with the domain found and who gave it, where the pool gives none."""
+    for row, (name, by) in zip(rows, found, strict=True):
+        row["domain"], row["domain_by"] = (row["domain"], "the pool") if row["domain"] else (name, by)
+    return table(rows, DOMAINS)
 
 
 class ClassifyRows:
     """In an actor: a model names the class of each question that has no domain."""
 
     def __init__(self, campaign: Campaign, reference: str) -> None:
-        self._max_tokens, self._reference = campaign.curate.domain_max_tokens, reference
+        self._max_tokens, self._by = campaign.curate.domain_max_tokens, f"the classifier {reference}"
         self._engine = EngineLoop(campaign, reference)
 
-    def __call__(self, rows: pa.Table) -> Result:
-        asked = {
-            i: question
-            for i, (question, domain) in enumerate(
-                zip(*(rows.column(name).to_pylist() for name in ("question", "domain")), strict=True)
-            )
-            if not domain
-        }
-        replies = dict(zip(asked, self._engine.run(self._classify_all(list(asked.values()))), strict=True))
-        found = []
-        for i in range(rows.num_rows):
-            name, _ = replies.get(i, (None, 0))
-            by = f"the classifier {self._reference}" + ("" if name else ", whose reply named no class")
-            found.append((name or UNCLASSIFIED, by))
+    def __call__(self, batch: pa.Table) -> Result:
+        rows = batch.to_pylist()
+        asked = [row["question"] for row in rows if not row["domain"]]
+        replies = self._engine.run(self._classify_all(asked))
+        each = iter(replies)
+        found = [(row["domain"], 0) if row["domain"] else next(each) for row in rows]
+        missed = f"{self._by}, whose reply named no class"
+        unclassified = sum(name is None for name, _ in replies)
         return Result(
-            kept=_labelled(rows, found),
+            kept=_labelled(rows, [(name, self._by) if name else (UNCLASSIFIED, missed) for name, _ in found]),
             stats={
-                "classified": sum(name is not None for name, _ in replies.values()),
-                "unclassified": sum(name is None for name, _ in replies.values()),
-                "decoded_tokens": sum(tokens for _, tokens in replies.values()),
+                "classified": len(replies) - unclassified,
+                "unclassified": unclassified,
+                "decoded_tokens": sum(tokens for _, tokens in replies),
             },
             extra={"engine": asdict(self._engine.engine.info), "fallback_domain": UNCLASSIFIED},
         )

@@ -38,8 +38,6 @@ TELLING_DIGITS = 2
 """Digits of all numbers together from which equal numbers are no chance."""
 TELLING_NUMBERS_WORDS = 0.5
 """Share of the pairs of words that a question with the same telling numbers must have."""
-SAME_FORMULA_WORDS = 0.4
-"""The same with the same formula."""
 COPY_OVERLAP = 0.5
 """Questions with the same numbers and so much of the text count as copies of one, not as boilerplate."""
 TEMPLATE_OVERLAP = 0.8
@@ -47,7 +45,6 @@ TEMPLATE_OVERLAP = 0.8
 TEMPLATE_NUMBERS = 3
 """Fewer numbers agree by chance: then all words must agree too."""
 
-Embeddings = npt.NDArray[np.float32]
 Pair = tuple[int, int]
 """Places of a pool question and of a benchmark question."""
 
@@ -231,7 +228,6 @@ class _Pair:
         self.same_numbers = bool(own.numbers[k] == bench.numbers[j])
         self.number_count = int(bench.number_count[j])
         self.same_skeleton = bool(own.skeleton[k] == bench.skeleton[j] != 0) and not self.templated
-        self.same_formula = bool(own.formula[k] == bench.formula[j] != 0)
         self.tells = index.tells[j]
         self._questions, self._bench = questions, index.rows[j].question
 
@@ -249,11 +245,6 @@ class _Pair:
         """Share of the benchmark question's pairs of neighbouring words that the pool question has, letters masked."""
         own, theirs = (set(pairwise(mask_letters(words))) for words in self._words())
         return len(own & theirs) / max(len(theirs), 1)
-
-    def holds_whole(self) -> bool:
-        """Whether all of the benchmark question stands in the pool question, word by word."""
-        own, theirs = (f" {' '.join(words)} " for words in self._words())
-        return theirs in own
 
     def _words(self) -> tuple[list[str], list[str]]:
         return tokens(self._questions[self.i]), tokens(self._bench)
@@ -278,12 +269,9 @@ def _overlap_of_leak(pair: _Pair, masked: _View, numbered: _View, *, copies: int
         return as_it_is.share
     if reworded.common >= LEAST_WEIGHT and reworded.share >= OTHER_NUMBERS_OVERLAP:
         return reworded.share
-    # Short, or nothing but common phrases: only its numbers, or the whole text, can tell.
-    if not (pair.same_formula or pair.same_numbers):
-        return None
-    enough = SAME_FORMULA_WORDS if pair.same_formula else TELLING_NUMBERS_WORDS if pair.tells else 1.0
-    held = pair.words_held()
-    return held if held >= enough and (enough < 1 or pair.holds_whole()) else None
+    # Short, or nothing but common phrases: only its numbers can tell.
+    held = pair.words_held() if pair.same_numbers and pair.tells else 0.0
+    return held if held >= TELLING_NUMBERS_WORDS else None
 
 
 @dataclass(frozen=True)
@@ -309,20 +297,19 @@ def _common(a: Hashes, b: Hashes) -> Hashes:
 
 
 class _WholeTexts:
-    """Finds pairs with the same words, the same telling numbers, the same formula or skeleton."""
+    """Finds pairs with the same words, the same telling numbers, or the same skeleton."""
 
     def __init__(self, index: BenchmarkIndex) -> None:
         prints = index.prints
         self._tables: dict[str, dict[int, list[int]]] = {
-            name: defaultdict(list) for name in ("bag", "numbers", "formula", "skeleton")
+            name: defaultdict(list) for name in ("bag", "numbers", "skeleton")
         }
         for j, row in enumerate(index.rows):
             self._tables["bag"][int(prints.bag[j])].append(j)
             if prints.number_count[j] >= TEMPLATE_NUMBERS if row.templated else index.tells[j]:
                 self._tables["numbers"][int(prints.numbers[j])].append(j)
-            for name in ("formula", "skeleton"):
-                if (key := int(getattr(prints, name)[j])) and not row.templated:
-                    self._tables[name][key].append(j)
+            if prints.skeleton[j] and not row.templated:
+                self._tables["skeleton"][int(prints.skeleton[j])].append(j)
         self._keys = {name: np.array(list(table), dtype=np.uint64) for name, table in self._tables.items()}
 
     def pairs(self, first: int, block: Fingerprints) -> Iterator[Pair]:
@@ -330,19 +317,3 @@ class _WholeTexts:
             column = getattr(block, name)
             for i in np.nonzero(np.isin(column, self._keys[name]))[0].tolist():
                 yield from ((first + i, j) for j in table[int(column[i])])
-
-
-class Cosines:
-    """Cosines between pool and benchmark, a block at a time."""
-
-    def __init__(self, pool: Embeddings, bench: Embeddings, similarity: float) -> None:
-        """Rows are of length 1. `similarity`: cosine that makes a pair worth examining."""
-        self._pool, self._bench, self._similarity = pool, bench, similarity
-
-    def pairs(self, block: int = 4096) -> Iterator[Pair]:
-        for start in range(0, len(self._pool), block):
-            rows, columns = np.nonzero(self._pool[start : start + block] @ self._bench.T >= self._similarity)
-            yield from zip((rows + start).tolist(), columns.tolist(), strict=True)
-
-    def of(self, i: int, j: int) -> float:
-        return round(float(self._pool[i] @ self._bench[j]), 4)

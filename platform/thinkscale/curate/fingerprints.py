@@ -22,8 +22,6 @@ SHINGLE_WORDS = 3
 PERMUTATIONS = 64
 BOILERPLATE_ROWS = 20
 """A shingle of so many questions says nothing about which question it is."""
-FORMULA_TOKENS, FORMULA_NUMBERS = 6, 3
-"""Numbers and operators, and numbers alone, from which equal formulas are no chance."""
 SKELETON_TOKENS = 6
 
 Signature = npt.NDArray[np.uint32]
@@ -44,8 +42,6 @@ class Fingerprint:
     numbers: int
     """Of the numbers in any order."""
     number_count: int
-    formula: int
-    """Of the numbers and operators in any order, 0 where they are too few to tell one formula from another."""
     skeleton: int
     """Of the tokens in order, numbers masked; 0 where they are too few to tell one question from another."""
     answer: int
@@ -61,7 +57,6 @@ def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fin
     words = tokens(question)
     found = numbers(words)
     exact, masked = shingles(mask_letters(words), SHINGLE_WORDS), shingles(mask(words), SHINGLE_WORDS)
-    formula = sorted(word for word in words if not word[0].isalpha())
     has_number = _runs_with_number(words, len(exact))
     marked = np.unique((masked & ~np.uint64(1)) | has_number.astype(np.uint64))
     return Fingerprint(
@@ -71,7 +66,6 @@ def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fin
         bag=hash_words(sorted(words)),
         numbers=hash_words(sorted(found)),
         number_count=len(found),
-        formula=hash_words(formula) if len(formula) >= FORMULA_TOKENS and len(found) >= FORMULA_NUMBERS else 0,
         skeleton=hash_words(mask(words)) if len(words) >= SKELETON_TOKENS else 0,
         answer=hash_words([canonical(answer)]),
         merit=(solved << 32) + len(question),
@@ -123,7 +117,6 @@ class Fingerprints:
     bag: Hashes
     numbers: Hashes
     number_count: npt.NDArray[np.int64]
-    formula: Hashes
     skeleton: Hashes
     answer: Hashes
     merit: npt.NDArray[np.int64]
