@@ -52,7 +52,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         log_to_driver=False,
         _temp_dir=_own,
         # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
-        _system_config={"num_workers_soft_limit": 1, "idle_worker_killing_time_threshold_ms": 2000},
+        _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
     )
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():  # Ray leaves it readable for everybody

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-CHUNK_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
+CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30}
 """Of logits in float32 that a chunk may amount to."""
 
 
