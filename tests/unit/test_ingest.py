@@ -67,6 +67,11 @@ def test_lines_are_counted_across_pieces(tmp_path: Path) -> None:
     assert [row.locator.rpartition(":")[2] for row in read(pieces[2])] == ["21", "22", "23", "24", "25"]
 
 
+def test_a_column_may_appear_after_the_first_piece(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [*ROWS[:5], {**ROWS[5], "why": "so"}])
+    assert everything(source(path, columns=Columns(solution="why")), segment_rows=2)[5].solution == "so"  # type: ignore[union-attr]
+
+
 def test_a_last_line_without_a_newline_counts(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in ROWS[:11]))

@@ -12,11 +12,12 @@ import hashlib
 import io
 import json
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from thinkscale import __version__
 from thinkscale.store.filesystem import Store
 
 READERS = 16
+READ_AHEAD = 4
 
 
 class ArtifactError(RuntimeError):
@@ -226,9 +228,14 @@ class Artifact:
         return pa.concat_tables(tables) if tables else pa.table({})
 
     def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The rows one part at a time, for bounded memory."""
-        for file in self.parts():
-            yield self.read_part(file, columns)
+        """The rows one part at a time, for bounded memory; the next few are read meanwhile."""
+        files = iter(self.parts())
+        with ThreadPoolExecutor(READ_AHEAD) as pool:
+            waiting = deque(pool.submit(self.read_part, file, columns) for file in islice(files, READ_AHEAD))
+            while waiting:
+                rows = waiting.popleft().result()
+                waiting.extend(pool.submit(self.read_part, file, columns) for file in islice(files, 1))
+                yield rows
 
     def parts(self) -> list[StoredFile]:
         """The committed parts, dropped rows apart."""

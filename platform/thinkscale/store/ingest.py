@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -65,8 +65,7 @@ def plan(source: FilesSource | ReasoningGymSource, segment_rows: int) -> list[Pi
     pieces = []
     for location in (location for path in source.paths for location in expand(path)):
         found = sections(location, segment_rows)
-        if found:
-            _check_columns(source, found[0])
+        _check_columns(source, found)
         pieces += [Piece(source=source, rows=section.rows, section=section) for section in found]
     return pieces
 
@@ -108,15 +107,15 @@ def read(piece: Piece) -> Iterator[Question | Unreadable]:
         yield row if isinstance(row, Unreadable) else _question(piece.source, row, locator, pattern)
 
 
-def _check_columns(source: FilesSource, section: Section) -> None:
-    """Raises IngestError naming a mapped column that none of the first rows has."""
-    readable = (row for _, row in raw_rows(section) if not isinstance(row, Unreadable))
+def _check_columns(source: FilesSource, found: Sequence[Section]) -> None:
+    """Raises IngestError naming a mapped column that none of a file's first rows has."""
+    readable = (row for section in found for _, row in raw_rows(section) if not isinstance(row, Unreadable))
     rows = list(islice(readable, SNIFFED_ROWS))
     for field_name, column in _mapped(source.columns):
         if not rows or any(_get(row, column) is not _ABSENT for row in rows):
             continue
         raise IngestError(
-            f"{section.location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
+            f"{found[0].location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
             f"has: {', '.join(map(str, rows[0]))}"
         )
 
