@@ -97,6 +97,13 @@ def test_the_loss_curve_in_bfloat16_follows_float32_on_the_cpu(compiled: bool, s
     np.testing.assert_allclose(curve(make_model("cuda", settings), settings), expected, rtol=2e-2)
 
 
+def test_float32_on_the_gpu_is_float32_on_the_cpu() -> None:
+    exact = SETTINGS.model_copy(update={"compute_dtype": "float32"})
+    np.testing.assert_allclose(
+        curve(make_model("cuda", exact), exact), curve(make_model("cpu", exact), exact), rtol=1e-3
+    )
+
+
 def test_a_run_resumes_from_a_checkpoint_that_was_written_beside_it(tmp_path: Path) -> None:
     undisturbed = curve(make_model("cuda", SETTINGS), SETTINGS)
     folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path), asynchronous=True)

@@ -287,7 +287,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         "history": [metrics.as_dict() for metrics in history],
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "attention": attention.kernel_name(device),
+        "attention": attention.kernel_name(device, job.settings.compute_dtype),
     }
 
 

@@ -31,19 +31,20 @@ def use_kernel(name: Kernel | None = None) -> Kernel:
     """Choose the CUDA kernel of this process.
 
     Args:
-        name: None: FA4 where the package flash-attn-4 is installed (twice as fast on Hopper), else torch's FA2.
+        name: None: FA4 where the package flash-attn-4 is installed and this GPU has it (twice as fast on Hopper),
+            else torch's FA2.
 
     Returns:
         The kernel in use, for the record.
     """
     global _kernel
-    _kernel = name or ("FA4" if flash4.is_installed() else "FA2")
+    _kernel = name or ("FA4" if flash4.is_usable() else "FA2")
     return _kernel
 
 
-def kernel_name(device: torch.device) -> str:
+def kernel_name(device: torch.device, compute_dtype: str) -> str:
     """What computes attention there, for the record."""
-    return _kernel if device.type == "cuda" else "sdpa"
+    return _kernel if device.type == "cuda" and compute_dtype != "float32" else "sdpa"
 
 
 def attend(
@@ -79,7 +80,7 @@ def attend(
 def _attend_whole(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    if query.is_cuda:
+    if query.is_cuda and query.dtype != torch.float32:  # which no flash kernel takes
         longest: Any = query.shape[2]  # an upper bound will do, and a compiled layer is then free of the true one
         q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
         run = flash4.attend if _kernel == "FA4" else _attend_torch
@@ -106,7 +107,7 @@ def _attend_torch(
 def _attend_by_segment(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """What CUDA's kernel does, on the CPU."""
+    """What CUDA's kernel does, on the CPU and in float32."""
     lengths = bounds.diff().tolist()
     # The CPU kernel takes twice as long in bfloat16 as in float32 on segments of a few hundred tokens.
     wide = [x.float().split(lengths, dim=2) for x in (query, key, value)]

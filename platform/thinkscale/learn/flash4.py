@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 
-def is_installed() -> bool:
+def is_usable() -> bool:
+    """Whether the package is there and this GPU is of the kind it is written for (Hopper or newer)."""
     try:
-        return importlib.util.find_spec("flash_attn.cute") is not None
+        installed = importlib.util.find_spec("flash_attn.cute") is not None
     except ModuleNotFoundError:
         return False
+    return installed and torch.cuda.get_device_capability() >= (9, 0)
 
 
 def attend(
