@@ -162,6 +162,12 @@ EQUAL = [
     ("9:1", "9 to 1"),
     ("20", r"m = 20 \text{ grams}"),
     ("5", "AB = 5"),
+    (r"\frac{\pi}{3}", r"\frac{\pi}{3} \text{ radians}"),
+    ("12:30", "12{:}30"),
+    (r"x=\frac{-1\pm\sqrt{5}}{2}", r"\frac{-1+\sqrt5}{2}, \frac{-1-\sqrt5}{2}"),
+    (r"\frac{-1\pm\sqrt{5}}{2}", r"x = \frac{-1 \pm \sqrt{5}}{2}"),
+    (r"\text{(A)}", r"\textbf{(A)}\ 12"),
+    (r"\text{no}", r"\text{No, it is not}"),
     (r"\begin{pmatrix}-1\\6\end{pmatrix}", "\\begin{pmatrix}\n-1 \\\\\n6\n\\end{pmatrix}"),
 ]  # fmt: skip
 
@@ -207,6 +213,10 @@ DIFFERENT = [
     ("3", r"3\text{ or }4"),
     ("10", "10^2"),
     ("x=5", "y=5"),
+    (r"\frac{-1\pm\sqrt{5}}{2}", r"\frac{-1+\sqrt5}{2}"),
+    (r"\text{(A)}", r"\textbf{(B)}\ 12"),
+    (r"\text{(A)}", "Alice"),
+    (r"\text{no}", "Not always"),
     ("5", "5 = 6"),
     (r"(-\infty,-2)\cup(2,\infty)", r"x<-2 \text{ or } x\ge 2"),
     (r"0.\overline{3}", "0.3"),

@@ -35,6 +35,8 @@ def _folded_text(text: str) -> str:
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
+_ONE_WORD = ("yes", "no", "true", "false")
+_OPTION = re.compile(r"\([A-Z]\)")
 _NAME = re.compile(r"\s*(?:\\[A-Za-z]+\s*)*[A-Za-z]{1,4}(?:_\{?\w+\}?)?\s*", re.ASCII)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z'’ -]*[A-Za-z]|[A-Za-z]|\([A-Za-z]\)")
 
@@ -53,6 +55,9 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
     if bare_reference == bare_answer:
         return True
     words = clean(reference)
+    if words.lower() in _ONE_WORD or _OPTION.fullmatch(words):
+        first = re.match(r"\(?[A-Za-z]+\)?", clean(answer))
+        return first is not None and first[0].strip("()").lower() == words.strip("()").lower()
     if len(words) > 1 and _WORDS.fullmatch(words) and texts_equal(reference, answer):
         return True
     for one, other in ((bare_reference, bare_answer), (bare_answer, bare_reference)):
@@ -94,7 +99,7 @@ _NAMES = re.compile(
     r"(?<![\\A-Za-z])(pi|theta|alpha|beta|gamma|lambda|omega|infty|infinity|sin|cos|tan|ln|log)(?![A-Za-z])"
 )
 _ROOTS = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
-_MEMBER = re.compile(r"^[A-Za-z]\s*\\in\s*")
+_MEMBER = re.compile(r"^[A-Za-z]\s*(?:\\in|=(?=[^=]*\\pm))\s*")
 _SYNONYMS = (
     ("\\varnothing", "\\emptyset"), ("\\infinity", "\\infty"), ("\\leqslant", "\\le "), ("\\geqslant", "\\ge "),
     ("\\mathbb R", "\\mathbb{R}"), ("**", "^"), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\mid", "|"),
@@ -104,7 +109,7 @@ _SYNONYMS = (
 _ALL_REALS = re.compile(r"(?:the set of )?all (?:real numbers|reals)", re.IGNORECASE)
 _RATIO = re.compile(r"(\d+) to (\d+)", re.ASCII)
 _UNIT_AFTER = re.compile(
-    r"\s+(?:(?:square|cubic)\s+)?(?:[cmk]m|inch|inches|in|foot|feet|ft|met(?:er|re)s?|units?|miles?|yards?|sq)\s*"
+    r"(?<=[\d})i])\s+(?!(?:or|and|if|for|where|when|with|mod)\b)[a-z]{2,}(?:\s+[a-z]{2,}){0,2}\s*"
     r"(?:\^\s*\{?\s*[23]\s*\}?)?$"
 )
 _INEQUALITY = re.compile(r"([A-Za-z])\s*(<|>|\\leq?|\\geq?)\s*([^<>=]+)")
@@ -165,6 +170,8 @@ def _listing(text: str) -> _Listing | None:
     elif text[:1] in ("(", "[") and text[-1:] in (")", "]"):
         inner, brackets = text[1:-1], text[0] + text[-1]
     items = _split(inner)
+    if items is not None and len(items) == 1 and text.count("\\pm") == 1:
+        items = [text.replace("\\pm", sign) for sign in "+-"]
     return None if items is None or len(items) < 2 else _Listing(brackets, items)
 
 

@@ -46,7 +46,7 @@ def clean(text: str) -> str:
     text = text.replace("\0", "").translate(_UNICODE)
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
     text = _SUPERSCRIPTS.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPT_DIGITS)}}}", text)
-    text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",")
+    text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
     text = re.sub(r"(?<!\\)\\!\s*", "", text)
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
     text = _SPACING.sub(" ", text)
