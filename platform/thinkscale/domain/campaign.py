@@ -366,6 +366,8 @@ class Campaign(Section):
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
+        if self.name == "benchmarks":
+            raise ValueError("name: `benchmarks` is where `thinkscale benchmark add` puts them")
         for label, names in (
             ("pool", [source.name for source in self.pool]),
             ("evaluate.benchmarks", [benchmark.name for benchmark in self.evaluate.benchmarks]),
