@@ -160,7 +160,7 @@ def test_a_second_run_returns_the_first_ones_manifest_and_another_config_is_refu
 
 
 def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
-    undisturbed: tuple[Path, Manifest], base: Path, tmp_path: Path
+    undisturbed: tuple[Path, Manifest], base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_traces(tmp_path)
     checkpoint = tmp_path / "tiny" / "model" / "checkpoints" / "step-3" / ".metadata"
@@ -179,6 +179,7 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
     train(make_campaign(tmp_path, base), Store(str(tmp_path)))
     killer.join()
     assert killed
+    assert capsys.readouterr().err.count("workers were lost") <= 1
     assert losses(tmp_path) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 

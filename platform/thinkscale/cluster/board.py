@@ -40,7 +40,7 @@ def show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
     """Print steps as they come, until the run is over and the board is empty."""
     curves = _curves(tensorboard)
     progress: Progress | None = None
-    last = 0
+    last = previous = 0
     while True:
         ending = over.wait(POLL_S)
         for step in ray.get(board.take.remote(), timeout=BOARD_TIMEOUT_S):
@@ -51,7 +51,7 @@ def show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
             if progress is None:
                 progress = Progress("train", step["steps"], "steps", done=step["step"] - 1)
                 last = step["step"] - 1
-            elif step["step"] <= last and step["step"] != last + 1:
+            elif step["step"] <= previous:
                 progress.note(f"workers were lost; step {step['step']} again, from the last checkpoint")
             mfu = f"  MFU {step['mfu']:.1%}" if step["mfu"] else ""
             note = (
@@ -59,7 +59,8 @@ def show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
                 f"{step['tokens'] / step['seconds']:,.0f} tokens/s{mfu}"
             )
             progress.advance(max(0, step["step"] - last), note)
-            last = max(last, step["step"])
+            previous = step["step"]
+            last = max(last, previous)
             for name in ("loss", "learning_rate", "grad_norm", "mfu"):
                 if curves is not None and step[name] is not None:
                     curves.add_scalar(f"train/{name}", step[name], step["step"])
