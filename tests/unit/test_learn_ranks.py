@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn.checkpoint import CheckpointFolder
+from thinkscale.learn.export import export_weights
 from thinkscale.learn.loop import fit
 from thinkscale.learn.masking import Sample
-from thinkscale.learn.model import UnsupportedModelError, load_model
+from thinkscale.learn.model import PackedCausalLM, UnsupportedModelError, load_model, whole_parameters
 
 CPU = torch.device("cpu")
 SETTINGS = Train(
@@ -58,7 +59,7 @@ def run_rank(rank: int, ranks: int, base: Path, directory: Path) -> None:
     folder = CheckpointFolder(pafs.LocalFileSystem(), str(directory / "checkpoints"), asynchronous=True)
     curves: dict[str, list[Any]] = {}
 
-    def run(name: str, settings: Train, *, context_parallel: int = 1, stop_after: int = 0) -> None:
+    def run(name: str, settings: Train, *, context_parallel: int = 1, stop_after: int = 0) -> PackedCausalLM:
         curves[name] = []
 
         def on_step(metrics: Any) -> None:
@@ -69,11 +70,12 @@ def run_rank(rank: int, ranks: int, base: Path, directory: Path) -> None:
         model = load_model(base, settings, device=CPU, context_parallel=context_parallel)
         with contextlib.suppress(KeyboardInterrupt):
             fit(model, make_samples(), settings, checkpoints=folder if stop_after else None, on_step=on_step)
+        return model
 
     run("sharing", SETTINGS, context_parallel=2)
     run("stopped", SETTINGS, stop_after=5)
     folder.finish()
-    run("adapted", ADAPTED)
+    export_weights(run("adapted", ADAPTED), base, directory, lambda path: None)
     if rank == 0:
         (directory / "curves.json").write_text(json.dumps(curves))
     dist.destroy_process_group()
@@ -86,14 +88,16 @@ def two_ranks(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return directory, json.loads((directory / "curves.json").read_text())
 
 
-def run_alone(base: Path, settings: Train, folder: CheckpointFolder | None = None) -> list[list[float]]:
+def train_alone(
+    base: Path, settings: Train, folder: CheckpointFolder | None = None
+) -> tuple[list[list[float]], PackedCausalLM]:
     model = load_model(base, settings, device=CPU)
-    return [[m.loss, m.grad_norm] for m in fit(model, make_samples(), settings, checkpoints=folder)]
+    return [[m.loss, m.grad_norm] for m in fit(model, make_samples(), settings, checkpoints=folder)], model
 
 
 @pytest.fixture(scope="module")
 def alone(base: Path) -> list[list[float]]:
-    return run_alone(base, SETTINGS)
+    return train_alone(base, SETTINGS)[0]
 
 
 def test_two_ranks_that_share_every_row_have_the_loss_curve_of_one(two_ranks: Any, alone: Any) -> None:
@@ -105,11 +109,16 @@ def test_a_run_of_two_ranks_resumes_on_one_with_the_same_loss_curve(base: Path, 
     np.testing.assert_allclose(curves["stopped"], alone[:5], rtol=1e-4)
     folder = CheckpointFolder(pafs.LocalFileSystem(), str(directory / "checkpoints"))
     assert folder.steps() == [2, 4]
-    np.testing.assert_allclose(run_alone(base, SETTINGS, folder), alone, rtol=1e-4)
+    np.testing.assert_allclose(train_alone(base, SETTINGS, folder)[0], alone, rtol=1e-4)
 
 
-def test_two_ranks_train_the_adapters_of_one(base: Path, two_ranks: Any) -> None:
-    np.testing.assert_allclose(two_ranks[1]["adapted"], run_alone(base, ADAPTED), rtol=1e-4)
+def test_two_ranks_train_and_export_the_adapters_of_one(base: Path, two_ranks: Any) -> None:
+    directory, curves = two_ranks
+    curve, model = train_alone(base, ADAPTED)
+    np.testing.assert_allclose(curves["adapted"], curve, rtol=1e-4)
+    exported = AutoModelForCausalLM.from_pretrained(directory).state_dict()
+    for name, weight in whole_parameters(model):
+        torch.testing.assert_close(exported[name], weight, atol=1e-4, rtol=1e-3)
 
 
 def test_heads_that_cannot_be_shared_are_refused(base: Path) -> None:
