@@ -45,9 +45,8 @@ class SaveError(RuntimeError):
 
 def lasting_cause(error: BaseException) -> str | None:
     """The full disk, missing permission or the like behind an error, None where a retry may help."""
-    for inner in (
-        [failure for failure, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
-    ):
+    failures = error.failures if isinstance(error, CheckpointException) else {0: (error, None)}
+    for inner, _ in failures.values():
         code = re.search(r"\(os error (\d+)\)", str(inner))  # safetensors' way
         if getattr(inner, "errno", code and int(code[1])) in LASTING:
             return str(inner)
