@@ -130,9 +130,9 @@ def _unpacked(page: Iterable[bytes]) -> list[Row]:
     )  # fmt: skip
 
 
-def packed(value: Any) -> str:
+def packed(value: Any, level: int = 9) -> str:
     """JSON, deflated, in base64: what the page's script unpacks. Holds no character that HTML reads."""
-    return base64.b64encode(zlib.compress(_json(value).encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(_json(value).encode(), level)).decode()
 
 
 def _json(value: Any) -> str:

@@ -58,7 +58,7 @@ def build_report(
     pages = browser.pages()
     rows = next(pages)
     beside = {
-        f"samples-{number}.js": f'samplesPage({number},"{packed(asked.with_rows(page))}")'.encode()
+        f"samples-{number}.js": f'samplesPage({number},"{packed(asked.with_rows(page), level=4)}")'.encode()
         for number, page in enumerate(pages, 1)
     }
     facts = {
