@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Literal
 
 
@@ -18,12 +19,15 @@ class Meter:
     under way go to the work that takes its slice next.
     """
 
-    def __init__(self, *, workers: int, cpus_each: float, gpus_each: float) -> None:
+    def __init__(
+        self, *, workers: int, cpus_each: float, gpus_each: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._workers = workers
         self._devices = {"cpu": cpus_each, "gpu": gpus_each}
         self._under_way: Counter[str] = Counter()
         self._starting, self._draining = True, False
-        self._since = time.monotonic()
+        self._clock = clock
+        self._since = clock()
         self._spent: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
 
     def started(self) -> None:
@@ -53,7 +57,7 @@ class Meter:
         return {name: round(seconds, 6) for name, seconds in taken.items()}
 
     def _settle(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         elapsed, self._since = now - self._since, now
         if self._starting:
             self._add("startup", elapsed * self._workers)
