@@ -23,8 +23,8 @@ QUIET = {"log_level": "WARNING"}
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 1800.0
-"""The longest that a replica which shall go (its node is drained) may take for what it has under way."""
+DRAIN_S = 4 * 3600.0
+"""The longest that a replica which shall go (it is let go, or its node drained) may take for what it has under way."""
 
 RELEASE_AFTER_S = 60.0
 
