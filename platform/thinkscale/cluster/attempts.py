@@ -112,7 +112,7 @@ class Attempter:
         return Result(
             kept=table(kept, DIFFICULTY),
             dropped=table(dropped, DROPPED),
-            stats={"attempts": len(items), "prompt_tokens": prompt_tokens, "decoded_tokens": decoded_tokens},
+            stats={"attempts": len(items), "prompt_tokens": prompt_tokens, "attempt_tokens": decoded_tokens},
             extra={"engine": asdict(self._engine.engine.info)},
         )
 

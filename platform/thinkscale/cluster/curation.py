@@ -116,6 +116,7 @@ def select(campaign: Campaign, store: Store) -> Manifest:
         for part in source.iter_tables(["id", "source", "domain", "trace_tokens"])
         for row in part.to_pylist()
     ]
+    candidates.sort(key=lambda candidate: candidate.id)
     vectors = stored_vectors(embeddings, [candidate.id for candidate in candidates]) if "embeddings" in inputs else None
     picks = selection.select(candidates, campaign.select, campaign.seed, vectors)
     chosen = _chosen(source, picks)

@@ -125,7 +125,7 @@ class ClassifyRows:
             stats={
                 "classified": len(replies) - unclassified,
                 "unclassified": unclassified,
-                "decoded_tokens": sum(tokens for _, tokens in replies),
+                "reply_tokens": sum(tokens for _, tokens in replies),
             },
             extra={"engine": asdict(self._engine.engine.info), "fallback_domain": UNCLASSIFIED},
         )

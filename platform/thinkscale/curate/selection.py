@@ -54,7 +54,8 @@ def select(candidates: Sequence[Candidate], settings: Select, seed: int, vectors
     if settings.strategy == "facility":
         if vectors is None:
             raise ValueError("select.strategy = 'facility' needs the embeddings")
-        return facility(ordered, settings, rng, vectors[order])
+        in_order = order == list(range(len(order)))  # a copy of a million vectors takes 1.5 GB
+        return facility(ordered, settings, rng, vectors if in_order else vectors[order])
     return STRATEGIES[settings.strategy](ordered, settings, rng)[: settings.count]
 
 

@@ -85,7 +85,7 @@ def cascade(campaign: Campaign, store: Store) -> list[ModelCost]:
         questions = manifest.rows + sum(manifest.dropped.values())
         first = first or questions
         spent = Ledger(**{field.name: manifest.stats.get(field.name, 0.0) for field in fields(Ledger)})
-        tokens = int(manifest.stats.get("prompt_tokens", 0) + manifest.stats.get("decoded_tokens", 0))
+        tokens = int(manifest.stats.get("prompt_tokens", 0) + manifest.stats.get("attempt_tokens", 0))
         usd = spent.usd(cpu_hour_usd=prices.cpu_hour_usd, gpu_hour_usd=prices.gpu_hour_usd)
         share = first / max(questions, 1)
         found.append(
