@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from thinkscale.cluster.dropping import Drop, drop_rows
@@ -21,7 +20,7 @@ from thinkscale.curate.duplicates import near_duplicates
 from thinkscale.curate.fingerprints import COLUMN_TYPES, COLUMNS, PERMUTATIONS, Fingerprints, Ragged, fingerprint
 from thinkscale.domain.campaign import Campaign
 from thinkscale.store.artifact import Artifact, Manifest
-from thinkscale.store.columns import Column
+from thinkscale.store.columns import POOL, Column, stored_vectors
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
 
@@ -160,13 +159,13 @@ class StoredCosines:
 
     def __init__(self, embeddings: Artifact, index: BenchmarkIndex, similarity: float) -> None:
         """`similarity`: cosine that makes a pair worth examining."""
-        self._pool = Column(embeddings, "embedding", "part-pool=")
-        of_bench: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
-        for name in {row.benchmark for row in index.rows}:
-            ids = Column(embeddings, "id", f"part-benchmark={name}=")
-            vectors = Column(embeddings, "embedding", f"part-benchmark={name}=")
-            of_bench |= {(name, ids[i]): np.array(vectors[i], dtype=np.float32) for i in range(len(ids))}
-        self._bench = np.array([of_bench[row.benchmark, row.id] for row in index.rows])
+        self._pool = Column(embeddings, "embedding", POOL)
+        benchmarks: dict[str, list[str]] = {}  # the index has them one after another
+        for row in index.rows:
+            benchmarks.setdefault(row.benchmark, []).append(row.id)
+        self._bench = np.concatenate(
+            [stored_vectors(embeddings, ids, f"part-benchmark={name}=") for name, ids in benchmarks.items()]
+        )
         self._similarity = similarity
 
     def pairs(self) -> Iterator[Pair]:

@@ -85,6 +85,12 @@ class Similarities(Protocol):
     def of(self, i: int, j: int) -> float: ...
 
 
+class Texts(Protocol):
+    """The pool's questions by their places."""
+
+    def __getitem__(self, place: int, /) -> str: ...
+
+
 class BenchmarkIndex:
     """The questions of all benchmarks by what pool questions are looked up with. Picklable."""
 
@@ -109,7 +115,7 @@ class BenchmarkIndex:
 
 
 def find_leaks(
-    questions: Sequence[str],
+    questions: Texts,
     prints: Pool,
     index: BenchmarkIndex,
     sharing_ngrams: Iterable[Pair],
@@ -216,9 +222,7 @@ class _View:
 class _Pair:
     """A pool question and a benchmark question side by side."""
 
-    def __init__(
-        self, i: int, j: int, k: int, questions: Sequence[str], own: Fingerprints, index: BenchmarkIndex
-    ) -> None:
+    def __init__(self, i: int, j: int, k: int, questions: Texts, own: Fingerprints, index: BenchmarkIndex) -> None:
         """`k`: place of the pool question in `own`."""
         bench = index.prints
         self.i, self.j, self.k = i, j, k

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,11 @@ import pyarrow as pa
 
 from thinkscale.store.artifact import Artifact, ArtifactError
 
+POOL = "part-pool="
+"""Of embeddings, the parts that hold the pool's."""
 
-class Column(Sequence[Any]):
+
+class Column:
     """One column of a committed artifact by the row's place, read a part at a time: for few rows, in order."""
 
     def __init__(self, artifact: Artifact, name: str, prefix: str = "part-") -> None:
@@ -28,16 +31,7 @@ class Column(Sequence[Any]):
         self._starts = [0, *accumulate(part.rows or 0 for part in self._parts)]
         self.part = lru_cache(maxsize=4)(self._read)
 
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    @overload
-    def __getitem__(self, place: int) -> Any: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
+    def __getitem__(self, place: int) -> Any:
         number = bisect_right(self._starts, place) - 1
         return self.part(number)[place - self._starts[number]].as_py()
 
@@ -50,10 +44,13 @@ class Column(Sequence[Any]):
         return self._artifact.read_part(self._parts[number], [self._name]).column(self._name).combine_chunks()
 
 
-def stored_vectors(embeddings: Artifact, ids: Sequence[str]) -> npt.NDArray[np.float32]:
-    """The embeddings of pool questions, in the order of `ids`, shape [len(ids), dimension]: 4 bytes a number."""
+def stored_vectors(embeddings: Artifact, ids: Sequence[str], prefix: str = POOL) -> npt.NDArray[np.float32]:
+    """The embeddings of questions, in the order of `ids`, shape [len(ids), dimension]: 4 bytes a number.
+
+    `prefix`: of the parts that hold them.
+    """
     result: npt.NDArray[np.float32] | None = None
-    for places, vectors in vector_blocks(embeddings, ids):
+    for places, vectors in vector_blocks(embeddings, ids, prefix):
         if result is None:
             result = np.zeros((len(ids), vectors.shape[1]), dtype=np.float32)
         result[places] = vectors
@@ -63,12 +60,12 @@ def stored_vectors(embeddings: Artifact, ids: Sequence[str]) -> npt.NDArray[np.f
 
 
 def vector_blocks(
-    embeddings: Artifact, ids: Sequence[str]
+    embeddings: Artifact, ids: Sequence[str], prefix: str = POOL
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """The same a part at a time: places in `ids`, and the vectors of those rows."""
     place = {row_id: i for i, row_id in enumerate(ids)}
     for part in embeddings.parts():
-        if not part.path.startswith("part-pool="):
+        if not part.path.startswith(prefix):
             continue
         rows = embeddings.read_part(part)
         places = np.array([place.get(row_id, -1) for row_id in rows.column("id").to_pylist()], dtype=np.int64)
