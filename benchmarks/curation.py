@@ -119,7 +119,7 @@ def write_embeddings(campaign: Campaign, store: Store) -> None:
 def write_difficulty(campaign: Campaign, store: Store) -> None:
     """Random trace lengths and domains where `difficulty` would put what models did."""
     output = Artifact(store, "curation/difficulty")
-    output.begin({}, {})
+    output.begin({"model": "none"}, {})
     rng = np.random.default_rng(0)
     for i, rows in enumerate(Artifact(store, "curation/unique").iter_tables()):
         made = {
