@@ -152,8 +152,8 @@ def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], man
             for row in rows
         ]
     costs = spending(campaign, manifests, found)
-    decoded = sum(row["decoded_tokens"] or 0 for row in costs)
-    separate = sum(row["separate_tokens"] or 0 for row in costs)
+    curves = [row for row in costs if row["separate_tokens"] is not None]  # distillation decodes too
+    decoded, separate = (sum(row[name] for row in curves) for name in ("decoded_tokens", "separate_tokens"))
     tail = sum(row["tail"] * (row["cpu_s"] + row["gpu_s"]) for row in costs)
     seconds = sum(row["cpu_s"] + row["gpu_s"] for row in costs)
     hours = {device: sum(row[f"{device}_s"] for row in costs) / 3600 for device in ("cpu", "gpu")}
