@@ -1,6 +1,6 @@
 """How long s1's fine-tuning of a 32B model takes on 16 H100, from rates measured on one.
 
-    python benchmarks/training_simulation.py --out benchmarks/results/training_simulation.json
+    python benchmarks/training_simulation.py
 
 Method. 1,000 samples with log-normal lengths of s1K's mean (4,690 tokens; sigma 0.6 is assumed: the real lengths
 are not at hand) are put into the very batches and rows that `learn.packing` makes. A rank's row costs its matrix
@@ -27,12 +27,14 @@ from typing import Any
 
 import numpy as np
 
+from recording import record
 from thinkscale.learn import packing
 from thinkscale.learn.recompute import Recompute, kept_widths, plan
 from thinkscale.learn.schedule import PEAK_FLOPS, attention_width, matrix_parameters, model_flops
 
 RESULTS = Path(__file__).parent / "results"
 GOAL_MINUTES = 9.0
+PAPER_MINUTES = 26.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,40 +206,34 @@ def without_gaps(measured: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     measured = json.loads((RESULTS / "training_mfu.json").read_text())
     rates = {name: value * 1e12 for name, value in measured["rates"].items()}
     cluster = Cluster(matrix_flops=rates["matrix_tflop_per_s"], attention_flops=rates["attention_tflop_per_s"])
     runs = [fastest(cluster, g) for g in (1, 2, 4, 8)]
     best = min(runs, key=lambda run: run["minutes"])
     hoped = replace(cluster, matrix_flops=without_gaps(measured))
-    result = {
-        "name": "training_simulation",
-        "what": "simulated minutes of s1's fine-tuning (Qwen2.5-32B, 1,000 samples, 5 epochs) on 16 H100",
-        "value": best["minutes"],
-        "unit": "minutes",
-        "baseline": 26.0,
-        "ratio": round(26.0 / best["minutes"], 2),
-        "goal": GOAL_MINUTES,
-        "best": best,
-        "runs": runs,
-        "needed_for_the_goal": {
+    record(
+        "training_simulation",
+        what="simulated minutes of s1's fine-tuning (Qwen2.5-32B, 1,000 samples, 5 epochs) on 16 H100",
+        value=best["minutes"],
+        unit="minutes",
+        baseline=f"the paper's {PAPER_MINUTES:g} minutes on 16 H100",
+        ratio=round(PAPER_MINUTES / best["minutes"], 2),
+        goal=GOAL_MINUTES,
+        best=best,
+        runs=runs,
+        needed_for_the_goal={
             f"at {gb} GB/s": needed(replace(cluster, gather_bytes_per_s=gb * 1e9), GOAL_MINUTES) for gb in (150, 300)
         },
-        "hoped_for": {
+        hoped_for={
             "what": "the measured kernels without gaps, element-wise work as on layers 2.5 times as wide; not measured",
             "matrix_tflop_per_s": round(hoped.matrix_flops / 1e12, 1),
             "runs": [fastest(replace(hoped, gather_bytes_per_s=gb * 1e9), 8) for gb in (150, 300)],
         },
-        "assumptions": asdict(cluster),
-        "method": (__doc__ or "").split("Method. ")[1].replace("\n", " ").strip(),
-        "command": "python benchmarks/training_simulation.py --out benchmarks/results/training_simulation.json",
-    }
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        assumptions=asdict(cluster),
+        method=(__doc__ or "").split("Method. ")[1].replace("\n", " ").strip(),
+    )
 
 
 if __name__ == "__main__":
