@@ -106,6 +106,46 @@ def test_json_lines_in_a_json_file_are_read_as_lines(tmp_path: Path) -> None:
     assert len(plan(source(path), 10)) == 3
 
 
+HOSTILE = [
+    ("a.jsonl", b'{"question": "half a pair \\ud800?", "answer": "1"}'),
+    ("a.jsonl", b"[" * 100_000),
+    ("a.jsonl", b'{"question": "How many?", "answer": ' + b"9" * 5000 + b"}"),
+    ("a.jsonl", b'{"question": "caf\xe9?", "answer": "1"}'),
+    ("a.csv", b"caf\xe9?,1"),
+]
+
+
+@pytest.mark.parametrize(("name", "line"), HOSTILE)
+def test_a_hostile_line_costs_no_other(tmp_path: Path, name: str, line: bytes) -> None:
+    path = write(tmp_path / name, [{"question": "What is 1?", "answer": "1"}])
+    path.write_bytes(path.read_bytes() + line + b"\n" + path.read_bytes().splitlines()[-1])
+    first, bad, last = everything(source(path))
+    assert isinstance(bad, Unreadable)
+    assert bad.locator == f"{path}:{3 if name == 'a.csv' else 2}"
+    bad.text.encode()
+    assert isinstance(first, Question)
+    assert isinstance(last, Question)
+
+
+def test_half_a_surrogate_pair_in_an_array_costs_no_other(tmp_path: Path) -> None:
+    rows = [{"question": "\ud800?", "answer": "1"}, *ROWS]
+    found = everything(source(write(tmp_path / "a.json", rows)))
+    assert [type(row) for row in found] == [Unreadable] + [Question] * len(ROWS)
+
+
+def test_a_cut_off_archive_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl.gz", ROWS)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(IngestError, match=r"a\.jsonl\.gz cannot be read"):
+        plan(source(path), 10)
+
+
+def test_nan_is_no_answer(tmp_path: Path) -> None:
+    (row,) = everything(source(write(tmp_path / "a.parquet", [{"question": "What?", "answer": float("nan")}])))
+    assert isinstance(row, Question)
+    assert row.answer == ""
+
+
 def test_a_csv_row_with_missing_cells_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('question,answer\n"two\nlines",2\nalone\nlast,3\n')

@@ -44,6 +44,9 @@ class Section:
     first_line: int = 1
 
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_LONE = re.compile("[\ud800-\udfff]")
+
 RawRow = tuple[str, Mapping[str, Any] | Unreadable]
 
 
@@ -66,8 +69,11 @@ def sections(location: Location, segment_rows: int) -> list[Section]:
         return found
     if file_format == "jsonl" and not location.compressed:
         return _line_sections(location, segment_rows)
-    with location.open_stream() as stream:
-        lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(SCAN_BYTES), b""))
+    try:
+        with location.open_stream() as stream:
+            lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(SCAN_BYTES), b""))
+    except OSError as error:
+        raise _broken(location, error) from error
     return [Section(location=location, format=file_format, rows=max(lines, 1))]
 
 
@@ -114,7 +120,7 @@ def raw_rows(section: Section) -> Iterator[RawRow]:
             section.format
         ](section, location)
     except OSError as error:
-        raise IngestError(f"{location.url} cannot be read: {error}") from error
+        raise _broken(location, error) from error
 
 
 def _jsonl(section: Section, location: Location) -> Iterator[RawRow]:
@@ -135,7 +141,9 @@ def _json_lines(lines: Any, location: Location, first_line: int) -> Iterator[Raw
             continue
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except ValueError as error:  # JSON and UTF-8 errors alike
+            if _SURROGATE.search(line):
+                json.dumps(row, ensure_ascii=False).encode()  # half of a pair cannot be stored
+        except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors alike
             yield locator, Unreadable(locator=locator, error=str(error), text=_beginning(line))
             continue
         if isinstance(row, dict):
@@ -163,12 +171,15 @@ def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
         locator = f"{location.url}:{line}"
         try:
             row, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise IngestError(f"{location.url}, line {error.lineno}: broken JSON array: {error.msg}") from error
-        if isinstance(row, dict):
-            yield locator, row
-        else:
+        except (ValueError, RecursionError) as error:
+            line, fault = getattr(error, "lineno", line), getattr(error, "msg", error)
+            raise IngestError(f"{location.url}, line {line}: broken JSON array: {fault}") from error
+        if not isinstance(row, dict):
             yield locator, Unreadable(locator=locator, error="not a JSON object", text=str(row)[:200])
+        elif _LONE.search(json.dumps(row, ensure_ascii=False)):
+            yield locator, Unreadable(locator=locator, error="half of a surrogate pair", text=ascii(row)[:200])
+        else:
+            yield locator, row
         at = _skip(space, text, at)
         if text[at : at + 1] == ",":
             at = _skip(space, text, at + 1)
@@ -176,9 +187,14 @@ def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
             raise IngestError(f"{location.url}, line {_line(text, at)}: broken JSON array: ',' or ']' expected")
 
 
+def _text(stream: Any) -> io.TextIOWrapper:
+    """Text in which bytes that are not UTF-8 match _LONE: they cost their row, not the file."""
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
 def _csv(section: Section, location: Location) -> Iterator[RawRow]:
     csv.field_size_limit(1 << 30)
-    with location.open_stream() as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+    with location.open_stream() as stream, _text(stream) as text:
         reader = csv.reader(text, delimiter="\t" if section.format == "tsv" else ",")
         header: list[str] | None = None
         line = 1
@@ -187,13 +203,18 @@ def _csv(section: Section, location: Location) -> Iterator[RawRow]:
                 locator, line = f"{location.url}:{line}", reader.line_num + 1
                 if header is None:
                     header = cells
-                elif len(cells) != len(header):
-                    if cells:
-                        error = f"{len(cells)} cells under {len(header)} columns"
-                        yield locator, Unreadable(locator=locator, error=error, text=",".join(cells)[:200])
-                else:
+                    continue
+                found = _LONE.search("\n".join(cells))
+                if found or (cells and len(cells) != len(header)):
+                    error = (
+                        f"not UTF-8: byte {ord(found[0]) - 0xDC00:#x}"
+                        if found
+                        else f"{len(cells)} cells under {len(header)} columns"
+                    )
+                    yield locator, Unreadable(locator=locator, error=error, text=_LONE.sub("?", ",".join(cells)[:200]))
+                elif cells:
                     yield locator, dict(zip(header, cells, strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise IngestError(f"{location.url}, line {line}: {error}") from error
 
 
@@ -214,6 +235,10 @@ def _open_parquet(file: Any, location: Location) -> pq.ParquetFile:
         return pq.ParquetFile(file)
     except ValueError as error:  # ArrowInvalid
         raise IngestError(f"{location.url} is no Parquet file: {error}") from error
+
+
+def _broken(location: Location, error: OSError) -> IngestError:
+    return IngestError(f"{location.url} cannot be read: {error}")
 
 
 def _beginning(line: bytes) -> str:

@@ -214,8 +214,8 @@ def _kind(name: str) -> AnswerKind | None:
 
 
 def _text(value: Any) -> str:
-    """A field as text: numbers without a needless `.0`, the first of a list of texts, nothing for null."""
-    if value is None or value is _ABSENT:
+    """A field as text: numbers without a needless `.0`, the first of a list of texts, nothing for null or NaN."""
+    if value is None or value is _ABSENT or value != value:  # NaN is how a missing text is often stored
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
