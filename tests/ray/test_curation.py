@@ -72,7 +72,7 @@ def campaign(tmp_path: Path, **changes: Any) -> Campaign:
             "teacher": {"source": "solutions"},
             "evaluate": {
                 "benchmarks": [{"name": "trains", "source": trains}],
-                "budgets": {"caps": [8]},
+                "budgets": {"caps": [8], "max_answer_tokens": 8},
             },
             "serve": {"engine": "transformers", "dtype": "float32", "context_tokens": 512},
             "resources": {

@@ -30,7 +30,10 @@ def campaign(**resources: float) -> Campaign:
             "pool": [source],
             "model": {"base": "tiny"},
             "teacher": {"source": "solutions"},
-            "evaluate": {"benchmarks": [{"name": "b", "source": source}], "budgets": {"caps": [8]}},
+            "evaluate": {
+                "benchmarks": [{"name": "b", "source": source}],
+                "budgets": {"caps": [8], "max_answer_tokens": 8},
+            },
             "serve": {"engine": "transformers", "dtype": "float32", "context_tokens": 512},
             "resources": {
                 "replicas": 1,
@@ -152,10 +155,3 @@ def test_replicas_that_calls_do_not_need_are_let_go_and_what_they_have_under_way
     assert replicas_held("releasing") == 1
     assert len({call.result(timeout_s=60) for call in calls}) == 2
     stop_replicas("releasing")
-
-
-def test_tensor_parallelism_needs_its_gpus(tiny_model: str) -> None:
-    settings = campaign(gpus_per_replica=1.0)
-    split = settings.model_copy(update={"serve": settings.serve.model_copy(update={"tensor_parallel": 4})})
-    with pytest.raises(ValueError, match=r"resources.gpus_per_replica is 1: serve.tensor_parallel = 4 needs 4"):
-        start_replicas(split, tiny_model, "split")

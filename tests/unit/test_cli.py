@@ -54,7 +54,17 @@ def test_show_prints_the_resolved_campaign_with_overrides() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.learning_rat=1", ["train.learning_rat", "unknown key"]),
+        ("train.learning_rat=1", ["train.learning_rat", "unknown key", "learning_rate, lora_alpha"]),
+        ("pool.0.column=1", ["pool.0", "column", "families, licence"]),
+        ("train.learning_rate=inf", ["train.learning_rate", "inf", "finite"]),
+        ("train.betas=[0.9,1.0]", ["train.betas.1", "1.0", "less than 1"]),
+        ("seed=-1", ["seed", "-1", "greater than or equal to 0"]),
+        ("curate.quality_rules=[\"nice\"]", ["curate.quality_rules.0", "'nice'", "'ascii_art'"]),
+        ("resources.gpus_per_replica=1.5", ["resources.gpus_per_replica", "1.5", "whole number"]),
+        ("evaluate.models=[]", ["evaluate.models", "[]", "at least 1"]),
+        ("evaluate.models=[\"base\",\"base\"]", ["evaluate.models", "'base'", "twice"]),
+        ("evaluate.budgets.wait_text=", ["evaluate.budgets.wait_text", "''", "at least 1"]),
+        ("model.start=x", ["model", "start and end"]),
         ("train.epochs=\"five\"", ["train.epochs", "'five'", "integer"]),
         ("train.epochs=0", ["train.epochs", "0", "greater than or equal to 1"]),
         ("evaluate.budgets.caps=[]", ["evaluate.budgets.caps", "[]", "at least 1"]),
@@ -75,12 +85,21 @@ def test_a_wrong_setting_is_refused_by_key_value_and_what_is_allowed(override: s
         assert word in out.stderr, out.stderr
 
 
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    out = thinkscale("show", "demo", "--set", "resources.gpus_per_replica=1", "--set", "serve.tensor_parallel=4")
+    assert "resources.gpus_per_replica is 1: serve.tensor_parallel = 4 needs 4" in out.stderr
+    out = thinkscale("show", "demo", "--set", "serve.context_tokens=80")
+    assert "a cap of 64 and 24 tokens of answer leave no room for a prompt in serve.context_tokens = 80" in out.stderr
+
+
 def test_unknown_campaigns_and_broken_files_are_named(tmp_path: Path) -> None:
     assert "demo" in thinkscale("show", "nope").stderr  # the known ones
     assert "no campaign file" in thinkscale("show", "no/such.toml").stderr
     broken = tmp_path / "broken.toml"
     broken.write_text("name = \n")
     assert "line 1" in thinkscale("show", str(broken)).stderr
+    broken.write_bytes(b"name = '\xff'")
+    assert f"{broken} is not valid TOML: 'utf-8'" in thinkscale("show", str(broken)).stderr
 
 
 def test_a_target_interval_needs_samples_that_differ() -> None:

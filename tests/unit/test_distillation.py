@@ -34,7 +34,10 @@ def campaign(model: str, **teacher: Any) -> Campaign:
             "pool": [source],
             "model": {"base": model},
             "teacher": {"source": "engine", "model": model, "terms": terms, "temperature": 1.0, **teacher},
-            "evaluate": {"benchmarks": [{"name": "b", "source": source}], "budgets": {"caps": [8]}},
+            "evaluate": {
+                "benchmarks": [{"name": "b", "source": source}],
+                "budgets": {"caps": [8], "max_answer_tokens": 8},
+            },
             "serve": {"engine": "transformers", "dtype": "float32", "context_tokens": 512},
         }
     )

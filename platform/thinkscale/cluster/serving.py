@@ -141,12 +141,7 @@ def _deployment_message(name: str) -> str:
 
 def _replica_resources(campaign: Campaign) -> dict[str, float]:
     """Actor options of one replica. Says so where the cluster has no room yet: Serve waits for nodes."""
-    resources, parallel = campaign.resources, campaign.serve.tensor_parallel
-    if 0 < resources.gpus_per_replica < parallel:
-        raise ValueError(
-            f"resources.gpus_per_replica is {resources.gpus_per_replica:g}: serve.tensor_parallel = {parallel} needs "
-            f"{parallel}"
-        )
+    resources = campaign.resources
     needs = {"num_cpus": resources.cpus_per_replica, "num_gpus": resources.gpus_per_replica}
     has = ray.cluster_resources()
     for kind, label in (("num_cpus", "CPU"), ("num_gpus", "GPU")):

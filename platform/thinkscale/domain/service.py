@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from thinkscale.domain.campaign import Count, Model, Section, Serve
+from thinkscale.domain.campaign import Count, Gpus, Model, Section, Serve
 
 
 class Service(Section):
@@ -22,7 +22,7 @@ class Service(Section):
     """How long fewer replicas must have sufficed before one goes."""
     drain_s: Annotated[float, Field(ge=0)] = 3600.0
     """How long a replica that goes may take for what it has under way: at least the longest generation."""
-    gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_replica: Gpus | None = None
     """Default: what tensor parallelism needs; on a cluster that `thinkscale serve` starts on a machine without
     GPUs, none."""
     cpus_per_replica: Annotated[float, Field(gt=0)] = 4

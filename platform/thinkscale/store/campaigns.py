@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -46,7 +46,7 @@ def _validated(model: type[M], raw: dict[str, Any], overrides: Sequence[str], wh
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise CampaignError(f"{where}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+        raise CampaignError(f"{where}:\n" + "\n".join(_explain(e, model) for e in error.errors())) from error
 
 
 def packaged_campaigns() -> list[str]:
@@ -59,15 +59,15 @@ def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
     if path.suffix == ".toml" or "/" in name_or_path:
         if not path.is_file():
             raise CampaignError(f"no campaign file {name_or_path}")
-        text = path.read_text(encoding="utf-8")
+        source: Any = path
     elif name_or_path in packaged_campaigns():
-        text = (resources.files("thinkscale") / "campaigns" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        source = resources.files("thinkscale") / "campaigns" / f"{name_or_path}.toml"
     else:
         known = ", ".join(packaged_campaigns())
         raise CampaignError(f"no campaign {name_or_path!r}: give a .toml file's path or one of {known}")
     try:
-        return name_or_path, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return name_or_path, tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CampaignError(f"{name_or_path} is not valid TOML: {error}") from error
 
 
@@ -104,11 +104,27 @@ def _child(node: Any, part: str, override: str) -> Any:
     return node.setdefault(part, {})
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "campaign"
     if error["type"] == "extra_forbidden":
-        return f"  {key}: unknown key (value {error['input']!r})"
+        known = ", ".join(_keys([model], error["loc"][:-1]))
+        return f"  {key}: unknown key (value {error['input']!r}); there are: {known}"
     if error["type"] == "missing":
         return f"  {key}: must be given"
     value = "" if isinstance(error["input"], dict) else f" {error['input']!r} is refused:"
     return f"  {key}:{value} {error['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(sections: list[type[BaseModel]], path: tuple[int | str, ...]) -> list[str]:
+    """The settings of the section at a path, which holds lists' indices and the types of a union's members too."""
+    for part in path:
+        inner = [each.model_fields[part].annotation for each in sections if part in each.model_fields]
+        typed = [each for each in sections if "type" in each.model_fields and each.model_fields["type"].default == part]
+        sections = [section for each in inner for section in _sections(each)] or typed or sections
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for each in get_args(annotation) for section in _sections(each)]
