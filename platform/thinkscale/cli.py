@@ -247,6 +247,8 @@ def benchmark_add(
     settings = []
     for each in columns:
         field, _, column = each.partition("=")
+        if not column:
+            raise click.UsageError(f"--column {each!r}: must read FIELD=COLUMN")
         value = column.split(",") if field == "options" and "," in column else column
         settings.append(f"columns.{field}={json.dumps(value)}")
     source = load_source(

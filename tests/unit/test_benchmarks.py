@@ -159,6 +159,7 @@ def test_a_missing_column_is_refused_with_those_there_are_and_nothing_is_written
     assert not (tmp_path / "benchmarks").exists()
     unknown = add(tmp_path, "mine", "--from", path, "--column", "frage=question")
     assert "columns.frage: unknown key" in str(unknown.exception)
+    assert "must read FIELD=COLUMN" in add(tmp_path, "mine", "--from", path, "--column", "question").output
 
 
 def test_options_in_columns_and_a_prompt_of_ones_own(tmp_path: Path) -> None:

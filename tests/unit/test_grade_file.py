@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from thinkscale.domain.question import AnswerKind
 from thinkscale.report.grade_file import GradeFileError, grade_file
 
 ROWS: list[dict[str, Any]] = [
@@ -80,8 +81,7 @@ def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
     [
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: a JSON object is needed"),
-        ('{"gold": "1"}', "row 2: there is no field 'output'; it has gold"),
-        ('{"gold": {"a": 1}, "output": "1"}', "row 2: field 'gold' holds a dict"),
+        (f'{{"gold": {"9" * 5000}}}', "line 2: not JSON"),
     ],
 )
 def test_a_bad_line_is_named_and_leaves_no_output(tmp_path: Path, line: str, words: str) -> None:
@@ -90,6 +90,57 @@ def test_a_bad_line_is_named_and_leaves_no_output(tmp_path: Path, line: str, wor
     with pytest.raises(GradeFileError, match=words):
         grade_file("integer", source, tmp_path / "out.jsonl", reference_field="gold", response_field="output")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_field_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    source = json_lines(tmp_path / "in.jsonl", ROWS)
+    with pytest.raises(GradeFileError, match="no field 'answer'; it has gold, id, output"):
+        grade_file("integer", source, tmp_path / "out.jsonl", reference_field="answer", response_field="output")
+
+
+ODD: list[tuple[dict[str, Any], str]] = [
+    ({"gold": "5"}, "unanswered"),
+    ({"output": "5"}, "ungradable"),
+    ({"gold": "5", "output": {"text": "5"}}, "unanswered"),
+    ({"gold": "5", "output": ["5", "6"]}, "unanswered"),
+    ({"gold": ["5"], "output": ["Answer: 5"]}, "correct"),
+    ({"gold": float("nan"), "output": "5"}, "ungradable"),
+    ({"gold": "", "output": "5"}, "ungradable"),
+    ({"gold": 5.0, "output": 5}, "correct"),
+    ({"gold": "5", "output": "half a pair \ud800, Answer: 5", "mine": "\ud800é"}, "correct"),
+]
+
+
+@pytest.mark.parametrize("kind", ["integer", "math"])
+def test_an_odd_row_costs_no_other(tmp_path: Path, kind: AnswerKind) -> None:
+    source, target = json_lines(tmp_path / "in.jsonl", [row for row, _ in ODD]), tmp_path / "out.jsonl"
+    source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    grade_file(kind, source, target, reference_field="gold", response_field="output")
+    graded = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["verdict"] for row in graded] == [verdict for _, verdict in ODD]
+    assert graded[-1]["mine"] == "\ud800é"
+
+
+def test_parquet_keeps_fields_that_only_later_rows_have(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"gold": "1", "output": "1", "late": None}] * 2000
+    source = json_lines(tmp_path / "in.jsonl", [*rows, {"gold": "1", "output": "1", "late": "x", "new": 1.5}])
+    grade_file("integer", source, tmp_path / "a.parquet", reference_field="gold", response_field="output")
+    grade_file(
+        "integer", tmp_path / "a.parquet", tmp_path / "b.parquet", reference_field="gold", response_field="output"
+    )
+    for name in ("a.parquet", "b.parquet"):
+        last = pq.read_table(tmp_path / name).to_pylist()[-1]
+        assert last == {
+            "gold": "1", "output": "1", "late": "x", "new": 1.5, "extracted_answer": "1", "verdict": "correct",
+        }  # fmt: skip
+
+
+def test_parquet_refuses_values_of_several_types_by_the_field(tmp_path: Path) -> None:
+    with pytest.raises(GradeFileError, match=r"values of field 'gold' .* write .jsonl"):
+        grade_file(
+            "integer", json_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.parquet",
+            reference_field="gold", response_field="output",
+        )  # fmt: skip
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_multiple_choice_is_rendered_and_answered_by_letter(tmp_path: Path, opti
 
 
 def test_kinds_and_sources_can_come_from_the_rows(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question": "a", "answer": 11760, "type": "integer", "from": "AIME"},
         {"question": "b", "answer": 1.0, "type": "float", "from": ""},
         {"question": "c", "answer": True, "type": "bool", "from": None},

@@ -160,6 +160,11 @@ def test_stop_texts_end_the_answer(client: openai.OpenAI, stream: bool) -> None:
     assert (content, finish) == ("It is ", "stop")
 
 
+def test_a_stop_text_after_the_cap_leaves_the_cap_as_the_end_of_thinking(client: openai.OpenAI) -> None:
+    (choice,) = chat(client, stop=" 5", extra_body={"thinking": {"max_tokens": 4}}).choices
+    assert (choice.message.content, choice.thinking["end"]) == ("Final Answer:", "cap")
+
+
 def test_what_only_begins_like_a_stop_text_comes(client: openai.OpenAI) -> None:
     assert chat(client, stop="🙂. And").choices[0].message.content == "It is 4 🙂."
 
@@ -232,7 +237,9 @@ def test_models(client: openai.OpenAI) -> None:
         ({"presence_penalty": 0.5}, "the scripted engine has no presence"),
         ({"frequency_penalty": 3}, "frequency_penalty: .*less than or equal to 2"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"extra_body": {"thinking": {"waits": 17}}}, r"thinking.waits: .*less than or equal to 16 \(it is 17\)"),
         ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0: .*a user message needs content"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0"),
         ({"messages": [{"role": "user", "content": "x" * 400}]}, "the prompt fills the model's context: .* too many"),
         ({"max_tokens": 13}, "13 tokens: 0 of thinking and the 13 of .* leave none for an answer"),

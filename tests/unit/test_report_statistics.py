@@ -84,3 +84,4 @@ def test_the_gate_opens_only_beyond_chance() -> None:
     assert gate(Interval(mean=0.1, low=-0.01, high=0.2)) == "inconclusive"
     assert gate(difference_interval([1, 0, 1, 0] * 10, [1, 0, 1, 0] * 10)) == "inconclusive"
     assert gate(difference_interval([0] * 40, [1] * 20 + [0] * 20)) == "better"
+    assert difference_interval([0] * 40, [1] * 40).high == 1

@@ -7,9 +7,9 @@ is unknown or asks for what is not there is refused: an answer that silently ign
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling
@@ -42,8 +42,8 @@ class Thinking(_Body):
     enabled: bool = True
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     """Thinking tokens at most; default: what the completion's length leaves."""
-    waits: Annotated[int, Field(ge=0, le=64)] = 0
-    """How many times an early end of thinking is replaced by `wait_text`."""
+    waits: Annotated[int, Field(ge=0, le=16)] = 0
+    """How many times an early end of thinking is replaced by `wait_text`; no engine forces more inside."""
     wait_text: Annotated[str, Field(min_length=1, max_length=200)] = "Wait"
     final_answer_text: ShortText = "Final Answer:"
     """Begins the answer where `max_tokens` cut the thinking."""
@@ -71,6 +71,8 @@ class _Common(_Body):
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     thinking: Thinking | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -110,6 +112,12 @@ class Message(_Body):
     function_call: None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"a {self.role} message needs content")
+        return self
+
     def for_template(self) -> dict[str, str]:
         content = self.content
         text = content if isinstance(content, str) else "".join(part.text for part in content or [])
@@ -127,6 +135,7 @@ class ChatBody(_Common):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     store: Literal[False] | None = None
     service_tier: str | None = None

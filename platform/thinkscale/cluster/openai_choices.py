@@ -192,6 +192,8 @@ class _Teller:
             # A stop text in the very last tokens came after the engine had ended by itself.
             finish = "stop" if self.stopped else outcome.finish
             return replace(outcome, content=content, finish=finish, rest=Delta("answer", rest, stop_ids))
+        limits = self._choice.budget
+        capped = limits is not None and self._counts["thinking"] == limits.max_thinking_tokens
         return Outcome(
             content=content,
             finish="stop",
@@ -203,7 +205,7 @@ class _Teller:
             thinking_tokens=self._counts["thinking"],
             forced_tokens=self._forced,
             waits_used=self._waits,
-            end="waits_used" if self._waits else "natural",
+            end="cap" if capped else "waits_used" if self._waits else "natural",
         )
 
     def _put(self, part: Literal["thinking", "answer"], text: str, ids: TokenIds) -> None:

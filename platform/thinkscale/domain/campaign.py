@@ -40,6 +40,7 @@ class Columns(Section):
     question: str = "question"
     answer: str = "answer"
     solution: str | None = None
+    """A worked solution or a ready-made reasoning trace: what is learned with teacher.source = "solutions"."""
     options: str | list[str] | None = None
     """A list of options, or the columns that hold one each."""
     domain: str | None = None

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def grade_file(
 ) -> dict[str, int]:
     """Grade every row of a file and write it with `extracted_answer` and `verdict` added (or replaced).
 
+    A row without a response, or with one that is no text, number or list of one, is unanswered; one without such
+    a reference is ungradable.
+
     Args:
         kind: How answers are compared, for all rows.
         source: JSONL (`.jsonl`, `.ndjson`, `.json`) or Parquet (`.parquet`).
@@ -53,131 +57,125 @@ def grade_file(
         The number of rows by verdict.
 
     Raises:
-        GradeFileError: the format is not known, a line is not a JSON object, or a field is missing.
+        GradeFileError: the format is not known, a line is not a JSON object, a field is in none of the first rows,
+            or values of a field have no common type for Parquet.
     """
     counts: Counter[str] = Counter()
-    with GradingPool(processes=processes or os.cpu_count() or 1) as pool, _written(target) as write:
-        for first_row, rows in _batches(source):
-            items = [
-                _item(kind, row, f"{source}, row {first_row + index}", reference_field, response_field, options_field)
-                for index, row in enumerate(rows)
-            ]
+    fields = [field for field in (reference_field, response_field, options_field) if field]
+    with GradingPool(processes=processes or os.cpu_count() or 1) as pool, _written(target, source) as write:
+        for number, rows in enumerate(_batches(source)):
+            if number == 0:
+                _check_fields(source, rows, fields)
+            items = [_item(kind, row, reference_field, response_field, options_field) for row in rows]
             verdicts = pool.grade_all(items)
             write(rows, verdicts)
             counts.update(verdict.verdict for verdict in verdicts)
     return dict(counts)
 
 
-def _item(
-    kind: AnswerKind, row: dict[str, Any], where: str, reference: str, response: str, options: str | None
-) -> Graded:
-    for field in (reference, response, *([options] if options else [])):
-        if field not in row:
-            raise GradeFileError(f"{where}: there is no field {field!r}; it has {', '.join(sorted(row)) or 'none'}")
-    choices = row[options] if options else None
+def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -> None:
+    """A field that one row lacks is that row's fault; one that none has is a wrong name."""
+    present = sorted({name for row in rows for name in row})
+    for field in fields:
+        if field not in present:
+            raise GradeFileError(f"{source}: there is no field {field!r}; it has {', '.join(present) or 'none'}")
+
+
+def _item(kind: AnswerKind, row: dict[str, Any], reference: str, response: str, options: str | None) -> Graded:
+    choices = row.get(options) if options else None
     return Graded(
         kind=kind,
-        reference=_text(row[reference], where, reference),
-        response=_text(row[response], where, response),
-        options=tuple(str(choice) for choice in choices or ()),
+        reference=_text(row.get(reference)),
+        response=_text(row.get(response)),
+        options=tuple(str(choice) for choice in choices) if isinstance(choices, list) else (),
     )
 
 
-def _text(value: Any, where: str, field: str) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, int | float):
-        return str(value)
+def _text(value: Any) -> str:
     if isinstance(value, list) and len(value) == 1:
-        return _text(value[0], where, field)
-    raise GradeFileError(f"{where}: field {field!r} holds a {type(value).__name__}, it must be a text or a number")
+        value = value[0]
+    return str(value) if isinstance(value, str | int | float | Decimal) and value == value else ""
 
 
-def _batches(source: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Rows of a file in batches, with the number of each batch's first row, from 1."""
+def _batches(source: Path) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a file in batches."""
     if source.suffix == ".parquet":
-        first = 1
-        for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
-            yield first, batch.to_pylist()
-            first += batch.num_rows
+        for batch in _parquet(source).iter_batches(BATCH_ROWS):
+            yield batch.to_pylist()
         return
     if source.suffix not in JSON_LINES:
         raise GradeFileError(f"{source}: the name must end in {', '.join(JSON_LINES)} or .parquet")
     rows: list[dict[str, Any]] = []
-    number = 0
-    with source.open(encoding="utf-8") as file:
-        for line_number, line in enumerate(file, 1):
+    with source.open("rb") as file:
+        for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            number += 1
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise GradeFileError(f"{source}, line {line_number}: not JSON ({error})") from error
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors alike
+                raise GradeFileError(f"{source}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
-                raise GradeFileError(f"{source}, line {line_number}: a JSON object is needed, not {line[:40]!r}")
+                raise GradeFileError(f"{source}, line {number}: a JSON object is needed, not {line[:40]!r}")
             rows.append(row)
             if len(rows) == BATCH_ROWS:
-                yield number - len(rows) + 1, rows
+                yield rows
                 rows = []
     if rows:
-        yield number - len(rows) + 1, rows
+        yield rows
+
+
+def _parquet(source: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(source)
+    except pa.ArrowInvalid as error:
+        raise GradeFileError(f"{source} is no Parquet file: {error}") from error
 
 
 Write = Callable[[list[dict[str, Any]], Sequence[Verdict]], None]
 
 
 @contextmanager
-def _written(target: Path) -> Iterator[Write]:
+def _written(target: Path, source: Path) -> Iterator[Write]:
     """A function that appends graded rows to the target, which appears only once all of them are there."""
     if target.suffix != ".parquet" and target.suffix not in JSON_LINES:
         raise GradeFileError(f"{target}: the name must end in {', '.join(JSON_LINES)} or .parquet")
     temporary = target.with_name(f".{target.name}.part")
     try:
         if target.suffix == ".parquet":
-            with _ParquetRows(temporary) as parquet:
-                yield parquet.write
+            schema = _schema(source)
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                yield lambda rows, verdicts: writer.write_table(
+                    pa.Table.from_pylist(_graded(rows, verdicts), schema=schema)
+                )
         else:
-            with temporary.open("w", encoding="utf-8") as file:
+            # Half of a surrogate pair, which UTF-8 has no bytes for, stays the escape that it was.
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 yield lambda rows, verdicts: file.writelines(
-                    json.dumps(row, ensure_ascii=False) + "\n" for row in _graded(rows, verdicts)
+                    json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in _graded(rows, verdicts)
                 )
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-class _ParquetRows:
-    """A Parquet file that is written batch by batch; the first batch gives the schema."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> _ParquetRows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is None:
-            self.write([], [])
-        assert self._writer is not None
-        self._writer.close()
-
-    def write(self, rows: list[dict[str, Any]], verdicts: Sequence[Verdict]) -> None:
-        graded = _graded(rows, verdicts)
-        if self._writer is not None:
-            table = pa.Table.from_pylist(graded, schema=self._writer.schema)
-        else:
-            table = pa.Table.from_pylist(graded)
-            for name in ("extracted_answer", "verdict"):  # a first batch of nothing but nulls has no type
-                values = [row[name] for row in graded]
-                position = table.schema.get_field_index(name)
-                column = pa.array(values, pa.string())
-                table = table.set_column(position, name, column) if position >= 0 else table.append_column(name, column)
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
-        self._writer.write_table(table)
+def _schema(source: Path) -> pa.Schema:
+    """Of the graded rows: Parquet's own, or what holds every field of every line."""
+    if source.suffix == ".parquet":
+        schema = _parquet(source).schema_arrow
+    else:
+        schemas = [pa.schema([])]
+        for rows in _batches(source):
+            for name in dict.fromkeys(name for row in rows for name in row):
+                try:
+                    field = pa.field(name, pa.array([row.get(name) for row in rows]).type)
+                    schemas = [pa.unify_schemas([*schemas, pa.schema([field])], promote_options="permissive")]
+                except (pa.ArrowException, ValueError, OverflowError) as error:
+                    raise GradeFileError(
+                        f"{source}: the values of field {name!r} cannot be a column of Parquet ({error}); write .jsonl"
+                    ) from error
+        schema = schemas[0]
+    kept = [field for field in schema if field.name not in ("extracted_answer", "verdict")]
+    return pa.schema([*kept, pa.field("extracted_answer", pa.string()), pa.field("verdict", pa.string())])
 
 
 def _graded(rows: list[dict[str, Any]], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -46,12 +46,7 @@ def mean_interval(values: Values | Sequence[float], *, seed: int = 0, draws: int
     Raises:
         ValueError: there is no value.
     """
-    interval = _bayesian_bootstrap(np.asarray(values, dtype=np.float64), (0.0, 1.0), seed, draws)
-    return Interval(
-        mean=interval.mean,
-        low=0.0 if interval.mean == 0 else interval.low,
-        high=1.0 if interval.mean == 1 else interval.high,
-    )
+    return _bayesian_bootstrap(np.asarray(values, dtype=np.float64), (0.0, 1.0), seed, draws)
 
 
 def difference_interval(
@@ -83,7 +78,8 @@ def _bayesian_bootstrap(values: Values, pseudo: Sequence[float], seed: int, draw
     weights = np.random.default_rng(seed).standard_gamma(shapes, size=(draws, len(levels)))
     means = weights @ levels / weights.sum(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+    mean = float(values.mean())  # at an end of the scale it is beyond every draw
+    return Interval(mean=mean, low=min(float(low), mean), high=max(float(high), mean))
 
 
 def gate(difference: Interval) -> Gate:

@@ -23,6 +23,9 @@ MOST_CANDIDATES = 60
 
 _THINKING_ENDS = ("</think>", "<|im_start|>answer", "</Thought>")
 
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+"""Latin letters, digits and signs as Chinese and Japanese texts set them."""
+
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<|im_start|>user")
 _NEXT_QUESTION = re.compile(r"\n[ \t#*]*(?:Question|Problem|Q)[ \t*]*:", re.IGNORECASE)
 """A base model goes on to write itself the next question after its answer."""
@@ -88,7 +91,7 @@ def answer_part(response: str) -> str:
             response = rest
     for delimiter in _TURN_ENDS:
         response = response.partition(delimiter)[0] or response
-    response = response[-TAIL_CHARACTERS:].replace("\0", "")
+    response = response[-TAIL_CHARACTERS:].replace("\0", "").translate(_FULL_WIDTH)
     following = _NEXT_QUESTION.search(response)
     if following and _MARKER.search(response, 0, following.start()):
         return response[: following.start()]

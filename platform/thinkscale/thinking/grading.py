@@ -67,6 +67,8 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
     kind = item.kind
     answer = extract(kind, item.response, item.options, lines=item.reference.strip().count("\n") + 1)
     equal: bool | None
+    if not item.reference.strip():
+        return _verdict(kind, "ungradable", answer), "", ""
     if kind == "choice":
         right = option_letters(item.reference, item.options, announced=True)
         if right is None:
