@@ -13,6 +13,8 @@ from thinkscale.thinking.notation import option_letters
 
 EQUAL = [
     ("5", "$5$"),
+    ("5", "５"),
+    ("(1,2)", "（1，2）"),
     ("5", "5."),
     ("5", "x=5"),
     ("5", "x = 5."),
