@@ -35,10 +35,13 @@ def main() -> None:
     except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("THINKSCALE_TRACEBACK"):
             raise
+        from thinkscale.store.campaigns import CampaignError
+
         click.echo(f"thinkscale: {error}", err=True)
-        click.echo(
-            "(what is committed is kept: the same command resumes; THINKSCALE_TRACEBACK=1 shows where)", err=True
-        )
+        if not isinstance(error, CampaignError):  # nothing was begun
+            click.echo(
+                "(what is committed is kept: the same command resumes; THINKSCALE_TRACEBACK=1 shows where)", err=True
+            )
         sys.exit(1)
 
 

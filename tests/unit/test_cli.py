@@ -81,6 +81,7 @@ def test_a_wrong_setting_is_refused_by_key_value_and_what_is_allowed(override: s
     out = thinkscale("show", "demo", "--set", override)
     assert out.returncode == 1
     assert "Traceback" not in out.stderr
+    assert "resumes" not in out.stderr  # nothing was begun
     for word in words:
         assert word in out.stderr, out.stderr
 

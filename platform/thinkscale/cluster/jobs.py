@@ -17,7 +17,7 @@ import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 POLL_S = 2.0
-ENTRY_POINTS = ("run", "curate", "distill", "train", "evaluate", "report")
+ENTRY_POINTS = ("run", "curate", "distill", "train", "evaluate", "report", "serve")
 FORWARDED = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "THINKSCALE_CACHE")
 
 
