@@ -65,6 +65,8 @@ def test_show_prints_the_resolved_campaign_with_overrides() -> None:
         ("evaluate.models=[\"base\",\"base\"]", ["evaluate.models", "'base'", "twice"]),
         ("evaluate.budgets.wait_text=", ["evaluate.budgets.wait_text", "''", "at least 1"]),
         ("model.start=x", ["model", "start and end"]),
+        ("model.end=", ["model.end", "''", "at least 1"]),
+        ("curate.near_duplicate_similarity=0", ["curate.near_duplicate_similarity", "0", "greater than 0"]),
         ("train.epochs=\"five\"", ["train.epochs", "'five'", "integer"]),
         ("train.epochs=0", ["train.epochs", "0", "greater than or equal to 1"]),
         ("evaluate.budgets.caps=[]", ["evaluate.budgets.caps", "[]", "at least 1"]),

@@ -15,12 +15,13 @@ import pytest
 import uvicorn
 
 from thinkscale.cluster.openai_api import OpenAiApi
+from thinkscale.domain.campaign import Model
 from thinkscale.domain.generation import EngineInfo
 from thinkscale.domain.service import Service
 from thinkscale.engines.base import EngineDiedError, EngineError
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.thinking.formats import S1
+from thinkscale.thinking.formats import S1, resolve_format
 from tiny_model import write_tiny_model
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
@@ -89,6 +90,12 @@ def client(server: Running) -> openai.OpenAI:
 
 def chat(client: openai.OpenAI, **options: Any) -> Any:
     return client.chat.completions.create(**{"model": "tiny", "messages": QUESTION, "temperature": 0, **options})
+
+
+@pytest.mark.parametrize(("given", "suffix"), [({}, "\n"), ({"end_suffix": ""}, "")])
+def test_a_custom_format_may_have_no_suffix(tokenizer: ModelTokenizer, given: dict[str, str], suffix: str) -> None:
+    model = Model.model_validate({"base": "tiny", "format": "custom", "start": "[", "end": "]", **given})
+    assert resolve_format(model, tokenizer).end_suffix == suffix
 
 
 def test_thinking_and_answer_arrive_apart(client: openai.OpenAI) -> None:

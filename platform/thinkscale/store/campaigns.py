@@ -105,7 +105,9 @@ def _child(node: Any, part: str, override: str) -> Any:
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "campaign"
+    if not error["loc"]:  # of several settings, which the message names
+        return f"  {error['msg'].removeprefix('Value error, ')}"
+    key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = ", ".join(_keys([model], error["loc"][:-1]))
         return f"  {key}: unknown key (value {error['input']!r}); there are: {known}"

@@ -120,5 +120,6 @@ def resolve_format(model: Model, tokenizer: Tokenizer) -> ThinkingFormat:
     if model.format == "custom":
         assert model.start is not None
         assert model.end is not None  # the campaign's validation saw to both
-        return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=model.end_suffix or "\n")
+        suffix = "\n" if model.end_suffix is None else model.end_suffix
+        return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=suffix)
     return {"s1": S1, "think": THINK}.get(model.format) or detect_format(tokenizer)
