@@ -34,7 +34,9 @@ def other_model(directory: Path) -> Path:
     return directory
 
 
-def attempts(settings: Campaign, name: str, models: list[str], answers: list[str]) -> tuple[Campaign, Store]:
+def attempts(
+    settings: Campaign, name: str, models: list[str], answers: list[str], *, asked: str = "Say {}."
+) -> tuple[Campaign, Store]:
     """A campaign whose questions with these reference answers were attempted by these models."""
     difficulty = settings.difficulty.model_copy(update={"models": models, "temperature": 0.0, "max_tokens": 8})
     one = settings.model_copy(update={"name": name, "difficulty": difficulty})
@@ -42,7 +44,7 @@ def attempts(settings: Campaign, name: str, models: list[str], answers: list[str
     unique = Artifact(store, f"{name}/unique")
     unique.begin({}, {})
     rows = [
-        {"id": f"q{i}", "question": f"Say {i}.", "answer": answer, "kind": "text", "source": "hand"}
+        {"id": f"q{i}", "question": asked.format(i), "answer": answer, "kind": "text", "source": "hand"}
         for i, answer in enumerate(answers)
     ]
     unique.commit_segment("000000", table(rows, QUESTIONS))
@@ -91,3 +93,12 @@ def test_a_cascade_decides_as_both_models_over_everything_at_less_cost(tmp_path:
     assert second.tokens_over_all == pytest.approx(over_all.tokens, rel=0.2)
     assert first.tokens == first.tokens_over_all == lineage.cascade(*alone[0])[0].tokens
     assert 0 < second.usd < second.usd_over_all
+
+
+def test_a_question_that_the_last_model_cannot_read_is_not_hard(tmp_path: Path) -> None:
+    weak, strong = str(write_tiny_model(tmp_path / "tiny")), str(other_model(tmp_path / "other"))
+    settings, store = attempts(campaign(tmp_path), "long", [weak, strong], ["none"], asked="Say {0}. " * 1000)
+    assert left(settings, store) == []
+    first, last = (Artifact(store, f"long/{name}").require() for name in ("difficulty-1", "difficulty"))
+    assert (first.rows, last.dropped) == (1, {"prompt_too_long": 1})
+    assert lineage.cascade(settings, store)[-1].solved == 0

@@ -18,7 +18,7 @@ from thinkscale.cluster.dropping import dropped_row
 from thinkscale.cluster.segments import Actors, Result
 from thinkscale.curate.difficulty import judge
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.generation import Request, Sampling
+from thinkscale.domain.generation import Request, Sampling, TokenIds
 from thinkscale.domain.question import Question
 from thinkscale.engines.base import Engine
 from thinkscale.engines.endpoint import EndpointEngine
@@ -73,11 +73,12 @@ class EngineLoop:
 
 
 class Attempter:
-    """In an actor: attempts at questions by one model; the solved questions are dropped."""
+    """In an actor: attempts at questions by one model; dropped are the solved ones, and at last the unread ones."""
 
     def __init__(self, campaign: Campaign, reference: str, name: str) -> None:
         """`name`: as in `difficulty.models`, for the reason of drops."""
         self._campaign, self._name = campaign, name
+        self._is_last = name == campaign.difficulty.models[-1]
         self._engine = EngineLoop(campaign, reference)
         same = reference == campaign.model.base
         self._base_tokenizer = self._engine.tokenizer if same else ModelTokenizer(local_model(campaign.model.base))
@@ -86,7 +87,9 @@ class Attempter:
     def __call__(self, rows: pa.Table) -> Result:
         settings = self._campaign.difficulty
         asked = questions(rows)
-        answers, prompt_tokens, decoded_tokens = self._engine.run(self._attempt_all(asked))
+        tokenizer, context = self._engine.tokenizer, self._engine.engine.info.context_tokens
+        prompts = [tokenizer.prompt_ids(q.question, None, self._campaign.model.system_prompt) for q in asked]
+        answers, prompt_tokens, decoded_tokens = self._engine.run(self._attempt_all(asked, prompts))
         items = [
             Graded(kind=q.kind, reference=q.answer, response=text, options=q.options)
             for q, texts in zip(asked, answers, strict=True)
@@ -107,6 +110,9 @@ class Attempter:
             if attempts.solved:
                 detail = {"pass_rate": attempts.pass_rate, "attempts": settings.attempts}
                 dropped.append(dropped_row("difficulty", question.id, f"solved_by:{self._name}", detail, row))
+            elif self._is_last and len(prompts[i]) >= context:  # not hard: nobody could even read it
+                detail = {"prompt_tokens": len(prompts[i]), "context_tokens": context}
+                dropped.append(dropped_row("difficulty", question.id, "prompt_too_long", detail, row))
             else:
                 kept.append(row)
         return Result(
@@ -116,18 +122,19 @@ class Attempter:
             extra={"engine": asdict(self._engine.engine.info)},
         )
 
-    async def _attempt_all(self, asked: list[Question]) -> tuple[list[list[str]], int, int]:
+    async def _attempt_all(self, asked: list[Question], prompts: list[TokenIds]) -> tuple[list[list[str]], int, int]:
         """The answers to each question, and the tokens of all prompts and of all answers."""
         count = self._campaign.difficulty.attempts
-        made = await asyncio.gather(*(self._attempt(question, n) for question in asked for n in range(count)))
+        made = await asyncio.gather(
+            *(self._attempt(q, prompt, n) for q, prompt in zip(asked, prompts, strict=True) for n in range(count))
+        )
         texts = [text for text, _, _ in made]
         answers = [texts[i * count : (i + 1) * count] for i in range(len(asked))]
         return answers, sum(prompt for _, prompt, _ in made), sum(decoded for _, _, decoded in made)
 
-    async def _attempt(self, question: Question, number: int) -> tuple[str, int, int]:
+    async def _attempt(self, question: Question, prompt: TokenIds, number: int) -> tuple[str, int, int]:
         """One answer, its prompt's and its own tokens; empty and a failed attempt where the prompt leaves no room."""
         engine, tokenizer, settings = self._engine.engine, self._engine.tokenizer, self._campaign.difficulty
-        prompt = tokenizer.prompt_ids(question.question, None, self._campaign.model.system_prompt)
         room = min(settings.max_tokens, engine.info.context_tokens - len(prompt))
         if room < 1:
             return "", 0, 0

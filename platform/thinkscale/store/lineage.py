@@ -92,7 +92,7 @@ def cascade(campaign: Campaign, store: Store) -> list[ModelCost]:
             ModelCost(
                 model=str(manifest.config["model"]),
                 questions=questions,
-                solved=sum(manifest.dropped.values()),
+                solved=sum(rows for reason, rows in manifest.dropped.items() if reason.startswith("solved_by:")),
                 tokens=tokens,
                 usd=round(usd, 4),
                 tokens_over_all=round(tokens * share),
