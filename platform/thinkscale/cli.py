@@ -97,12 +97,8 @@ def _load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_file
 
 @cli.command()
 @campaign_options
-@click.option(
-    "--from", "first", type=click.Choice(list(pipeline.STAGES)), default=pipeline.FIRST, help="First stage to run."
-)
-@click.option(
-    "--to", "last", type=click.Choice(list(pipeline.STAGES)), default=pipeline.LAST, help="Last stage to run."
-)
+@click.option("--from", "first", type=STAGE, default=pipeline.FIRST, help="First stage to run.")
+@click.option("--to", "last", type=STAGE, default=pipeline.LAST, help="Last stage to run.")
 def run(campaign: Campaign, address: str | None, first: str, last: str) -> None:
     """Run a campaign from its pool to its report; a second run resumes."""
     stages = list(pipeline.STAGES)
