@@ -245,6 +245,7 @@ def test_models(client: openai.OpenAI) -> None:
         ({"frequency_penalty": 3}, "frequency_penalty: .*less than or equal to 2"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"extra_body": {"thinking": {"waits": 17}}}, r"thinking.waits: .*less than or equal to 16 \(it is 17\)"),
+        ({"extra_body": {"thinking": {"wait_text": "🙂" * 99}}}, "are 409 tokens: at most 400"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0: .*a user message needs content"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0"),

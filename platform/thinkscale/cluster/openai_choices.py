@@ -24,6 +24,8 @@ from thinkscale.thinking.formats import ForcingIds, ThinkingFormat, forcing_ids
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default length of /v1/completions."""
+MAX_FORCED_TOKENS = 400
+"""Of Wait and final-answer text together: an engine that forces inside holds 512, delimiters included."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,6 +274,12 @@ def _forced(
     if {*ids.wait} & {*ids.end, *ids.eos}:
         raise ApiError(
             400, "thinking.wait_text holds a token that ends thinking or the text", param="thinking.wait_text"
+        )
+    if (forced := len(ids.wait) + len(ids.final_answer)) > MAX_FORCED_TOKENS:
+        raise ApiError(
+            400,
+            f"thinking.wait_text and thinking.final_answer_text are {forced} tokens: at most {MAX_FORCED_TOKENS}",
+            param="thinking",
         )
     sampling, stop_texts = body.sampling(number), body.stop_texts()
     check_sampling(sampling, served.info)
