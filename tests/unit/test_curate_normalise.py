@@ -18,6 +18,7 @@ from thinkscale.domain.question import Question, question_id
         ("$10{,}000$ and $f(1{,}2)$", "$10,000$ and $f(1{,}2)$"),
         (r"$\int\! x$ and $\alpha\!b$", r"$\int x$ and $\alpha\!b$"),
         ("\n  drawn\n    line", "  drawn\n    line"),
+        (r"a \\! b", r"a \\! b"),
     ],
 )
 def test_normalise_changes_spelling_and_not_meaning(text: str, expected: str) -> None:
@@ -46,6 +47,7 @@ def test_texts_that_differ_in_markup_are_canonically_equal(one: str, other: str)
 def test_canonical_keeps_what_distinguishes_questions() -> None:
     assert canonical("What is 3 + 4?") != canonical("What is 3 - 4?")
     assert canonical("Let $x = 12$") != canonical("Let $x = 13$")
+    assert canonical("What is 2\u00b2?") == canonical("What is 2^2?") != canonical("What is 22?")
 
 
 def test_a_normalised_question_gets_the_id_of_its_normalised_text() -> None:

@@ -98,6 +98,18 @@ def test_a_field_that_no_row_has_is_refused(tmp_path: Path) -> None:
         grade_file("integer", source, tmp_path / "out.jsonl", reference_field="answer", response_field="output")
 
 
+def test_a_field_that_no_row_can_be_read_from_is_refused(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"gold": "1", "output": None},
+        {"gold": "1", "output": [{"role": "assistant", "content": "1"}]},
+    ]
+    with pytest.raises(GradeFileError, match="field 'output' holds a list"):
+        grade_file(
+            "integer", json_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl",
+            reference_field="gold", response_field="output",
+        )  # fmt: skip
+
+
 ODD: list[tuple[dict[str, Any], str]] = [
     ({"gold": "5"}, "unanswered"),
     ({"output": "5"}, "ungradable"),

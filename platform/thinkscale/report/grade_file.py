@@ -74,11 +74,16 @@ def grade_file(
 
 
 def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -> None:
-    """A field that one row lacks is that row's fault; one that none has is a wrong name."""
+    """What is wrong with one row is that row's fault; what is wrong with all of them is a wrong name."""
     present = sorted({name for row in rows for name in row})
     for field in fields:
         if field not in present:
             raise GradeFileError(f"{source}: there is no field {field!r}; it has {', '.join(present) or 'none'}")
+    for field in fields[:2]:
+        values = [row[field] for row in rows if row.get(field) not in (None, "")]
+        if values and not any(map(_text, values)):
+            kind = type(values[0]).__name__
+            raise GradeFileError(f"{source}: field {field!r} holds a {kind}, not a text, a number or a list of one")
 
 
 def _item(kind: AnswerKind, row: dict[str, Any], reference: str, response: str, options: str | None) -> Graded:
