@@ -110,6 +110,8 @@ def test_a_target_interval_needs_samples_that_differ() -> None:
     assert refused.returncode == 1
     assert "target_interval = 2 draws more samples of a question: they are all the same" in refused.stderr
     settings = ("--set", "evaluate.target_interval=2", "--set", "evaluate.temperature=1")
+    many = thinkscale("show", "demo", *settings, "--set", "evaluate.samples=65")
+    assert "samples = 65 are more than max_samples = 64" in many.stderr
     assert json.loads(thinkscale("show", "demo", *settings).stdout)["evaluate"]["target_interval"] == 2
 
 

@@ -289,6 +289,8 @@ class Evaluate(Section):
                 f"target_interval = {self.target_interval:g} draws more samples of a question: they are all the same "
                 "at temperature 0 (the paper's majority votes are at 1)"
             )
+        if self.target_interval is not None and self.samples > self.max_samples:
+            raise ValueError(f"samples = {self.samples} are more than max_samples = {self.max_samples}")
         return self
 
 
