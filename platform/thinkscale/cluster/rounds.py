@@ -137,7 +137,7 @@ class BenchmarkRun:
         if not self.samples:
             return settings.samples
         target = settings.target_interval
-        if target is None or self.samples >= settings.max_samples or self._half_width() <= target:
+        if target is None or self.samples >= settings.max_samples or self._uncertainty() <= target:
             return self.samples
         return min(2 * self.samples, settings.max_samples)
 
@@ -146,7 +146,7 @@ class BenchmarkRun:
         target = self._settings.target_interval
         if target is None:
             return {"stopped": "all samples drawn", "samples": self.samples}
-        reached = (width := self._half_width()) <= target
+        reached = (width := self._uncertainty()) <= target
         return {
             "stopped": "target interval reached" if reached else "max_samples reached",
             "samples": self.samples,
@@ -154,10 +154,10 @@ class BenchmarkRun:
             "interval_points": round(width, 3),
         }
 
-    def _half_width(self) -> float:
-        """Of the widest interval of any budget, in points."""
+    def _uncertainty(self) -> float:
+        """How far the 95% interval of any budget reaches from its accuracy, in points."""
         found = points(tally(self._committed(COLUMNS)), seed=self._seed)
-        return max(50 * (point.high - point.low) for point in found)
+        return max(100 * max(point.high - point.accuracy, point.accuracy - point.low) for point in found)
 
     def _committed(self, columns: list[str]) -> Iterable[pa.Table]:
         for record in self._output.segment_records():

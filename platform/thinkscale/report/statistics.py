@@ -31,10 +31,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
-
 
 def mean_interval(values: Values | Sequence[float], *, seed: int = 0, draws: int = DRAWS) -> Interval:
     """Mean accuracy over questions, each value in 0..1, with its interval.
