@@ -7,7 +7,7 @@ wrapping (FSDP2, recomputation of activations, compilation). Knows no optimizer 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
@@ -66,13 +67,19 @@ class PackedCausalLM(nn.Module):
         self.lm_head: nn.Linear | None = None if config.tie_word_embeddings else inner.lm_head
         self._keeps_whole = False
         self._full_row_tokens, self._recomputed_share = 1, 0.0
+        self._gradient_numbers = 0.0
+        self._more_rows = self._holds_gradients = False
         self.row_group = ALONE
 
     def forward(self, row: Row, scale: float | None = None) -> torch.Tensor:
         """The row's summed cross-entropy times `scale`, or its logits (T, V) where there is no scale."""
         to = partial(_to_device, device=self.device)
         modes = recompute.plan(
-            self.config, len(row.ids), full_row_tokens=self._full_row_tokens, share=self._recomputed_share
+            self.config,
+            len(row.ids),
+            full_row_tokens=self._full_row_tokens,
+            share=self._recomputed_share,
+            spare=0.0 if self._holds_gradients else self._gradient_numbers,
         )
         for layer, mode in zip(self.model.layers, modes, strict=True):
             layer.recompute = mode
@@ -94,6 +101,7 @@ class PackedCausalLM(nn.Module):
 
         Where the whole weights fit, they stay gathered and the gradients unreduced until the last row.
         """
+        self._holds_gradients, self._more_rows = self._more_rows, accumulating
         if self._keeps_whole:
             root: Any = self
             root.set_requires_gradient_sync(not accumulating)
@@ -189,11 +197,37 @@ def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     # Gathered bfloat16 weights; with several ranks also float32 gradients that are not yet reduced.
     model._keeps_whole = model.parameter_count * (2 if mesh.size() == 1 else 6) <= KEPT_WHOLE_BYTES
+    held = (model.parameter_count - model.frozen_count) / (1 if model._keeps_whole else mesh.size())
+    model._gradient_numbers = held * torch.float32.itemsize / (policy.param_dtype or torch.float32).itemsize
     run = _compiled_layer if settings.compile else _decoder_layer
     for layer in model.model.layers:
         layer.forward = partial(_run_layer, run, layer)
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not model._keeps_whole)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    if mesh.device_type == "cuda":
+        reduce_scatter = _ReduceScatter(torch.cuda.current_stream())
+        wrapped: list[Any] = [*model.model.layers, model]
+        for module in wrapped:
+            module.set_custom_reduce_scatter(reduce_scatter)
+
+
+class _ReduceScatter(DefaultReduceScatter):  # type: ignore[misc]
+    """FSDP's own, but for whose memory it takes.
+
+    Reduced gradients would come from the memory of a stream of their own, which activations never get back: on a
+    full device the allocator then unmaps all it has cached, twice a step, while everything waits.
+    """
+
+    def __init__(self, compute: torch.cuda.Stream) -> None:
+        self._compute = compute
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        user = torch.cuda.current_stream()
+        with torch.cuda.stream(self._compute):
+            buffer = torch.empty(*size, dtype=dtype, device=device)
+        if user != self._compute:
+            buffer.record_stream(user)
+        return buffer
 
 
 def _run_layer(run: Callable[..., torch.Tensor], layer: Any, hidden: torch.Tensor, **inputs: Any) -> torch.Tensor:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
+SPARE_USED = 0.75
+"""Of the spare room; the rest is for a longer row's passing values."""
+
 
 class Recompute(IntEnum):
     """What of one layer is computed again."""
@@ -19,16 +22,18 @@ class Recompute(IntEnum):
     ALL = 2
 
 
-def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float) -> list[Recompute]:
+def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float, spare: float = 0.0) -> list[Recompute]:
     """One entry a layer, spread evenly, for a row of `tokens`.
 
     Args:
         share: the memory's measure: what a row of `full_row_tokens` takes when this share of the layers
             is recomputed as a whole (0: nothing recomputed, 1: every layer).
+        spare: numbers that have room besides: a step's first row runs before there are gradients.
     """
     layers = config.num_hidden_layers
     nothing, feed_forward, everything = kept_widths(config)
-    allowed = full_row_tokens * (nothing - share * (nothing - everything)) / tokens  # mean width a layer may keep
+    kept = full_row_tokens * (nothing - share * (nothing - everything)) + SPARE_USED * spare / layers
+    allowed = kept / tokens  # mean width a layer may keep
     if allowed >= nothing:
         return [Recompute.NOTHING] * layers
     if allowed >= feed_forward:
