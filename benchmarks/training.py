@@ -143,7 +143,8 @@ def scaling(args: argparse.Namespace) -> dict[str, Any]:
             multiprocessing.spawn(_rank, (gpus, args, directory), nprocs=gpus)  # type: ignore[attr-defined]
             runs.append(json.loads(Path(directory, "result.json").read_text()))
     one, many = runs
-    share = many["tokens_per_s"] / args.gpus / one["tokens_per_s"]
+    # By FLOPs, since twice the samples are other samples.
+    share = many["tflop_per_s"] / args.gpus / one["tflop_per_s"]
     return {"gpus": args.gpus, "rate_of_each_against_one": round(share, 4), "runs": runs}
 
 
@@ -207,12 +208,17 @@ def _breakdown(work: Any) -> dict[str, Any]:
         names[event.name[:90]] += event.time_range.elapsed_us()
         spans.append((event.time_range.start, event.time_range.end))
     busy, until = 0.0, -math.inf
+    gaps: dict[str, list[float]] = {f"up to {most} us": [0, 0.0] for most in (10, 100, 1000, 10**6)}
     for start, stop in sorted(spans):
+        if start > until > 0:
+            bucket = next(name for name in gaps if start - until <= int(name.split()[2]))
+            gaps[bucket] = [gaps[bucket][0] + 1, round(gaps[bucket][1] + (start - until) / 1e3, 2)]
         busy += max(0.0, stop - max(start, until))
         until = max(until, stop)
     return {
         "step_ms": round(elapsed_s * 1e3, 1),
         "no_kernel_ms": round(elapsed_s * 1e3 - busy / 1e3, 1),
+        "gaps, how many and ms": gaps,
         "by_kind_ms": {kind: round(us / 1e3, 1) for kind, us in kinds.most_common()},
         "largest_ms": {name: round(us / 1e3, 1) for name, us in names.most_common(24)},
     }

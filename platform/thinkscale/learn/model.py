@@ -32,9 +32,11 @@ from thinkscale.learn.packing import Row
 from thinkscale.learn.recompute import Recompute
 
 FAMILIES = ("llama", "qwen2", "qwen3")
-KEPT_WHOLE_BYTES = 8 << 30
-"""A step's weights and gradients are gathered and reduced once, not once a row, where that takes at
-most so much memory on a device."""
+STATE_SHARE = 2 / 3
+"""A step's weights and gradients are gathered and reduced once, not once a row, where they and the optimizer's
+state take at most so much of a device's memory."""
+HOST_STATE_BYTES = 24 << 30
+"""What may be taken where training runs on CPUs."""
 
 
 class UnsupportedModelError(ValueError):
@@ -195,8 +197,9 @@ def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
     policy = MixedPrecisionPolicy()
     if settings.compute_dtype == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    # Gathered bfloat16 weights; with several ranks also float32 gradients that are not yet reduced.
-    model._keeps_whole = model.parameter_count * (2 if mesh.size() == 1 else 6) <= KEPT_WHOLE_BYTES
+    model._keeps_whole = _state_bytes(model, mesh.size()) <= (
+        STATE_SHARE * torch.cuda.get_device_properties().total_memory if mesh.device_type == "cuda" else HOST_STATE_BYTES
+    )
     held = (model.parameter_count - model.frozen_count) / (1 if model._keeps_whole else mesh.size())
     model._gradient_numbers = held * torch.float32.itemsize / (policy.param_dtype or torch.float32).itemsize
     run = _compiled_layer if settings.compile else _decoder_layer
@@ -209,6 +212,13 @@ def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
         wrapped: list[Any] = [*model.model.layers, model]
         for module in wrapped:
             module.set_custom_reduce_scatter(reduce_scatter)
+
+
+def _state_bytes(model: PackedCausalLM, ranks: int) -> int:
+    """On one rank that gathers weights and reduces gradients once a step."""
+    trained = model.parameter_count - model.frozen_count
+    sharded = (4 * model.parameter_count + 8 * trained) // ranks  # master weights and two moments, float32
+    return sharded + 2 * model.parameter_count + 4 * trained  # bfloat16 weights, float32 gradients
 
 
 class _ReduceScatter(DefaultReduceScatter):  # type: ignore[misc]
