@@ -105,9 +105,8 @@ async def measure(arguments: argparse.Namespace) -> AsyncGenerator[list[dict[str
     rows = []
     for requests, tokens in cells:
         chosen = {name: way for name, way in ways(engine).items() if name in arguments.ways}
-        for tokens_of_warm_up in [128] if rows else [128, 1024]:
-            for name in ("plain", "forced"):
-                await chosen[name](prompts(requests, draw), min(tokens, tokens_of_warm_up))
+        for name in ("plain", "forced"):  # warm
+            await chosen[name](prompts(requests, draw), min(tokens, 256))
         speeds: dict[str, list[float]] = {name: [] for name in chosen}
         for repeat in range(arguments.repeats):
             # Back and forth, so that what drifts over an engine's life falls on all ways alike.
