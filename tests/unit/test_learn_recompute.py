@@ -43,3 +43,10 @@ def test_feed_forwards_come_first_and_are_spread_evenly() -> None:
 def test_no_row_needs_more_memory_than_a_full_one_at_the_campaigns_setting(tokens: int, share: float) -> None:
     limit = 1000 * 8 * (1408 - share * (1408 - 64))
     assert kept(tokens, share) <= limit or set(modes(tokens, share)) == {ALL}
+
+
+def test_room_that_gradients_will_take_lets_a_steps_first_row_keep_more() -> None:
+    room = 600 * 1408 * 8  # as much as 600 more tokens keep
+    assert plan(CONFIG, 1400, full_row_tokens=1000, share=0.0, spare=room) == [NOTHING] * 8
+    long = [plan(CONFIG, 2000, full_row_tokens=1000, share=0.0, spare=s).count(NOTHING) for s in (0.0, room)]
+    assert 0 <= long[0] < long[1] < 8

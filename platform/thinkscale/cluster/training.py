@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 8
 """Times that lost workers are replaced within one run."""
+GPU_ENVIRONMENT = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""Of the workers: rows of many lengths would leave holes in segments of fixed size."""
 RESOURCE_SETTINGS = {
     "pack_tokens", "checkpoint_layers", "compile", "checkpoint_every_steps", "async_checkpoints", "tensorboard",
 }  # fmt: skip
@@ -172,7 +174,7 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
             result: Any = TorchTrainer(
                 cast(Callable[[dict[str, Any]], None], _work),
                 train_loop_config={"job": job},
-                torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+                torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
                 scaling_config=api.ScalingConfig(
                     num_workers=(fewest, resources.train_workers) if fewest else resources.train_workers,
                     use_gpu=on_gpu,
@@ -183,6 +185,7 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
                     storage_path=scratch,
                     failure_config=api.FailureConfig(max_failures=MAX_FAILURES),
                     logging_config=api.LoggingConfig(log_level="WARNING"),
+                    worker_runtime_env={"env_vars": GPU_ENVIRONMENT} if on_gpu else None,
                 ),
             ).fit()
     finally:

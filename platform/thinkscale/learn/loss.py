@@ -49,7 +49,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_hidden = torch.zeros_like(hidden)
         d_weight = torch.zeros_like(weight) if weight.requires_grad else None
         softmax = _compiled_softmax if hidden.is_cuda else _softmax_minus_target
-        scaling = torch.tensor(scale, device=hidden.device)
+        scaling = torch.full((), scale, device=hidden.device)  # torch.tensor would wait for all that is queued
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             loss, d_logits = softmax(hidden[part] @ weight.T, targets[part].unsqueeze(1), scaling)

@@ -197,9 +197,9 @@ def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
     policy = MixedPrecisionPolicy()
     if settings.compute_dtype == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    model._keeps_whole = _state_bytes(model, mesh.size()) <= (
-        STATE_SHARE * torch.cuda.get_device_properties().total_memory if mesh.device_type == "cuda" else HOST_STATE_BYTES
-    )
+    on_gpu = mesh.device_type == "cuda"
+    room = STATE_SHARE * torch.cuda.get_device_properties().total_memory if on_gpu else HOST_STATE_BYTES
+    model._keeps_whole = _state_bytes(model, mesh.size()) <= room
     held = (model.parameter_count - model.frozen_count) / (1 if model._keeps_whole else mesh.size())
     model._gradient_numbers = held * torch.float32.itemsize / (policy.param_dtype or torch.float32).itemsize
     run = _compiled_layer if settings.compile else _decoder_layer
@@ -207,7 +207,7 @@ def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
         layer.forward = partial(_run_layer, run, layer)
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not model._keeps_whole)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    if mesh.device_type == "cuda":
+    if on_gpu:
         reduce_scatter = _ReduceScatter(torch.cuda.current_stream())
         wrapped: list[Any] = [*model.model.layers, model]
         for module in wrapped:
