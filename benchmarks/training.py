@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import tempfile
 import time
 from collections import Counter
@@ -191,6 +192,17 @@ KINDS = (
 )
 
 
+MATRIX_PRODUCTS = {"TN": "forward", "NN": "input gradients", "NT": "weight gradients"}
+"""By the transpositions in the names of cuBLAS's kernels for Hopper; the loss's and recomputed ones are in forward."""
+
+
+def phase(name: str) -> str | None:
+    """What a kernel is for, of those whose name says it."""
+    if transposed := re.search(r"^nvjet.*_(TN|NN|NT)[NT]$", name):
+        return f"matrix products, {MATRIX_PRODUCTS[transposed[1]]}"
+    return "attention, forward" if "flash_fwd" in name else "attention, backward" if "flash_bwd" in name else None
+
+
 def _breakdown(work: Any) -> dict[str, Any]:
     """Milliseconds of device time by kind of kernel over one optimizer step, and of nothing running."""
     from torch.profiler import ProfilerActivity, profile
@@ -199,12 +211,14 @@ def _breakdown(work: Any) -> dict[str, Any]:
         elapsed_s = work()
     spans: list[tuple[float, float]] = []
     kinds: Counter[str] = Counter()
+    phases: Counter[str] = Counter()
     names: Counter[str] = Counter()
     for event in profiler.events():
         if str(event.device_type) != "DeviceType.CUDA" or not event.time_range.elapsed_us():
             continue
         kind = next((kind for kind, parts in KINDS if any(part in event.name for part in parts)), "other element-wise")
         kinds[kind] += event.time_range.elapsed_us()
+        phases[phase(event.name) or kind] += event.time_range.elapsed_us()
         names[event.name[:90]] += event.time_range.elapsed_us()
         spans.append((event.time_range.start, event.time_range.end))
     busy, until = 0.0, -math.inf
@@ -220,6 +234,7 @@ def _breakdown(work: Any) -> dict[str, Any]:
         "no_kernel_ms": round(elapsed_s * 1e3 - busy / 1e3, 1),
         "gaps, how many and ms": gaps,
         "by_kind_ms": {kind: round(us / 1e3, 1) for kind, us in kinds.most_common()},
+        "by_phase_ms": {name: round(us / 1e3, 1) for name, us in phases.most_common()},
         "largest_ms": {name: round(us / 1e3, 1) for name, us in names.most_common(24)},
     }
 
