@@ -147,7 +147,10 @@ def test_replicas_that_calls_do_not_need_are_let_go_and_what_they_have_under_way
     assert replicas_held("releasing") == 2
     time.sleep(5)
     assert replicas_held("releasing") == 2  # without any call yet, all are kept
-    calls = [handle.call.remote(work, 20.0) for _ in range(4)]
+    calls = []
+    for _ in range(4):  # one by one: of calls that come together all can go to one replica
+        calls.append(handle.call.remote(work, 20.0))
+        time.sleep(0.5)
     for _ in range(240):
         if replicas_held("releasing") == 1:
             break
