@@ -69,7 +69,7 @@ class PackedCausalLM(nn.Module):
         self.lm_head: nn.Linear | None = None if config.tie_word_embeddings else inner.lm_head
         self._keeps_whole = False
         self._full_row_tokens, self._recomputed_share = 1, 0.0
-        self._gradient_numbers = 0.0
+        self._gradient_numbers = 0.0  # of the compute type, that fit where a step's gradients will be
         self._more_rows = self._holds_gradients = False
         self.row_group = ALONE
 
