@@ -30,12 +30,13 @@ import numpy as np
 import pyarrow as pa
 
 from recording import record
-from thinkscale.cluster import curation, session
-from thinkscale.cluster.deduplication import FingerprintRows
-from thinkscale.cluster.ingestion import IngestPiece
-from thinkscale.cluster.segments import slices
 from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow
 from thinkscale.domain.campaign import Campaign
+from thinkscale.runtime import session
+from thinkscale.runtime.segments import slices
+from thinkscale.stages import benchmarks, deduplicate, ingest, select
+from thinkscale.stages.deduplicate import FingerprintRows
+from thinkscale.stages.ingest import IngestPiece
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import plan
@@ -44,7 +45,7 @@ from thinkscale.store.schemas import DIFFICULTY, EMBEDDINGS
 DIMENSION = 384
 WORD = re.compile(r"(?<![\\\\A-Za-z])[A-Za-z]{4,}(?![A-Za-z])")
 NUMBER = re.compile(r"\d{1,8}")
-STAGES = ("ingest", "deduplicate", "select")
+STAGES = {"ingest": ingest.ingest, "deduplicate": deduplicate.deduplicate, "select": select.select}
 ARTIFACTS = ("ingested", "pool", "fingerprints", "unique", "selected")
 
 
@@ -214,7 +215,7 @@ def driver_steps(profile: cProfile.Profile) -> dict[str, float]:
     }
     seconds: Counter[str] = Counter()
     for (path, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
-        if name in steps and "thinkscale" in path and not path.endswith("cluster/curation.py"):
+        if name in steps and "thinkscale" in path and not path.endswith("stages/select.py"):
             seconds[steps[name]] += cumulative
     return {name: round(value, 2) for name, value in seconds.most_common() if value >= 0.05}
 
@@ -243,14 +244,14 @@ def main() -> None:
         campaign = settings(arguments.data.absolute(), directory)
         store = Store(campaign.root)
         session.connect("local", cpus=arguments.cpus)
-        curation.build_benchmarks(campaign, store)
+        benchmarks.build_benchmarks(campaign, store)
         memory = Memory()
         before = {"deduplicate": write_embeddings, "select": write_difficulty}
-        for stage in STAGES:
+        for stage, work in STAGES.items():
             if stage in before:
                 before[stage](campaign, store)
             profile, began = cProfile.Profile(), time.perf_counter()
-            manifest = profile.runcall(getattr(curation, stage), campaign, store)
+            manifest = profile.runcall(work, campaign, store)
             seconds[stage] = time.perf_counter() - began
             steps[stage] = driver_steps(profile)
             funnel[stage] = {"rows": manifest.rows, "dropped": manifest.dropped}

@@ -46,9 +46,10 @@ def bare(texts: Path, model: str, threads: int) -> dict[str, Any]:
 
 
 def stage(texts: list[str], model: str, threads: int, gpus: float, segment_rows: int) -> float:
-    from thinkscale.cluster.curation import EmbedQuestions, read_questions_only
-    from thinkscale.cluster.segments import Actors, run_segments, slices
+    from thinkscale.stages.curation import EmbedQuestions, read_questions_only
+
     from thinkscale.domain.question import Question
+    from thinkscale.runtime.segments import Actors, run_segments, slices
     from thinkscale.store.artifact import Artifact
     from thinkscale.store.filesystem import Store
     from thinkscale.store.schemas import EMBEDDINGS, QUESTIONS, questions_table
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--gpu", action="store_true")
     arguments = parser.parse_args()
-    from thinkscale.cluster.session import connect, disconnect
+    from thinkscale.runtime.session import connect, disconnect
 
     real = [row["problem"] for row in json.loads((arguments.data / "pool/math_train.json").read_text())]
     real += [

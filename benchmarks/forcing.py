@@ -21,10 +21,10 @@ from recording import record
 from shapes import TOKENIZER_IDS, start_engine
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Request, Sampling, TokenIds
-from thinkscale.engines.driver import run
 from thinkscale.engines.vllm import VllmEngine
-from thinkscale.thinking.forcing import Trunk, answer, continue_thinking, think
-from thinkscale.thinking.formats import ForcingIds
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.program import Trunk, answer, continue_thinking, think
 
 PROMPT_TOKENS, ANSWER_TOKENS, WAITS = 100, 20, 6
 IDS = ForcingIds(

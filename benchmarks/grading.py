@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from recording import record
-from thinkscale.thinking.grading import Graded, GradingPool
+from thinkscale.grading.verdict import Graded, GradingPool
 
 FRAGMENTS = [
     "\\boxed{", "}", "{", "$", "$$", "\\[", "\\]", "\\(", "\\)", "\\frac", "\\sqrt", "^", "9^9^9^9^9", "10^{10^{10}}",

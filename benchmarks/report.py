@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from recording import record
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.question import Question
+from thinkscale.grading.verdict import GradingPool
 from thinkscale.report.page import build_report
 from thinkscale.report.regrade import by_rules, regrade
 from thinkscale.store.schemas import SAMPLES, questions_table
-from thinkscale.thinking.grading import GradingPool
 
 PART_ROWS = 20_000
 CAPS = (512, 1024, 2048, 4096)

@@ -41,10 +41,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from ray import serve
-    from thinkscale.cluster.service import application
-    from thinkscale.cluster.serving import run_application
-    from thinkscale.cluster.session import connect, disconnect
     from thinkscale.domain.service import Service
+    from thinkscale.runtime.replicas import run_application
+    from thinkscale.runtime.session import connect, disconnect
+    from thinkscale.server.service import application
 
     load = Load(requests=arguments.requests, tokens=arguments.tokens, prompt_tokens=arguments.prompt_tokens)
     service = Service.model_validate(

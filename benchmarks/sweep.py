@@ -21,10 +21,10 @@ from recording import record
 from shapes import start_engine
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling, TokenIds
-from thinkscale.engines.driver import run
 from thinkscale.engines.vllm import VllmEngine
-from thinkscale.thinking.formats import ForcingIds
-from thinkscale.thinking.sweep import Cell, SweepResult, sweep
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.sweep import Cell, SweepResult, sweep
 
 ANSWER_TOKENS = 32
 

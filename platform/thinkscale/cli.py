@@ -14,8 +14,8 @@ from thinkscale import __version__, pipeline
 from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
-    from thinkscale.cluster.regrading import JudgeModel
     from thinkscale.domain.campaign import Campaign
+    from thinkscale.stages.regrade import JudgeModel
 
 STAGE = click.Choice(list(pipeline.STAGES))
 
@@ -174,7 +174,7 @@ def serve(model: str, overrides: tuple[str, ...], host: str, port: int, route: s
     from thinkscale.store.campaigns import load_service
 
     service = load_service(model, overrides)
-    from thinkscale.cluster.service import serve as serve_model
+    from thinkscale.server.service import serve as serve_model
 
     serve_model(service, host=host, port=port, route=route, address=address, say=click.echo)
 
@@ -288,8 +288,8 @@ def compare(campaign_a: str, campaign_b: str, root: str | None, across_engines: 
     """CAMPAIGN_B against CAMPAIGN_A, paired by question: runs/demo, s3://bucket/runs/demo, or a name."""
     from pathlib import Path
 
-    from thinkscale.cluster import comparing
     from thinkscale.report.comparison import comparison_table
+    from thinkscale.stages import compare as comparing
     from thinkscale.store.samples import locate_campaign
 
     found = comparing.pairs(locate_campaign(campaign_a, root), locate_campaign(campaign_b, root))
@@ -325,7 +325,7 @@ def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _judge(model: str | None, endpoint: str | None) -> JudgeModel | None:
-    from thinkscale.cluster.regrading import JudgeModel
+    from thinkscale.stages.regrade import JudgeModel
 
     if endpoint is not None and model is None:
         raise click.UsageError("--judge-endpoint needs --judge, the model that it serves")
@@ -336,7 +336,7 @@ def _judge(model: str | None, endpoint: str | None) -> JudgeModel | None:
 @judge_options
 def regrade(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None) -> None:
     """Grade the stored samples of CAMPAIGN again with the installed graders; needs no GPU and no cluster."""
-    from thinkscale.cluster import regrading
+    from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
     regrading.regrade(*locate_campaign(campaign, root), judge=_judge(judge, judge_endpoint), say=click.echo)
@@ -347,7 +347,7 @@ def regrade(campaign: str, root: str | None, judge: str | None, judge_endpoint: 
 @judge_options
 def audit(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None) -> None:
     """List the stored verdicts of CAMPAIGN that the installed graders would not give, with both readings."""
-    from thinkscale.cluster import regrading
+    from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
     differing = 0
@@ -366,6 +366,6 @@ def audit(campaign: str, root: str | None, judge: str | None, judge_endpoint: st
 @click.option("--wait/--no-wait", default=True, help="Follow the job's log until it ends.")
 def submit(arguments: tuple[str, ...], address: str, wait: bool) -> None:
     """Submit a command to a cluster as a Ray job: thinkscale submit --address http://head:8265 run demo."""
-    from thinkscale.cluster.jobs import submit as submit_job
+    from thinkscale.runtime.jobs import submit as submit_job
 
     sys.exit(submit_job(address, list(arguments), wait=wait, say=click.echo))

@@ -32,19 +32,30 @@ FIRST, LAST = next(iter(STAGES)), list(STAGES)[-1]
 
 
 def _work() -> dict[str, Callable[[Campaign, Store], Any]]:
-    from thinkscale.cluster import curation, distillation, evaluation, reporting, training
+    from thinkscale.stages import (
+        benchmarks,
+        deduplicate,
+        difficulty,
+        distill,
+        embed,
+        evaluate,
+        ingest,
+        report,
+        select,
+        train,
+    )
 
     return {
-        "benchmarks": curation.build_benchmarks,
-        "ingest": curation.ingest,
-        "embed": curation.embed,
-        "deduplicate": curation.deduplicate,
-        "difficulty": curation.score_difficulty,
-        "select": curation.select,
-        "distill": distillation.distill,
-        "train": training.train,
-        "evaluate": evaluation.evaluate,
-        "report": reporting.report,
+        "benchmarks": benchmarks.build_benchmarks,
+        "ingest": ingest.ingest,
+        "embed": embed.embed,
+        "deduplicate": deduplicate.deduplicate,
+        "difficulty": difficulty.score_difficulty,
+        "select": select.select,
+        "distill": distill.distill,
+        "train": train.train,
+        "evaluate": evaluate.evaluate,
+        "report": report.report,
     }
 
 
@@ -66,8 +77,8 @@ def run(
         thinkscale.store.filesystem.StoreError: the campaign's root cannot be written.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
     """
-    from thinkscale.cluster.distillation import check_terms
-    from thinkscale.cluster.session import connect, disconnect
+    from thinkscale.runtime.session import connect, disconnect
+    from thinkscale.stages.distill import check_terms
     from thinkscale.store.filesystem import Store
 
     store = Store(campaign.root)
@@ -86,7 +97,7 @@ def run(
             did = "complete" if _commits(campaign, store) != before else "nothing to do, complete already"
             say(f"{label}: {did} ({time.monotonic() - began:.1f} s)")
         if last == LAST:
-            from thinkscale.cluster.reporting import summary
+            from thinkscale.stages.report import summary
 
             say(summary(campaign, store))
     finally:

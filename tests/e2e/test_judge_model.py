@@ -7,13 +7,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from thinkscale.domain.engine import EngineError, OnTokens
 from thinkscale.domain.generation import Completion, Request
 from thinkscale.domain.question import Question
 from thinkscale.domain.sample import Verdict
-from thinkscale.engines.base import EngineError, OnTokens
-from thinkscale.engines.judge import Judge, ReplyCache, read_reply
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.engines.transformers import TransformersEngine
+from thinkscale.grading.judge import Judge, ReplyCache, read_reply
 from thinkscale.store.models import local_model
 
 AUSTEN = Question(id="q", question="Who wrote Emma?", answer="Jane Austen", kind="text", source="s")

@@ -20,14 +20,14 @@ import pytest
 
 from engine_contract import CONTRACT
 from thinkscale.domain.budget import Budget
+from thinkscale.domain.engine import Engine
 from thinkscale.domain.generation import Sampling
 from thinkscale.domain.sample import Thought
-from thinkscale.engines.base import Engine
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.streaming import think
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.thinking.formats import S1, forcing_ids
+from thinkscale.forcing.formats import S1, forcing_ids
 from tiny_model import write_tiny_model
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'thinkscale[vllm]'")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT, PROMPT
+from thinkscale.domain.engine import Engine, EngineError
 from thinkscale.domain.generation import Completion, Request, Sampling
-from thinkscale.engines.base import Engine, EngineError
 from thinkscale.engines.factory import build_engine
 from tiny_model import write_tiny_model
 

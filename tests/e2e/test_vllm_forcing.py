@@ -15,12 +15,12 @@ import torch
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Request, Sampling, TokenIds
 from thinkscale.domain.sample import Thought
-from thinkscale.engines.driver import run
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.vllm import VllmEngine
-from thinkscale.thinking.forcing import think
-from thinkscale.thinking.formats import ForcingIds
-from thinkscale.thinking.sweep import curve_cells, sweep
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.program import think
+from thinkscale.forcing.sweep import curve_cells, sweep
 from tiny_model import write_tiny_model
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'thinkscale[vllm]'")

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-from thinkscale.engines.automaton import ForcingAutomaton, ForcingSpec  # noqa: E402
+from thinkscale.forcing.automaton import ForcingAutomaton, ForcingSpec  # noqa: E402
 
 IDS, ROWS = 32, 8
 

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from thinkscale.cluster.session import connect, disconnect
+    from thinkscale.runtime.session import connect, disconnect
 
     connect("local", cpus=4)
     yield

@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 from test_curation import campaign
 
-from thinkscale.cluster import curation
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.sample import Verdict
+from thinkscale.grading.extraction import extract
+from thinkscale.grading.verdict import Graded, GradingPool
 from thinkscale.store import lineage
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS, table
-from thinkscale.thinking.extraction import extract
-from thinkscale.thinking.grading import Graded, GradingPool
 from tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -49,7 +48,7 @@ def attempts(
     ]
     unique.commit_segment("000000", table(rows, QUESTIONS))
     unique.commit(QUESTIONS)
-    curation.score_difficulty(one, store)
+    difficulty.score_difficulty(one, store)
     return one, store
 
 

@@ -20,9 +20,9 @@ import pytest
 
 import ray
 from ray import cloudpickle
-from thinkscale.cluster import curation, distillation
-from thinkscale.cluster.segments import Actors, Result, run_segments, slices
 from thinkscale.domain.campaign import Campaign
+from thinkscale.runtime.segments import Actors, Result, run_segments, slices
+from thinkscale.stages import benchmarks, deduplicate, difficulty, distill, embed, ingest, select
 from thinkscale.store import lineage
 from thinkscale.store.artifact import Artifact, ConfigDriftError
 from thinkscale.store.filesystem import Store
@@ -85,8 +85,8 @@ def campaign(tmp_path: Path, **changes: Any) -> Campaign:
 
 
 STAGES = (
-    curation.build_benchmarks, curation.ingest, curation.embed, curation.deduplicate, curation.score_difficulty,
-    curation.select, distillation.distill,
+    benchmarks.build_benchmarks, ingest.ingest, embed.embed, deduplicate.deduplicate, difficulty.score_difficulty,
+    select.select, distill.distill,
 )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> No
     before = {stage: stage(settings, store) for stage in STAGES}
     assert before == {stage: stage(settings, store) for stage in STAGES}
     with pytest.raises(ConfigDriftError, match=r"seed was 0, is 7"):
-        curation.select(settings.model_copy(update={"seed": 7}), store)
+        select.select(settings.model_copy(update={"seed": 7}), store)
 
 
 def test_an_empty_pool_is_told_with_its_reasons(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_an_empty_pool_is_told_with_its_reasons(tmp_path: Path) -> None:
     settings = campaign(tmp_path, pool=pool)
     (tmp_path / "pool.jsonl").write_text('{"q": "", "a": 1}\n{"q"\n{"q": "In the figure below, what is x?", "a": 1}\n')
     with pytest.raises(IngestError, match=r"the pool is empty: 1 .*, 1 .*, 1 "):
-        curation.ingest(settings, Store(settings.root))
+        ingest.ingest(settings, Store(settings.root))
 
 
 def test_a_broken_array_in_a_worker_is_told_as_it_is(tmp_path: Path) -> None:
@@ -183,16 +183,16 @@ def test_a_broken_array_in_a_worker_is_told_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "pool.json").write_text("[" + ",\n".join(rows) + ',\n{"q" 1}]')
     source = settings.pool[0].model_copy(update={"paths": [str(tmp_path / "pool.json")]})
     with pytest.raises(IngestError, match=r"pool\.json, line 241: broken JSON array"):
-        curation.ingest(settings.model_copy(update={"pool": [source]}), Store(settings.root))
+        ingest.ingest(settings.model_copy(update={"pool": [source]}), Store(settings.root))
 
 
 def test_terms_are_asked_for_before_anything_else(tmp_path: Path) -> None:
     teacher = {"source": "engine", "model": "teacher"}
-    with pytest.raises(distillation.TermsError, match="'teacher' has no terms"):
-        distillation.check_terms(campaign(tmp_path, teacher=teacher))
+    with pytest.raises(distill.TermsError, match="'teacher' has no terms"):
+        distill.check_terms(campaign(tmp_path, teacher=teacher))
     forbidden = {**teacher, "terms": {"licence": "https://example.com/terms", "may_train": False}}
-    with pytest.raises(distillation.TermsError, match="do not allow training"):
-        distillation.distill(campaign(tmp_path, teacher=forbidden), Store(str(tmp_path / "runs")))
+    with pytest.raises(distill.TermsError, match="do not allow training"):
+        distill.distill(campaign(tmp_path, teacher=forbidden), Store(str(tmp_path / "runs")))
 
 
 def numbers(store: Store, count: int) -> Artifact:

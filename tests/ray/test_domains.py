@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_curation import campaign
 
-from thinkscale.cluster import curation
-from thinkscale.cluster.domains import label_domains
 from thinkscale.domain.campaign import Campaign
+from thinkscale.stages import select
+from thinkscale.stages.domains import label_domains
 from thinkscale.store import lineage
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
@@ -52,7 +52,7 @@ def test_clusters_name_what_the_pool_does_not(tmp_path: Path) -> None:
     [[circles], [primes]] = names
     assert "circle" in circles
     assert "prime" in primes
-    assert curation.select(settings, store).inputs == {
+    assert select.select(settings, store).inputs == {
         "questions": Artifact(store, "curated/domains").require().fingerprint
     }
     assert set(Artifact(store, "curated/selected").read().column("domain").to_pylist()) == {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from thinkscale.cluster.evaluation import evaluate
-from thinkscale.cluster.ingestion import build_benchmarks
 from thinkscale.domain.campaign import Campaign
+from thinkscale.stages.evaluate import evaluate
+from thinkscale.stages.benchmarks import build_benchmarks
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from tiny_model import write_tiny_model

@@ -16,8 +16,6 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from ray import serve
-from thinkscale.cluster.service import KEYS, application, from_config
-from thinkscale.cluster.serving import end_application, run_application
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling
 from thinkscale.domain.sample import Thought
@@ -25,7 +23,9 @@ from thinkscale.domain.service import Service
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.streaming import think
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.thinking.formats import THINK, ThinkingFormat, forcing_ids
+from thinkscale.forcing.formats import THINK, ThinkingFormat, forcing_ids
+from thinkscale.runtime.replicas import end_application, run_application
+from thinkscale.server.service import KEYS, application, from_config
 from tiny_model import SPECIAL, write_tiny_model
 
 JOBS = Path(__file__).parents[2] / "jobs"

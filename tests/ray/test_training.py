@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from thinkscale.cluster.training import TrainingError, train
 from thinkscale.domain.campaign import Campaign
+from thinkscale.stages.train import TrainingError, train
 from thinkscale.store.artifact import Artifact, ConfigDriftError, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import local_model

@@ -25,7 +25,7 @@ DRIVER = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
 from pathlib import Path
-from thinkscale.cluster.training import train
+from thinkscale.stages.train import train
 from thinkscale.domain.campaign import Campaign
 from thinkscale.store.filesystem import Store
 campaign = Campaign.model_validate_json(Path(sys.argv[2]).read_text())

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.sample import Thought
-from thinkscale.engines.automaton import ForcingAutomaton, forcing_spec, read_thought
-from thinkscale.engines.driver import run
 from thinkscale.engines.scripted import ScriptedEngine, hashed_logits
-from thinkscale.thinking.forcing import think, thinking_room
-from thinkscale.thinking.formats import ForcingIds
+from thinkscale.forcing.automaton import ForcingAutomaton, forcing_spec, read_thought
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.program import think, thinking_room
 
 VOCABULARY = 9
 CONTEXT = 64

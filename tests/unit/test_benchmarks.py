@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from made_samples import made_campaign
 from thinkscale.cli import cli
-from thinkscale.cluster.ingestion import build_benchmarks
 from thinkscale.domain.presets import BENCHMARKS
 from thinkscale.domain.question import WITHHELD, Question
+from thinkscale.stages.benchmarks import build_benchmarks
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.benchmarks import added_benchmark, dataset_path
 from thinkscale.store.campaigns import load_source

@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 
 from made_samples import made_campaign, made_questions, made_samples
 from thinkscale.cli import cli
-from thinkscale.cluster.regrading import JudgeModel, grading_facts, regrade
-from thinkscale.cluster.reporting import report
 from thinkscale.domain.sample import Verdict
-from thinkscale.engines.judge import PROMPT_VERSION
+from thinkscale.grading.judge import PROMPT_VERSION
 from thinkscale.report.regrade import with_verdicts
+from thinkscale.stages.regrade import JudgeModel, grading_facts, regrade
+from thinkscale.stages.report import report
 from thinkscale.store.artifact import Artifact, ArtifactError
 from thinkscale.store.campaigns import CampaignError
 from thinkscale.store.filesystem import Store
@@ -259,7 +259,7 @@ def test_campaigns_are_located_by_path_url_and_name(tmp_path: Path) -> None:
 
 
 def test_these_commands_load_no_ray() -> None:
-    program = "import sys, thinkscale.cluster.regrading, thinkscale.cluster.comparing; print('ray' in sys.modules)"
+    program = "import sys, thinkscale.stages.regrade, thinkscale.stages.compare; print('ray' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 

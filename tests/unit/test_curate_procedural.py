@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from thinkscale.curate import worked
-from thinkscale.curate.procedural import FAMILIES, ProceduralError, Share, generate, last_number, shares
+from thinkscale_demo import worked
+from thinkscale_demo.procedural import FAMILIES, ProceduralError, Share, generate, last_number, shares
 
 SIMPLE = sorted(worked.SOLUTIONS.keys() - {"gsm_symbolic"})
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from thinkscale.cluster.distillation import FromSolutions, FromTeacher
 from thinkscale.domain.campaign import Campaign
+from thinkscale.stages.distill import FromSolutions, FromTeacher
 from thinkscale.store.schemas import SELECTED, TRACES, table
 from tiny_model import write_tiny_model
 

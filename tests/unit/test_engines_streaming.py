@@ -13,7 +13,7 @@ from thinkscale.domain.generation import Sampling
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.engines.streaming import Told, think
 from thinkscale.engines.tokenizer import ModelTokenizer, TextStream
-from thinkscale.thinking.formats import ForcingIds
+from thinkscale.forcing.formats import ForcingIds
 from tiny_model import write_tiny_model
 
 VOCAB, EOS, NEWLINE = 24, 0, 5

@@ -9,10 +9,10 @@ import pytest
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.domain.sample import Thought
-from thinkscale.engines.driver import run
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
-from thinkscale.thinking.forcing import think
-from thinkscale.thinking.formats import ForcingIds
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.program import think
 
 EOS, END, WAIT, WAIT2, NEWLINE, FINAL, ANSWER = 0, 1, 2, 3, 4, 5, 6
 PROMPT = (20, 21, NEWLINE)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from thinkscale.domain.question import AnswerKind
-from thinkscale.thinking.extraction import extract
-from thinkscale.thinking.grading import GradingPool, grade
-from thinkscale.thinking.notation import option_letters
+from thinkscale.grading.extraction import extract
+from thinkscale.grading.notation import option_letters
+from thinkscale.grading.verdict import GradingPool, grade
 
 EQUAL = [
     ("5", "$5$"),

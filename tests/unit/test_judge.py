@@ -10,9 +10,9 @@ import pytest
 
 from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.question import Question
-from thinkscale.engines.judge import PROMPT_VERSION, Judge, ReplyCache, judge_prompt, read_reply
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
-from thinkscale.thinking.formats import ThinkingFormat
+from thinkscale.forcing.formats import ThinkingFormat
+from thinkscale.grading.judge import PROMPT_VERSION, Judge, ReplyCache, judge_prompt, read_reply
 
 QUESTION = Question(id="q", question="Who wrote it?", answer="Jane Austen", kind="text", source="s")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from thinkscale.domain.trace import Trace
+from thinkscale.forcing.formats import S1, ThinkingFormat
 from thinkscale.learn.masking import Tokenized, tokenize
-from thinkscale.thinking.formats import S1, ThinkingFormat
 
 EOS = 9
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thinkscale.cluster.metering import Meter
+from thinkscale.runtime.meter import Meter
 
 
 class Clock:

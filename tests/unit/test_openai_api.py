@@ -14,14 +14,14 @@ import openai
 import pytest
 import uvicorn
 
-from thinkscale.cluster.openai_api import OpenAiApi
 from thinkscale.domain.campaign import Model
+from thinkscale.domain.engine import EngineDiedError, EngineError
 from thinkscale.domain.generation import EngineInfo
 from thinkscale.domain.service import Service
-from thinkscale.engines.base import EngineDiedError, EngineError
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.thinking.formats import S1, resolve_format
+from thinkscale.forcing.formats import S1, resolve_format
+from thinkscale.server.api import OpenAiApi
 from tiny_model import write_tiny_model
 
 QUESTION = [{"role": "user", "content": "2+2?"}]

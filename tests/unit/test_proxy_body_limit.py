@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from thinkscale.cluster.proxy import LIMIT, BodyLimit, middlewares
+from thinkscale.server.proxy import LIMIT, BodyLimit, middlewares
 
 
 async def reads_all(scope: Any, receive: Any, send: Any) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from made_samples import made_questions, made_samples
 from thinkscale.domain.sample import Verdict
+from thinkscale.grading.verdict import GradingPool
 from thinkscale.report.regrade import by_rules, disagreements, regrade, with_verdicts
 from thinkscale.store.schemas import SAMPLES, questions
-from thinkscale.thinking.grading import GradingPool
 
 
 def test_regrading_gives_the_graders_verdicts_and_keeps_the_rest() -> None:

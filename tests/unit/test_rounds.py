@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from made_samples import made_campaign, made_questions
-from thinkscale.cluster.regrading import grading_facts
-from thinkscale.cluster.rounds import BenchmarkRun, Segment, longest_thinking
-from thinkscale.cluster.sampling import Item
 from thinkscale.domain.campaign import Campaign, Evaluate
+from thinkscale.grading.verdict import GradingPool
+from thinkscale.stages.regrade import grading_facts
+from thinkscale.stages.rounds import BenchmarkRun, Segment, longest_thinking
+from thinkscale.stages.sampling import Item
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
-from thinkscale.thinking.grading import GradingPool
 
 QUESTIONS_ASKED = 10
 

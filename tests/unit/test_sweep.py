@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling
 from thinkscale.domain.sample import Thought
-from thinkscale.engines.driver import run
 from thinkscale.engines.scripted import ScriptedEngine
-from thinkscale.thinking.forcing import think
-from thinkscale.thinking.formats import ForcingIds
-from thinkscale.thinking.sweep import Cell, SweepResult, curve_cells, sweep
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.program import think
+from thinkscale.forcing.sweep import Cell, SweepResult, curve_cells, sweep
 
 VOCABULARY = 8
 token = st.integers(1, VOCABULARY - 1)

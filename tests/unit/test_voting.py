@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinkscale.thinking.voting import Vote, group_equivalent, majority_at_k, pass_at_k
+from thinkscale.grading.voting import Vote, group_equivalent, majority_at_k, pass_at_k
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thinkscale.engines.base import EngineError
+from thinkscale.domain.engine import EngineError
 
 TOKENISED_AT_ONCE = 2048
 PADDING = 0.1

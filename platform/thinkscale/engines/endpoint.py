@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from thinkscale.domain.engine import EngineError, OnTokens
 from thinkscale.domain.generation import Completion, EngineInfo, Request
-from thinkscale.engines.base import EngineError, OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 from thinkscale.engines.tokenizer import ModelTokenizer
 

@@ -7,7 +7,7 @@ from importlib import util
 from pathlib import Path
 from typing import Literal
 
-from thinkscale.engines.base import Engine, EngineError
+from thinkscale.domain.engine import Engine, EngineError
 
 
 async def build_engine(

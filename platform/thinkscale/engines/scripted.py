@@ -13,8 +13,8 @@ import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from thinkscale.domain.engine import OnTokens
 from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
-from thinkscale.engines.base import OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 
 NextLogits = Callable[[TokenIds], Sequence[float]]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from thinkscale.domain.engine import OnTokens
 from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
-from thinkscale.engines.base import OnTokens
 
 
 def check_request(request: Request, info: EngineInfo) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from thinkscale.domain.budget import Budget
+from thinkscale.domain.engine import Engine, OnTokens
 from thinkscale.domain.generation import Request, Sampling, TokenIds
 from thinkscale.domain.sample import Thought
-from thinkscale.engines.base import Engine, OnTokens
-from thinkscale.thinking.forcing import Ask, thinking_room
-from thinkscale.thinking.forcing import think as thinking_program
-from thinkscale.thinking.formats import ForcingIds
+from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.program import Ask, thinking_room
+from thinkscale.forcing.program import think as thinking_program
 
 
 @dataclass(frozen=True, slots=True)

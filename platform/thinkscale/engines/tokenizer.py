@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.domain.generation import TokenIds
-from thinkscale.thinking.formats import ThinkingFormat
+from thinkscale.forcing.formats import ThinkingFormat
 
 
 class ModelTokenizer:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thinkscale.domain.engine import EngineError, OnTokens
 from thinkscale.domain.generation import Completion, EngineInfo, Request, TokenIds
-from thinkscale.engines.base import EngineError, OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 from thinkscale.engines.tokenizer import ModelTokenizer
 

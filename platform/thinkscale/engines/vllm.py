@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.domain.budget import Budget
+from thinkscale.domain.engine import EngineDiedError, EngineError, OnTokens
 from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
 from thinkscale.domain.sample import Thought
-from thinkscale.engines.automaton import forcing_spec, read_thought
-from thinkscale.engines.base import EngineDiedError, EngineError, OnTokens
 from thinkscale.engines.stopping import Continuation, check_request
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.engines.vllm_forcing import Outcome, extra_args, forbid_first
-from thinkscale.thinking.forcing import overflow, thinking_room
-from thinkscale.thinking.formats import ForcingIds, newline_ending
+from thinkscale.forcing.automaton import forcing_spec, read_thought
+from thinkscale.forcing.formats import ForcingIds, newline_ending
+from thinkscale.forcing.program import overflow, thinking_room
 
 WORKER_EXTENSION = "thinkscale.engines.vllm_forcing.ForcingWorker"
 """Class path: every worker imports it for itself."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from thinkscale.engines.automaton import MAX_STOPS, ForcingAutomaton, ForcingSpec
+from thinkscale.forcing.automaton import MAX_STOPS, ForcingAutomaton, ForcingSpec
 
 PREFIX = "thinking_"
 SPARE_SLOTS = 256

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.trace import Trace
-from thinkscale.thinking.formats import ThinkingFormat, Tokenizer
+from thinkscale.forcing.formats import ThinkingFormat, Tokenizer
 
 ANSWER_PREFIX = "Answer: "
 

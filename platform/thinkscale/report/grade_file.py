@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict
-from thinkscale.thinking.grading import Graded, GradingPool
+from thinkscale.grading.verdict import Graded, GradingPool
 
 BATCH_ROWS = 2_000
 JSON_LINES = (".jsonl", ".ndjson", ".json")

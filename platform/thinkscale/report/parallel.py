@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from thinkscale.grading.equivalence import plainly_equal
+from thinkscale.grading.voting import Vote, group_equivalent, majority_at_k, pass_at_k
 from thinkscale.report.metrics import QUESTION, Point, budget_label
 from thinkscale.report.statistics import mean_interval
-from thinkscale.thinking.equivalence import plainly_equal
-from thinkscale.thinking.voting import Vote, group_equivalent, majority_at_k, pass_at_k
 
 COLUMNS = [*QUESTION, "verdict", "extracted_answer"]
 """The columns of `store.schemas.SAMPLES` that votes are read from."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from thinkscale.domain.question import Question
 from thinkscale.domain.sample import Verdict
-from thinkscale.thinking.grading import Graded, GradingPool
+from thinkscale.grading.verdict import Graded, GradingPool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

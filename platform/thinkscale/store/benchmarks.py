@@ -14,12 +14,12 @@ from typing import Any
 from thinkscale.curate.normalise import normalise_question
 from thinkscale.domain.campaign import FilesSource, ReasoningGymSource
 from thinkscale.domain.question import Question
+from thinkscale.grading.verdict import Graded, judge_plainly
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import Unreadable, plan, read, source_fingerprints
 from thinkscale.store.locations import COMPRESSIONS, FORMATS, IngestError
 from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, questions_table, table
-from thinkscale.thinking.grading import Graded, judge_plainly
 
 SEGMENT_ROWS = 1024
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

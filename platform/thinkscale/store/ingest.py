@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from thinkscale.curate.procedural import Share, generate, shares
 from thinkscale.domain.campaign import Columns, FilesSource, ReasoningGymSource
 from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind, Question, question_id
 from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
 from thinkscale.store.locations import IngestError, expand
+from thinkscale_demo.procedural import Share, generate, shares
 
 SNIFFED_ROWS = 200
 """A mapped column that none of a file's first so many rows has is refused as unknown."""

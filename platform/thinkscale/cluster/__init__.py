@@ -1,1 +1,0 @@
-"""The only package that imports ray: each stage read, mapped and written on a cluster."""

@@ -1,0 +1,1 @@
+"""What knows Ray: the session, segments, replicas, jobs and metering."""

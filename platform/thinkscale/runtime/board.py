@@ -1,0 +1,79 @@
+"""What fine-tuning's workers and their driver tell each other, and what of it is shown.
+
+Owns the actor between them, the progress lines and TensorBoard's curves. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import ray
+from thinkscale.runtime.progress import Progress
+
+POLL_S = 1.0
+BOARD_TIMEOUT_S = 60.0
+
+
+class Board:
+    """An actor between workers and driver: steps' metrics and notes one way, the wish to stop the other."""
+
+    def __init__(self) -> None:
+        self._waiting: list[dict[str, Any]] = []
+        self._stop = False
+
+    def put(self, entry: dict[str, Any]) -> None:
+        self._waiting.append(entry)
+
+    def take(self) -> list[dict[str, Any]]:
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def stop_wanted(self) -> bool:
+        return self._stop
+
+
+def show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
+    """Print steps as they come, until the run is over and the board is empty."""
+    curves = _curves(tensorboard)
+    progress: Progress | None = None
+    last = previous = 0
+    while True:
+        ending = over.wait(POLL_S)
+        for step in ray.get(board.take.remote(), timeout=BOARD_TIMEOUT_S):
+            if "note" in step:
+                if progress is not None:
+                    progress.note(step["note"])
+                continue
+            if progress is None:
+                progress = Progress("train", step["steps"], "steps", done=step["step"] - 1)
+                last = step["step"] - 1
+            elif step["step"] <= previous:
+                progress.note(f"workers were lost; step {step['step']} again, from the last checkpoint")
+            mfu = f"  MFU {step['mfu']:.1%}" if step["mfu"] else ""
+            note = (
+                f"loss {step['loss']:.4f}  lr {step['learning_rate']:.2e}  "
+                f"{step['tokens'] / step['seconds']:,.0f} tokens/s{mfu}"
+            )
+            progress.advance(max(0, step["step"] - last), note)
+            previous = step["step"]
+            last = max(last, previous)
+            for name in ("loss", "learning_rate", "grad_norm", "mfu"):
+                if curves is not None and step[name] is not None:
+                    curves.add_scalar(f"train/{name}", step[name], step["step"])
+        if ending:
+            if curves is not None:
+                curves.close()
+            return
+
+
+def _curves(directory: str | None) -> Any:
+    """Where TensorBoard's curves are written, if they are."""
+    if directory is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(directory)  # type: ignore[no-untyped-call]

@@ -1,0 +1,154 @@
+"""Replicas for a campaign, used through handles.
+
+Owns how many there are, of which size, and that they end with the campaign. Knows nothing of their work.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from typing import Any, cast
+
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+
+import ray
+from ray import serve
+from thinkscale.domain.campaign import Campaign
+from thinkscale.runtime.replica import OWNERS, Replica
+from thinkscale.runtime.session import owns_cluster
+
+QUIET = {"log_level": "WARNING"}
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 4 * 3600.0
+"""The longest that a replica which shall go (it is let go, or its node drained) may take for what it has under way."""
+
+RELEASE_AFTER_S = 60.0
+
+START_ATTEMPTS = 2
+"""Times that Serve tries to build a replica: a model that does not load will not load the tenth time."""
+
+
+_owners: dict[str, Any] = {}
+"""Owner actors of this process by application: they live as long as it does."""
+
+
+class Owner:
+    """An actor of the process that starts replicas: it ends with that process, however that ends."""
+
+
+def start_replicas(
+    campaign: Campaign, model_reference: str, name: str, *, release_after_s: float = RELEASE_AFTER_S
+) -> Any:
+    """Start replicas of a model as a Serve application without HTTP; returns their handle once all are up.
+
+    `handle.info.remote()` and `handle.call.remote(function, *args)` are awaited. A call on a replica that dies
+    fails and may be made again. The replicas end with this process, or with `stop_replicas`.
+
+    Args:
+        campaign: its `serve` and `resources` say how many replicas of which size.
+        name: of the application; one of this name is replaced.
+        release_after_s: how long fewer calls must be under way than the replicas can take before some are let go,
+            each once it has ended what it has under way; they come back with more calls.
+
+    Raises:
+        ValueError: tensor parallelism needs more GPUs than a replica has.
+        RuntimeError: the replicas cannot be built; the message holds the cause.
+    """
+    needs = _replica_resources(campaign)
+    # Serve's own news of deployments is not the user's.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Handles need no HTTP. On a cluster that others use, Serve's proxies are theirs to have.
+    serve.start(proxy_location="Disabled" if owns_cluster() else None, logging_config=QUIET)
+    owner = f"{name}-{uuid.uuid4().hex}"
+    _owners[name] = ray.remote(Owner).options(name=owner, namespace=OWNERS, num_cpus=0).remote()
+    deployment = serve.deployment(
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=1,
+            initial_replicas=campaign.resources.replicas,
+            max_replicas=campaign.resources.replicas,
+            target_ongoing_requests=campaign.serve.max_concurrent_sequences,
+            upscale_delay_s=0.0,
+            downscale_delay_s=release_after_s,
+            policy=AutoscalingPolicy(policy_function=needed_replicas),
+        ),
+        ray_actor_options=needs,
+        # The engine batches and queues; a call is an item of work that may hold several requests at a time.
+        max_ongoing_requests=2 * campaign.serve.max_concurrent_sequences,
+        graceful_shutdown_wait_loop_s=1.0,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        health_check_period_s=5.0,
+        max_constructor_retry_count=START_ATTEMPTS,
+    )(Replica)
+    app = deployment.bind(campaign.serve, campaign.resources.threads_per_actor, model_reference, owner)
+    return run_application(app, name, route_prefix=None, what=f"replicas of {model_reference}")
+
+
+def replicas_held(name: str) -> int:
+    """How many replicas of an application there are, those included that start or end."""
+    application = serve.status().applications.get(name)
+    deployments = {} if application is None else application.deployments
+    return sum(sum(each.replica_states.values()) for each in deployments.values())
+
+
+def needed_replicas(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    """Serve's policy: as many replicas as the calls under way need, once there were any; until then all.
+
+    Runs in Serve's controller, which may lack this package: Serve pickles it by value.
+    """
+    calls, settings = context.total_num_requests, cast(AutoscalingConfig, context.config)
+    if not (calls or context.policy_state.get("worked")):
+        return context.capacity_adjusted_max_replicas, {}  # some may still be starting, or wait for a node
+    return max(1, -int(-calls // settings.get_target_ongoing_requests())), {"worked": True}
+
+
+def stop_replicas(name: str) -> None:
+    """Drop what the replicas have under way and free their resources; returns once they are gone."""
+    if (owner := _owners.pop(name, None)) is not None:
+        ray.kill(owner)
+    end_application(name)
+
+
+def run_application(app: Application, name: str, *, route_prefix: str | None, what: str) -> Any:
+    """Run a Serve application; returns its handle once it is up.
+
+    Raises RuntimeError with the cause where `what` cannot be started; nothing of it stays.
+    """
+    try:
+        return serve.run(app, name=name, route_prefix=route_prefix, logging_config=QUIET)
+    except RuntimeError as error:
+        cause = _deployment_message(name)
+        stop_replicas(name)
+        raise RuntimeError(f"{what} cannot be started: {cause or error}") from error
+
+
+def end_application(name: str) -> None:
+    """Let an application's replicas end what they have under way; returns once they are gone."""
+    serve.delete(name, _blocking=False)
+    while name in serve.status().applications:
+        time.sleep(0.2)
+
+
+def _deployment_message(name: str) -> str:
+    """What the constructor of a replica raised, as Serve reports it."""
+    application = serve.status().applications.get(name)
+    messages = [] if application is None else [each.message for each in application.deployments.values()]
+    return "\n".join(filter(None, messages))
+
+
+def _replica_resources(campaign: Campaign) -> dict[str, float]:
+    """Actor options of one replica. Says so where the cluster has no room yet: Serve waits for nodes."""
+    resources = campaign.resources
+    needs = {"num_cpus": resources.cpus_per_replica, "num_gpus": resources.gpus_per_replica}
+    has = ray.cluster_resources()
+    for kind, label in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+        wanted = needs[kind] * resources.replicas
+        if wanted > has.get(label, 0):
+            log.warning(
+                "%d replicas need %g %ss, the cluster has %g: waiting for nodes", resources.replicas, wanted, label,
+                has.get(label, 0),
+            )  # fmt: skip
+    return needs

@@ -1,0 +1,271 @@
+"""The durable map: segments of an artifact, each read, transformed and committed once, on Ray Data.
+
+Owns which segments are pending, how they run, and resuming. A segment travels as one row (its key, then its
+tables as bytes), so that Ray Data can neither split nor merge one. Knows nothing of what the rows mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from thinkscale.domain.engine import EngineError
+from thinkscale.runtime.progress import Progress
+from thinkscale.store.artifact import Artifact, ArtifactError, StoredFile
+from thinkscale.store.models import ModelError
+
+TASK_CPUS = 0.25
+"""Of reading and writing tasks: they wait for storage more than they compute, and must find room beside actors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A unit of work. Its key and content are the same in every run."""
+
+    key: str
+    rows: int
+    """For the progress."""
+    work: Any
+    """What `read` needs. Picklable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a segment."""
+
+    kept: pa.Table
+    dropped: pa.Table | None = None
+    stats: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for the manifest; of several segments' the last one's counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Rows of a committed artifact that follow each other, perhaps over several parts."""
+
+    artifact: Artifact
+    ranges: tuple[tuple[StoredFile, int, int], ...]
+    """Part, first row, row after the last."""
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        return pa.concat_tables(
+            self.artifact.read_part(part, columns).slice(start, stop - start) for part, start, stop in self.ranges
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actors:
+    """A pool of actors that each hold something dear (a model) and transform one segment after another."""
+
+    most: int
+    cpus: float = 1
+    gpus: float = 0
+    at_once: int = 1
+    """Segments under way in one actor; more than one needs a transform that may run in several threads."""
+
+
+TOLD = (ValueError, ModelError, ArtifactError, EngineError)
+"""Errors that come back to the driver as they are, for their message says what to do (IngestError and others are
+ValueErrors). Ray would bring them wrapped in its own, without their cause."""
+
+Read = Callable[[Any], Any]
+Transform = Callable[[Any], Result]
+
+
+def slices(artifact: Artifact, segment_rows: int) -> list[Segment]:
+    """A committed artifact in segments of so many rows, whatever the sizes of its parts."""
+    segments: list[list[tuple[StoredFile, int, int]]] = [[]]
+    room = segment_rows
+    for part in artifact.parts():
+        start, rows = 0, part.rows or 0
+        while start < rows:
+            if room == 0:
+                segments.append([])
+                room = segment_rows
+            count = min(room, rows - start)
+            segments[-1].append((part, start, start + count))
+            start, room = start + count, room - count
+    return [
+        Segment(
+            key=f"{i:06d}",
+            rows=sum(stop - start for _, start, stop in ranges),
+            work=Slice(artifact=artifact, ranges=tuple(ranges)),
+        )
+        for i, ranges in enumerate(segments)
+        if ranges
+    ]
+
+
+def itself(work: Any) -> Any:
+    """For transforms that read for themselves."""
+    return work
+
+
+def read_slice(work: Slice) -> pa.Table:
+    return work.read()
+
+
+def run_segments(
+    stage: str,
+    output: Artifact,
+    segments: Sequence[Segment],
+    done: set[str],
+    *,
+    read: Read = read_slice,
+    transform: Transform | type,
+    arguments: tuple[Any, ...] = (),
+    actors: Actors | None = None,
+) -> None:
+    """Run the segments that are not `done`, each committed by the worker that wrote it.
+
+    Args:
+        stage: for the progress.
+        done: keys of committed segments, as `Artifact.begin` gives them.
+        read: from a segment's work to the transform's input, in a task.
+        transform: a function, or a class whose instances are called (built from `arguments` in each actor).
+        actors: the pool for a class; None: `transform` is a function and runs in tasks.
+
+    Raises:
+        The error of the first segment that failed; what was committed stays.
+    """
+    pending = [segment for segment in segments if segment.key not in done]
+    total = sum(segment.rows for segment in segments)
+    progress = Progress(stage, total, done=total - sum(segment.rows for segment in pending))
+    if not pending:
+        return
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    rows = [{"key": s.key, "rows": s.rows, "work": pickle.dumps(s.work)} for s in pending]
+    dataset: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
+    options: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    if actors is None:
+        whole = _Whole(output, read, transform)
+        dataset = dataset.map_batches(whole, num_cpus=1, **options)
+    else:
+        dataset = dataset.map_batches(_Reader(read), num_cpus=TASK_CPUS, **options)
+        dataset = dataset.map_batches(
+            _Transformer,
+            fn_constructor_args=(transform, arguments, actors),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=max(1, min(actors.most, len(rows))),
+                max_concurrent_calls_per_actor=actors.at_once,
+                enable_true_multi_threading=actors.at_once > 1,
+                max_tasks_in_flight_per_actor=actors.at_once + 1,
+            ),
+            num_cpus=actors.cpus,
+            num_gpus=actors.gpus,
+            **options,
+        )
+        dataset = dataset.map_batches(_Writer(output), num_cpus=TASK_CPUS, **options)
+    for row in dataset.iter_rows():
+        if row["error"] is not None:
+            raise pickle.loads(row["error"])
+        progress.advance(int(row["rows"]), str(row["note"]))
+
+
+class _Whole:
+    """Read, transform and write in one task."""
+
+    def __init__(self, output: Artifact, read: Read, transform: Any) -> None:
+        self._output, self._read, self._transform = output, read, transform
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        began = time.perf_counter()
+        try:
+            result: Result = self._transform(self._read(pickle.loads(_cell(batch, "work"))))
+        except TOLD as error:
+            return _done(batch, error=error)
+        elapsed = {"cpu_busy_s": time.perf_counter() - began}
+        return _commit(self._output, batch, result, elapsed)
+
+
+class _Reader:
+    def __init__(self, read: Read) -> None:
+        self._read = read
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        try:
+            return _passed_on(batch, self._read(pickle.loads(_cell(batch, "work"))))
+        except TOLD as error:
+            return _passed_on(batch, error)
+
+
+class _Transformer:
+    """An actor of a pool; it meters what it holds."""
+
+    def __init__(self, transform: type, arguments: tuple[Any, ...], actors: Actors) -> None:
+        self._actors = actors
+        began = time.perf_counter()
+        self._error: Exception | None = None
+        try:
+            self._transform = transform(*arguments)
+        except TOLD as error:  # an actor that dies as it starts is told by Ray without its reason
+            self._error = error
+        self._startup_s = time.perf_counter() - began
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        work = pickle.loads(_cell(batch, "work"))
+        if self._error is not None or isinstance(work, Exception):
+            return _passed_on(batch, self._error or work)
+        began = time.perf_counter()
+        try:
+            result: Result = self._transform(work)
+        except TOLD as error:
+            return _passed_on(batch, error)
+        stats = {**self._spent("busy", time.perf_counter() - began), **self._spent("startup", self._startup_s)}
+        self._startup_s = 0.0
+        return _passed_on(batch, replace(result, stats={**stats, **result.stats}))
+
+    def _spent(self, what: str, elapsed_s: float) -> dict[str, float]:
+        share = elapsed_s / self._actors.at_once if what == "busy" else elapsed_s
+        held = {"cpu": self._actors.cpus, "gpu": self._actors.gpus}
+        return {f"{device}_{what}_s": share * count for device, count in held.items() if share * count > 0}
+
+
+class _Writer:
+    def __init__(self, output: Artifact) -> None:
+        self._output = output
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        result = pickle.loads(_cell(batch, "work"))
+        return _done(batch, error=result) if isinstance(result, Exception) else _commit(self._output, batch, result, {})
+
+
+def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[str, float]) -> pa.Table:
+    output.commit_segment(
+        _cell(batch, "key"),
+        result.kept,
+        dropped=result.dropped,
+        stats={**stats, **result.stats},
+        extra=result.extra,
+    )
+    dropped = 0 if result.dropped is None else result.dropped.num_rows
+    return _done(batch, note=f"{dropped:,} dropped" if dropped else "")
+
+
+def _cell(batch: pa.Table, column: str) -> Any:
+    if batch.num_rows != 1:
+        raise AssertionError(f"a batch holds {batch.num_rows} segments, not 1")
+    return batch.column(column)[0].as_py()
+
+
+def _passed_on(batch: pa.Table, work: Any) -> pa.Table:
+    data = pa.array([pickle.dumps(work)], pa.binary())
+    return pa.table({"key": batch.column("key"), "rows": batch.column("rows"), "work": data})
+
+
+def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None) -> pa.Table:
+    told = pa.array([None if error is None else pickle.dumps(error)], pa.binary())
+    return pa.table({"rows": batch.column("rows"), "note": [note], "error": told})

@@ -1,0 +1,351 @@
+"""What a request of the OpenAI interface asks of the engine, choice by choice, and what comes of it.
+
+Owns prompts, the sharing out of lengths, and stop texts. Knows nothing of HTTP and of the shape of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from thinkscale.domain.budget import Budget
+from thinkscale.domain.engine import Engine
+from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
+from thinkscale.domain.sample import Thought
+from thinkscale.domain.service import Service
+from thinkscale.engines.stopping import check_request, check_sampling
+from thinkscale.engines.streaming import Told, think
+from thinkscale.engines.tokenizer import ModelTokenizer, TextStream
+from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, forcing_ids
+from thinkscale.forcing.program import thinking_room
+from thinkscale.server.bodies import ApiError, ChatBody, CompletionBody, Thinking, budget
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's default length of /v1/completions."""
+MAX_FORCED_TOKENS = 400
+"""Of Wait and final-answer text together: an engine that forces inside holds 512, delimiters included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One completion to be made: plain (`request`), or forced (`prompt_ids`, `budget`, `ids`)."""
+
+    sampling: Sampling
+    stop_texts: tuple[str, ...]
+    prompt_ids: TokenIds
+    request: Request | None = None
+    budget: Budget | None = None
+    ids: ForcingIds | None = None
+    prompt_number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that came, and the ids that came with it."""
+
+    part: Literal["thinking", "answer"]
+    text: str
+    ids: TokenIds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """A choice that is complete. Counts are tokens; forced ones are among the thinking tokens."""
+
+    content: str
+    finish: Literal["stop", "length"]
+    prompt_tokens: int
+    prompt_number: int
+    """Choices of one prompt share it."""
+    answer_tokens: int
+    token_ids: TokenIds = ()
+    """Of a plain completion: all ids, its stop included."""
+    rest: Delta | None = None
+    """What a stream has not told yet."""
+    reasoning: str | None = None
+    thinking_tokens: int = 0
+    forced_tokens: int = 0
+    waits_used: int = 0
+    end: str | None = None
+    """How thinking ended (`domain.budget.ThinkingEnd`)."""
+
+
+Emit = Callable[[Delta], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """What choices are made for."""
+
+    info: EngineInfo
+    tokenizer: ModelTokenizer
+    thinking_format: ThinkingFormat
+    service: Service
+
+
+def chat_choices(body: ChatBody, served: Served) -> list[Choice]:
+    """Raises ApiError or ValueError where the request is impossible."""
+    thinking = body.thinking or Thinking()
+    messages = [message.for_template() for message in body.messages]
+    if served.service.model.system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": served.service.model.system_prompt})
+    prompt = served.tokenizer.chat_ids(messages, served.thinking_format if thinking.enabled else None)
+    count = _count(body.n, 1, served)
+    if thinking.enabled:
+        return [_forced(body, prompt, thinking, body.total_tokens, i, served) for i in range(count)]
+    room = served.info.context_tokens - len(prompt)
+    length = body.total_tokens or max(room, 1)
+    return [_plain(body, prompt, length, i, served) for i in range(count)]
+
+
+def completion_choices(body: CompletionBody, served: Served) -> list[Choice]:
+    """Raises ApiError or ValueError where the request is impossible."""
+    prompts = _prompts(body, served.tokenizer)
+    count = _count(body.n, len(prompts), served)
+    known = {*(body.stop_token_ids or ()), *served.info.eos_ids}
+    if body.ignore_eos and body.stop_token_ids is not None and not known <= {*body.stop_token_ids}:
+        raise ApiError(400, "an end-of-text token always ends a completion here", param="ignore_eos")
+    choices = []
+    for number, prompt in enumerate(prompts):
+        for i in range(count):
+            if body.thinking is not None and body.thinking.enabled:
+                start = tuple(served.tokenizer.encode(served.thinking_format.start))
+                whole = prompt if prompt[-len(start) :] == start else prompt + start
+                choice = _forced(body, whole, body.thinking, body.max_tokens, i, served, number)
+            else:
+                length = body.max_tokens or DEFAULT_COMPLETION_TOKENS
+                choice = _plain(body, prompt, length, i, served, number)
+            choices.append(choice)
+    return choices
+
+
+async def run_choice(engine: Engine, tokenizer: ModelTokenizer, choice: Choice, emit: Emit | None) -> Outcome:
+    """Make a choice; `emit` is called with text as it comes."""
+    if emit is None and not choice.stop_texts:
+        return _complete(choice, await _generate(engine, choice, None), tokenizer)
+    teller = _Teller(choice, tokenizer, emit)
+    task = asyncio.create_task(_generate(engine, choice, teller))
+    teller.on_stop = task.cancel
+    try:
+        made = await task
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if not teller.stopped or (current is not None and current.cancelling()):
+            raise
+        return teller.outcome(None)
+    return teller.outcome(made)
+
+
+async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> Completion | Thought:
+    tell = None if teller is None else teller.tell
+    if choice.request is not None:
+        on_tokens = None if tell is None else (lambda ids: tell(Told("answer", ids)))
+        return await engine.generate(choice.request, on_tokens)
+    assert choice.budget is not None
+    assert choice.ids is not None
+    # A stop text ends a generation early: only the continuation form knows by then what was forced.
+    in_engine = not choice.stop_texts
+    return await think(
+        engine, choice.prompt_ids, choice.budget, choice.ids, sampling=choice.sampling, tell=tell, in_engine=in_engine
+    )
+
+
+class _Teller:
+    """Turns tokens into text as they come, and ends the generation at a stop text in the answer."""
+
+    def __init__(self, choice: Choice, tokenizer: ModelTokenizer, emit: Emit | None) -> None:
+        self._choice, self._tokenizer, self._emit = choice, tokenizer, emit
+        self._thinking, self._answer = TextStream(tokenizer), TextStream(tokenizer)
+        self._held = ""
+        """Text of the answer that may be the beginning of a stop text."""
+        self._texts: dict[str, list[str]] = {"thinking": [], "answer": []}
+        self._counts = {"thinking": 0, "answer": 0}
+        self._forced = self._waits = 0
+        self._ids: list[int] = []
+        self.stopped = False
+        self.on_stop: Callable[[], object] = lambda: None
+
+    def tell(self, told: Told) -> None:
+        if self.stopped:
+            return
+        self._counts[told.part] += len(told.ids)
+        if told.part == "thinking":
+            self._forced += len(told.ids) if told.forced else 0
+            self._waits += told.forced
+            self._put("thinking", self._thinking.push(told.ids), told.ids)
+            return
+        if self._counts["answer"] == len(told.ids):  # the first of the answer: thinking is complete
+            self._put("thinking", self._thinking.end(), ())
+        self._ids += told.ids
+        self._put("answer", self._until_stop(self._answer.push(told.ids)), told.ids)
+        if self.stopped:
+            self.on_stop()
+
+    def outcome(self, made: Completion | Thought | None) -> Outcome:
+        """`made`: None where a stop text ended the generation."""
+        rest = "" if self.stopped else self._until_stop(self._answer.end()) + self._held
+        self._texts["answer"].append(rest)
+        content = "".join(self._texts["answer"])
+        if made is not None:
+            stop_ids = made.stop_ids if isinstance(made, Completion) else ()
+            outcome = _complete(self._choice, made, self._tokenizer)
+            # A stop text in the very last tokens came after the engine had ended by itself.
+            finish = "stop" if self.stopped else outcome.finish
+            return replace(outcome, content=content, finish=finish, rest=Delta("answer", rest, stop_ids))
+        limits = self._choice.budget
+        capped = limits is not None and self._counts["thinking"] == limits.max_thinking_tokens
+        return Outcome(
+            content=content,
+            finish="stop",
+            prompt_tokens=len(self._choice.prompt_ids),
+            prompt_number=self._choice.prompt_number,
+            answer_tokens=self._counts["answer"],
+            token_ids=tuple(self._ids),
+            reasoning="".join(self._texts["thinking"]) if self._choice.request is None else None,
+            thinking_tokens=self._counts["thinking"],
+            forced_tokens=self._forced,
+            waits_used=self._waits,
+            end="cap" if capped else "waits_used" if self._waits else "natural",
+        )
+
+    def _put(self, part: Literal["thinking", "answer"], text: str, ids: TokenIds) -> None:
+        self._texts[part].append(text)
+        if self._emit is not None and (text or ids):
+            self._emit(Delta(part, text, ids))
+
+    def _until_stop(self, text: str) -> str:
+        """What of the text may be given out: all but what may begin a stop text, nothing from a stop text on."""
+        stops = self._choice.stop_texts
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        beginnings = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        keep = len(text) - max(beginnings, default=0)
+        self._held = text[keep:]
+        return text[:keep]
+
+
+def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokenizer) -> Outcome:
+    def text(ids: Sequence[int]) -> str:
+        return tokenizer.decode(tokenizer.visible(ids))
+
+    if isinstance(made, Completion):
+        return Outcome(
+            content=text(made.ids),
+            finish=made.finish,
+            prompt_tokens=len(choice.prompt_ids),
+            prompt_number=choice.prompt_number,
+            answer_tokens=len(made.ids),
+            token_ids=made.ids + made.stop_ids,
+        )
+    return Outcome(
+        content=text(made.answer_ids),
+        finish=_finish(made),
+        prompt_tokens=len(choice.prompt_ids),
+        prompt_number=choice.prompt_number,
+        answer_tokens=len(made.answer_ids),
+        reasoning=text(made.thinking_ids),
+        thinking_tokens=made.thinking_tokens,
+        forced_tokens=made.forced_tokens,
+        waits_used=made.waits_used,
+        end=made.end,
+    )
+
+
+def _finish(thought: Thought) -> Literal["stop", "length"]:
+    return "stop" if thought.answer_finish == "stop" else "length"
+
+
+def _forced(
+    body: ChatBody | CompletionBody,
+    prompt: TokenIds,
+    thinking: Thinking,
+    total_tokens: int | None,
+    number: int,
+    served: Served,
+    prompt_number: int = 0,
+) -> Choice:
+    texts = Budget(num_waits=thinking.waits, wait_text=thinking.wait_text, final_answer_text=thinking.final_answer_text)
+    ids = forcing_ids(served.tokenizer, served.thinking_format, texts)
+    if {*ids.wait} & {*ids.end, *ids.eos}:
+        raise ApiError(
+            400, "thinking.wait_text holds a token that ends thinking or the text", param="thinking.wait_text"
+        )
+    if (forced := len(ids.wait) + len(ids.final_answer)) > MAX_FORCED_TOKENS:
+        raise ApiError(
+            400,
+            f"thinking.wait_text and thinking.final_answer_text are {forced} tokens: at most {MAX_FORCED_TOKENS}",
+            param="thinking",
+        )
+    sampling, stop_texts = body.sampling(number), body.stop_texts()
+    check_sampling(sampling, served.info)
+    if sampling.penalises_generated and (stop_texts or len(ids.end) > 1):
+        raise ApiError(
+            400,
+            "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format whose "
+            "end of thinking is several tokens: those are decoded in several requests",
+        )
+    limits = Budget(max_answer_tokens=1)
+    room = 1 + thinking_room(len(prompt), limits, ids, served.info.context_tokens)
+    return Choice(
+        sampling=sampling,
+        stop_texts=stop_texts,
+        prompt_ids=prompt,
+        budget=budget(
+            thinking,
+            total_tokens=total_tokens,
+            room=room,
+            final_answer_tokens=len(ids.final_answer),
+            answer_tokens=served.service.answer_tokens,
+        ),
+        ids=ids,
+        prompt_number=prompt_number,
+    )
+
+
+def _plain(
+    body: ChatBody | CompletionBody, prompt: TokenIds, length: int, number: int, served: Served, prompt_number: int = 0
+) -> Choice:
+    extra: dict[str, Any] = {}
+    if isinstance(body, CompletionBody):
+        extra["stops"] = tuple((token,) for token in body.stop_token_ids or ())
+        extra["forbid_first"] = body.forbid_first(served.info.vocab_size)
+    sampling = body.sampling(number)
+    request = Request(prompt_ids=prompt, max_tokens=length, sampling=sampling, **extra)
+    try:
+        check_request(request, served.info)
+    except ValueError as error:
+        too_long = len(prompt) + length > served.info.context_tokens
+        raise ApiError(400, str(error), code="context_length_exceeded" if too_long else None) from error
+    return Choice(
+        sampling=sampling,
+        stop_texts=body.stop_texts(),
+        prompt_ids=prompt,
+        request=request,
+        prompt_number=prompt_number,
+    )
+
+
+def _prompts(body: CompletionBody, tokenizer: ModelTokenizer) -> list[TokenIds]:
+    given: list[Any] = body.prompt if isinstance(body.prompt, list) else [body.prompt]
+    if given and all(isinstance(each, int) for each in given):
+        given = [given]
+    prompts = [tuple(tokenizer.encode(each) if isinstance(each, str) else each) for each in given]
+    if not prompts or not all(prompts):
+        raise ApiError(400, "the prompt is empty", param="prompt")
+    if any(not 0 <= token < tokenizer.vocab_size for each in prompts for token in each):
+        raise ApiError(400, f"the prompt holds ids outside the vocabulary of {tokenizer.vocab_size}", param="prompt")
+    return prompts
+
+
+def _count(n: int | None, prompts: int, served: Served) -> int:
+    count = n or 1
+    if count * prompts > served.service.max_choices:
+        raise ApiError(
+            400, f"{count * prompts} completions in one request: at most {served.service.max_choices}", param="n"
+        )
+    return count

@@ -1,0 +1,109 @@
+"""The JSON of OpenAI's answers, whole and in parts. Pure."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from thinkscale.server.bodies import ChatBody, CompletionBody
+from thinkscale.server.choices import Delta, Outcome
+
+
+class Reply:
+    """The answer to one request."""
+
+    def __init__(self, body: ChatBody | CompletionBody, model: str) -> None:
+        self._chat = isinstance(body, ChatBody)
+        self._ids = isinstance(body, CompletionBody) and bool(body.return_token_ids)
+        self._with_usage = body.stream_options is not None and body.stream_options.include_usage
+        kind = "chat.completion" if self._chat else "text_completion"
+        if self._chat and body.stream:
+            kind = "chat.completion.chunk"
+        self._head = {
+            "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        choices = [self._choice(index, outcome) for index, outcome in enumerate(outcomes)]
+        return {**self._head, "choices": choices, "usage": usage(outcomes)}
+
+    def beginning(self, count: int) -> Iterator[dict[str, Any]]:
+        """What a stream of `count` choices begins with."""
+        if self._chat:
+            for index in range(count):
+                yield self._part(index, {"delta": {"role": "assistant", "content": ""}}, None)
+
+    def part(self, index: int, come: Delta | Outcome) -> Iterator[dict[str, Any]]:
+        if isinstance(come, Delta):
+            yield self._part(index, self._delta(come), None)
+            return
+        if come.rest is not None and (come.rest.text or (self._ids and come.rest.ids)):
+            yield self._part(index, self._delta(come.rest), None)
+        end: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
+        yield self._part(index, {**end, **_thinking(come)}, come.finish)
+
+    def last_part(self, outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
+        """The usage, where it was asked for."""
+        if self._with_usage:
+            yield {**self._head, "choices": [], "usage": usage(list(outcomes))}
+
+    def _choice(self, index: int, outcome: Outcome) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": index, "finish_reason": outcome.finish, "logprobs": None}
+        if self._chat:
+            message = {"role": "assistant", "content": outcome.content, "refusal": None}
+            if outcome.reasoning is not None:
+                message["reasoning_content"] = outcome.reasoning
+            choice["message"] = message
+        else:
+            choice["text"] = outcome.content
+            if outcome.reasoning is not None:
+                choice["reasoning_content"] = outcome.reasoning
+            if self._ids:
+                choice["token_ids"] = list(outcome.token_ids)
+        return {**choice, **_thinking(outcome)}
+
+    def _delta(self, delta: Delta) -> dict[str, Any]:
+        name = "reasoning_content" if delta.part == "thinking" else "content"
+        if self._chat:
+            return {"delta": {name: delta.text}}
+        texts = {"text": delta.text} if delta.part == "answer" else {"text": "", name: delta.text}
+        return texts | ({"token_ids": list(delta.ids)} if self._ids else {})
+
+    def _part(self, index: int, what: dict[str, Any], finish: str | None) -> dict[str, Any]:
+        return {**self._head, "choices": [{"index": index, "finish_reason": finish, "logprobs": None, **what}]}
+
+
+def usage(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Tokens of all choices together; a prompt that several choices share counts once for each prompt."""
+    prompts = {outcome.prompt_number: outcome.prompt_tokens for outcome in outcomes}
+    prompt = sum(prompts.values())
+    thinking = sum(outcome.thinking_tokens for outcome in outcomes)
+    completion = thinking + sum(outcome.answer_tokens for outcome in outcomes)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "completion_tokens_details": {
+            "reasoning_tokens": thinking,
+            "forced_tokens": sum(outcome.forced_tokens for outcome in outcomes),
+        },
+    }
+
+
+def _thinking(outcome: Outcome) -> dict[str, Any]:
+    """How a choice thought."""
+    if outcome.reasoning is None:
+        return {}
+    return {
+        "thinking": {
+            "end": outcome.end,
+            "tokens": outcome.thinking_tokens,
+            "forced_tokens": outcome.forced_tokens,
+            "waits_used": outcome.waits_used,
+        }
+    }

@@ -1,0 +1,21 @@
+"""Where a campaign's artifacts lie, and what identifies them as inputs."""
+
+from __future__ import annotations
+
+from thinkscale.domain.campaign import Campaign
+from thinkscale.store.artifact import Artifact
+from thinkscale.store.filesystem import Store
+
+
+def campaign_artifact(campaign: Campaign, store: Store, name: str) -> Artifact:
+    return Artifact(store, f"{campaign.name}/{name}")
+
+
+def benchmark_artifacts(campaign: Campaign, store: Store) -> dict[str, Artifact]:
+    """The campaign's benchmarks by name."""
+    return {b.name: campaign_artifact(campaign, store, f"benchmarks/{b.name}") for b in campaign.evaluate.benchmarks}
+
+
+def fingerprints(**artifacts: Artifact) -> dict[str, str]:
+    """Fingerprints of committed artifacts. Raises ArtifactError where one is not complete."""
+    return {name: artifact.require().fingerprint for name, artifact in artifacts.items()}

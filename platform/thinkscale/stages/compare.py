@@ -1,0 +1,150 @@
+"""Two stored campaigns against each other: what they share, as rows of a table and as a report page.
+
+Reads both campaigns and pairs their samples by model and benchmark. Needs no Ray. Knows nothing of the
+statistics and nothing of how a page is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from thinkscale.domain.campaign import Campaign
+from thinkscale.report.comparison import Comparison, compare_tallies, engine_differences, renamed
+from thinkscale.report.metrics import COLUMNS, tally
+from thinkscale.report.page import build_report
+from thinkscale.stages.report import benchmark_questions, sample_manifests, sample_notes, stage_manifests
+from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
+from thinkscale.store.filesystem import Store
+from thinkscale.store.samples import SampleSet, sample_sets
+
+
+class NotComparableError(ValueError):
+    """Two campaigns share nothing, or differ in what a comparison takes for equal; the message says in what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What two campaigns have of the same model and benchmark."""
+
+    first: SampleSet
+    second: SampleSet
+
+
+def pairs(first: tuple[Store, str], second: tuple[Store, str]) -> list[Pair]:
+    """The sample sets that two campaigns both have complete.
+
+    Args:
+        first: A store and the campaign's directory in it.
+        second: Likewise.
+
+    Raises:
+        ArtifactError: a campaign has no complete samples.
+        NotComparableError: they share no model on the same benchmark.
+    """
+    before, after = ({(s.model, s.benchmark): s for s in sample_sets(*place)} for place in (first, second))
+    shared = [Pair(first=before[key], second=after[key]) for key in before if key in after]
+    if not shared:
+        sides = [", ".join(" on ".join(key) for key in side) for side in (before, after)]
+        raise NotComparableError(f"the campaigns share no model on the same benchmark: {sides[0]} against {sides[1]}")
+    return shared
+
+
+def differences(found: Sequence[Pair]) -> list[str]:
+    """How the engines that drew the two campaigns' samples differ, a line for each fact."""
+    first, second = ([one.artifact.require().extra.get("engine", {}) for one in side] for side in _sides(found))
+    return engine_differences(first, second)
+
+
+def grading_notes(found: Sequence[Pair]) -> list[str]:
+    """A line for each pair whose verdicts are of different gradings."""
+    return [
+        f"{pair.first.label}: one campaign's verdicts are of another grading than the other's; "
+        "`thinkscale regrade` gives both the same"
+        for pair in found
+        if pair.first.gradings() != pair.second.gradings()
+    ]
+
+
+def comparisons(found: Sequence[Pair], *, seed: int = 0) -> list[Comparison]:
+    """The second campaign against the first, by model, benchmark and budget. Reads part by part.
+
+    Raises:
+        NotComparableError: they share no question under the same budget.
+    """
+    rows = [
+        row
+        for pair in found
+        for row in compare_tallies(
+            tally(pair.first.iter_tables(COLUMNS)), tally(pair.second.iter_tables(COLUMNS)), seed=seed
+        )
+    ]
+    if not rows:
+        raise NotComparableError("the campaigns share no question under the same budget")
+    return rows
+
+
+def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, bytes]:
+    """The files of a report page with both campaigns' curves; dollars at the first campaign's prices.
+
+    Args:
+        found: What `pairs` gave.
+        notes: What a reader must know before the figures.
+
+    Raises:
+        ArtifactError: a campaign has no report, whose manifest tells the campaign's settings.
+    """
+    first, second = _sides(found)
+    campaigns = [_campaign(side[0]) for side in (first, second)]
+    names = [campaign.name for campaign in campaigns]
+    if names[0] == names[1]:
+        names = [side[0].store.url(side[0].campaign) for side in (first, second)]
+    manifests: dict[str, Manifest] = {}
+    remarks = list(notes)
+    for name, campaign, side in zip(names, campaigns, (first, second), strict=True):
+        own = stage_manifests(campaign, side[0].store) | sample_manifests(side)
+        manifests |= {f"{name} {stage}": _of_run(manifest, name) for stage, manifest in own.items()}
+        remarks += [f"{name}: {note}" for note in sample_notes(side)]
+    return build_report(
+        campaigns[0].model_copy(update={"name": f"{names[1]} against {names[0]}"}),
+        _renamed_parts(names, (first, second)),
+        manifests,
+        [],
+        pa.concat_tables(
+            benchmark_questions(campaign, side[0].store)
+            for campaign, side in zip(campaigns, (first, second), strict=True)
+        ),
+        notes=remarks,
+    )
+
+
+def _sides(found: Sequence[Pair]) -> tuple[list[SampleSet], list[SampleSet]]:
+    return [pair.first for pair in found], [pair.second for pair in found]
+
+
+def _campaign(samples: SampleSet) -> Campaign:
+    """The settings of a stored campaign, as its report's manifest records them."""
+    report = Artifact(samples.store, f"{samples.campaign}/report").manifest()
+    if report is None:
+        raise ArtifactError(
+            f"{samples.store.url(samples.campaign)} has no report, which records the campaign's settings: run "
+            "thinkscale report for it first"
+        )
+    campaign = Campaign.model_validate_json(json.dumps(report.config["campaign"]))
+    return campaign.model_copy(update={"name": samples.campaign})  # where it lies now
+
+
+def _of_run(manifest: Manifest, run: str) -> Manifest:
+    """The manifest with its model named as `renamed` names it, so that costs find their points."""
+    if "model" not in manifest.extra or not manifest.schema.startswith("samples/"):
+        return manifest
+    return replace(manifest, extra={**manifest.extra, "model": f"{run} {manifest.extra['model']}"})
+
+
+def _renamed_parts(names: Sequence[str], sides: Sequence[Sequence[SampleSet]]) -> Iterator[pa.Table]:
+    for name, side in zip(names, sides, strict=True):
+        for samples in side:
+            yield from renamed(samples.iter_tables(), name)

@@ -1,0 +1,178 @@
+"""Near duplicates and benchmark leaks: fingerprints in segments on Ray Data, then one decision over all of them.
+
+Owns the artifacts `fingerprints` and `unique`. The driver reads fingerprints a part at a time, and texts and
+embeddings only where it must; what is a duplicate or a leak is decided in `curate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Leak, Pair, find_leaks
+from thinkscale.curate.duplicates import near_duplicates
+from thinkscale.curate.fingerprints import COLUMN_TYPES, COLUMNS, PERMUTATIONS, Fingerprints, Ragged, fingerprint
+from thinkscale.domain.campaign import Campaign
+from thinkscale.runtime.dropping import Drop, drop_rows
+from thinkscale.runtime.progress import Progress
+from thinkscale.runtime.segments import Result, Slice, itself, run_segments, slices
+from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.columns import POOL, Column, stored_vectors
+from thinkscale.store.filesystem import Store
+from thinkscale.store.schemas import QUESTIONS
+
+_HASHES = pa.list_(pa.uint64())
+FINGERPRINTS = pa.schema(
+    [
+        pa.field("shingles", _HASHES),
+        pa.field("numbered", _HASHES),
+        *(pa.field(name, pa.int64() if name in COLUMN_TYPES else pa.uint64()) for name in COLUMNS),
+        pa.field("minhash", pa.binary(4 * PERMUTATIONS)),
+        pa.field("sharing_ngrams", pa.list_(pa.int32())),  # places of benchmark questions
+    ],
+    metadata={"thinkscale.schema": "fingerprints/1"},
+)
+
+
+def deduplicate(campaign: Campaign, store: Store) -> Manifest:
+    """`unique`: near duplicates and questions that give away a benchmark dropped."""
+    settings = campaign.curate
+    pool, embeddings = (Artifact(store, f"{campaign.name}/{name}") for name in ("pool", "embeddings"))
+    benchmarks = {b.name: Artifact(store, f"{campaign.name}/benchmarks/{b.name}") for b in campaign.evaluate.benchmarks}
+    inputs = {name: a.require().fingerprint for name, a in {"pool": pool, **benchmarks}.items()}
+    index = _benchmark_index(campaign, benchmarks)
+    prints = _fingerprint_pool(campaign, store, pool, index, inputs)
+    output = Artifact(store, f"{campaign.name}/unique")
+    done = output.begin(
+        settings.model_dump(include={"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}),
+        {**inputs, "embeddings": embeddings.require().fingerprint},
+    )
+    if (manifest := output.manifest()) is not None:
+        return manifest
+    progress = Progress("deduplicate", pool.require().rows)
+    progress.note(f"comparing with {len(index.rows):,} questions of {len(benchmarks)} benchmark(s)")
+    rows = StoredFingerprints(prints)
+    cosines = StoredCosines(embeddings, index, settings.decontaminate_similarity)
+    leaks = find_leaks(Column(pool, "question"), rows, index, rows.sharing_ngrams(), cosines)
+    progress.note(f"{len(leaks):,} give away a benchmark question; comparing with each other")
+    drops, ids = {}, Column(pool, "id")
+    for found in sorted(near_duplicates(rows, settings.near_duplicate_similarity), key=lambda found: found.kept):
+        detail = {"kept": ids[found.kept], "similarity": round(found.similarity, 4)}
+        drops[found.row] = Drop("near_duplicate", detail)
+    drops |= {leak.row: _leak(leak) for leak in leaks}
+    return drop_rows("deduplicate", pool, output, done, drops, QUESTIONS, settings.segment_rows)
+
+
+def _leak(leak: Leak) -> Drop:
+    evidence = {
+        "benchmark_id": leak.benchmark_id,
+        "overlap": round(leak.overlap, 4),
+        "similarity": leak.similarity,
+        "same_numbers": leak.same_numbers,
+    }
+    return Drop(f"leak:{leak.benchmark}", evidence)
+
+
+def _benchmark_index(campaign: Campaign, benchmarks: dict[str, Artifact]) -> BenchmarkIndex:
+    templated = {b.name for b in campaign.evaluate.benchmarks if b.source.type == "reasoning_gym"}
+    rows = [
+        BenchmarkRow(benchmark=name, id=row["id"], question=row["question"], templated=name in templated)
+        for name, artifact in benchmarks.items()
+        for row in artifact.read(["id", "question"]).to_pylist()
+    ]
+    return BenchmarkIndex(rows, campaign.curate.decontaminate_ngram)
+
+
+def _fingerprint_pool(
+    campaign: Campaign, store: Store, pool: Artifact, index: BenchmarkIndex, inputs: dict[str, str]
+) -> Artifact:
+    output = Artifact(store, f"{campaign.name}/fingerprints")
+    settings = campaign.curate.model_dump(include={"decontaminate_ngram", "segment_rows"})
+    done = output.begin(settings, inputs)
+    if output.manifest() is None:
+        segments = slices(pool, campaign.curate.segment_rows)
+        run_segments("fingerprint", output, segments, done, read=itself, transform=FingerprintRows(index))
+        output.commit(FINGERPRINTS, expected_segments={segment.key for segment in segments})
+    return output
+
+
+class FingerprintRows:
+    """Questions to fingerprints, in the same order."""
+
+    def __init__(self, index: BenchmarkIndex) -> None:
+        self._index = index
+
+    def __call__(self, work: Slice) -> Result:
+        made: dict[str, list[Any]] = {name: [] for name in FINGERPRINTS.names}
+        for row in work.read(["question", "answer", "solution"]).to_pylist():
+            found = fingerprint(row["question"], row["answer"], solved=bool(row["solution"]))
+            for name in ("shingles", "numbered", *COLUMNS):
+                made[name].append(getattr(found, name))
+            made["minhash"].append(found.minhash.tobytes())
+            made["sharing_ngrams"].append(self._index.sharing_ngrams(row["question"]))
+        return Result(kept=pa.table(made, schema=FINGERPRINTS))
+
+
+class StoredFingerprints:
+    """A pool's fingerprints, a part at a time."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+
+    def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
+        first = 0
+        for rows in self._artifact.iter_tables():
+            if rows.num_rows:
+                yield first, _fingerprints(rows)
+            first += rows.num_rows
+
+    def sharing_ngrams(self) -> Iterator[Pair]:
+        first = 0
+        for rows in self._artifact.iter_tables(["sharing_ngrams"]):
+            places = _ragged(rows, "sharing_ngrams")
+            at = first + np.repeat(np.arange(rows.num_rows), np.diff(places.offsets))
+            yield from zip(at.tolist(), places.flat.tolist(), strict=True)
+            first += rows.num_rows
+
+
+def _fingerprints(rows: pa.Table) -> Fingerprints:
+    signatures = b"".join(rows.column("minhash").to_pylist())
+    return Fingerprints(
+        shingles=_ragged(rows, "shingles"),
+        numbered=_ragged(rows, "numbered"),
+        minhash=np.frombuffer(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS),
+        **{name: rows.column(name).to_numpy() for name in COLUMNS},
+    )
+
+
+def _ragged(rows: pa.Table, name: str) -> Ragged:
+    lists = rows.column(name).combine_chunks()
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return Ragged(lists.flatten().to_numpy(zero_copy_only=False), offsets - offsets[0])
+
+
+class StoredCosines:
+    """Cosines between the pool and the benchmarks from the stored embeddings, a part at a time."""
+
+    def __init__(self, embeddings: Artifact, index: BenchmarkIndex, similarity: float) -> None:
+        """`similarity`: cosine that makes a pair worth examining."""
+        self._pool = Column(embeddings, "embedding", POOL)
+        benchmarks: dict[str, list[str]] = {}  # the index has them one after another
+        for row in index.rows:
+            benchmarks.setdefault(row.benchmark, []).append(row.id)
+        self._bench = np.concatenate(
+            [stored_vectors(embeddings, ids, f"part-benchmark={name}=") for name, ids in benchmarks.items()]
+        )
+        self._similarity = similarity
+
+    def pairs(self) -> Iterator[Pair]:
+        for start, block in self._pool.blocks():
+            vectors = block.flatten().to_numpy().reshape(len(block), -1)
+            rows, columns = np.nonzero(vectors @ self._bench.T >= self._similarity)
+            yield from zip((rows + start).tolist(), columns.tolist(), strict=True)
+
+    def of(self, i: int, j: int) -> float:
+        return round(float(np.array(self._pool[i], dtype=np.float32) @ self._bench[j]), 4)

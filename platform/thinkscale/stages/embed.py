@@ -1,0 +1,81 @@
+"""An embedding for each question of the pool and of the benchmarks, on Ray Data actors that hold the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from thinkscale.domain.campaign import Campaign
+from thinkscale.engines.embedding import Embedder
+from thinkscale.runtime.segments import Actors, Result, Segment, Slice, run_segments, slices
+from thinkscale.stages.artifacts import benchmark_artifacts, campaign_artifact
+from thinkscale.store.artifact import Manifest
+from thinkscale.store.filesystem import Store
+from thinkscale.store.models import directory_hash, local_model
+from thinkscale.store.schemas import EMBEDDINGS
+
+MODEL_FILES = ("*.safetensors", "*.json")
+
+
+def embed(campaign: Campaign, store: Store) -> Manifest:
+    """`embeddings`: a vector for each question of the pool and of the benchmarks."""
+    pool, benchmarks = campaign_artifact(campaign, store, "pool"), benchmark_artifacts(campaign, store)
+    output = campaign_artifact(campaign, store, "embeddings")
+    model = campaign.curate.embedding_model
+    done = output.begin(
+        {"embedding_model": model, "segment_rows": campaign.curate.segment_rows},
+        {name: a.require().fingerprint for name, a in {"pool": pool, **benchmarks}.items()},
+    )
+    if (manifest := output.manifest()) is not None:
+        return manifest
+    segments = [
+        Segment(key=f"{name}={segment.key}", rows=segment.rows, work=segment.work)
+        for name, artifact in {"pool": pool, **{f"benchmark={k}": a for k, a in benchmarks.items()}}.items()
+        for segment in slices(artifact, campaign.curate.segment_rows)
+    ]
+    resources = campaign.resources
+    run_segments(
+        "embed",
+        output,
+        segments,
+        done,
+        read=read_questions_only,
+        transform=EmbedQuestions,
+        arguments=(model, campaign.curate.embedding_batch_tokens, resources.threads_per_actor),
+        actors=Actors(most=resources.embed_actors, gpus=resources.gpus_per_embed_actor),
+    )
+    return output.commit(EMBEDDINGS, expected_segments={segment.key for segment in segments})
+
+
+def read_questions_only(work: Slice) -> pa.Table:
+    return work.read(["id", "question"])
+
+
+class EmbedQuestions:
+    """In an actor: questions to vectors."""
+
+    def __init__(self, model: str, batch_tokens: int, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        directory = local_model(model)
+        self._embedder = Embedder(directory)
+        self._batch_tokens = batch_tokens
+        self._extra = {
+            "engine": {
+                "engine": "embedding",
+                "model": model,
+                "model_hash": directory_hash(directory, MODEL_FILES),
+                "dtype": self._embedder.dtype,
+                "device": self._embedder.device,
+                "dimension": self._embedder.dimension,
+                "max_tokens": self._embedder.files.max_tokens,
+            }
+        }
+
+    def __call__(self, rows: pa.Table) -> Result:
+        vectors = self._embedder.encode(rows.column("question").to_pylist(), self._batch_tokens)
+        offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
+        kept = pa.Table.from_arrays([rows.column("id"), lists], schema=EMBEDDINGS)
+        return Result(kept=kept, extra=self._extra)

@@ -1,0 +1,102 @@
+"""The questions that teach most: the paper's selection, or another named strategy, seeded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from sys import intern
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thinkscale.curate import selection
+from thinkscale.domain.campaign import Campaign
+from thinkscale.report.data_card import data_card
+from thinkscale.report.funnel_plot import draw_funnel
+from thinkscale.runtime.dropping import dropped_row, licences
+from thinkscale.runtime.progress import Progress
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints
+from thinkscale.stages.domains import label_domains
+from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.columns import stored_vectors
+from thinkscale.store.filesystem import Store
+from thinkscale.store.lineage import FunnelStep, cascade, funnel
+from thinkscale.store.locations import IngestError
+from thinkscale.store.schemas import DIFFICULTY, DROPPED, SELECTED, table
+
+
+def select(campaign: Campaign, store: Store) -> Manifest:
+    """`selected`: the questions to train on, by the campaign's strategy, in the order in which they were chosen.
+
+    Before it `domains`, where the campaign labels questions itself.
+    """
+    source, output = label_domains(campaign, store), campaign_artifact(campaign, store, "selected")
+    embeddings = campaign_artifact(campaign, store, "embeddings")
+    inputs = {"questions": source} | ({"embeddings": embeddings} if campaign.select.strategy == "facility" else {})
+    output.begin({"select": campaign.select.model_dump(), "seed": campaign.seed}, fingerprints(**inputs))
+    if (manifest := output.manifest()) is not None:
+        return manifest
+    rows = source.require().rows
+    progress = Progress("select", min(campaign.select.count, rows))
+    if not rows:
+        raise IngestError(
+            f"{source.url} is empty: no question is left to select. Every question was dropped before or is solved by "
+            "a model of difficulty.models; add harder sources or weaker models"
+        )
+    if rows < campaign.select.count:
+        progress.note(f"select.count is {campaign.select.count:,}, only {rows:,} are left: all are selected")
+    candidates = [
+        selection.Candidate(
+            id=row["id"],
+            source=intern(row["source"]),
+            domain=intern(row["domain"] or row["source"]),
+            trace_tokens=row["trace_tokens"] or 0,
+        )
+        for part in source.iter_tables(["id", "source", "domain", "trace_tokens"])
+        for row in part.to_pylist()
+    ]
+    candidates.sort(key=lambda candidate: candidate.id)
+    vectors = stored_vectors(embeddings, [candidate.id for candidate in candidates]) if "embeddings" in inputs else None
+    picks = selection.select(candidates, campaign.select, campaign.seed, vectors)
+    chosen = _chosen(source, picks)
+    left = {candidate.id for candidate in candidates} - {pick.id for pick in picks}
+    output.commit_segment("000000", table(chosen, SELECTED), dropped=_not_selected(sorted(left), campaign))
+    progress.advance(len(chosen))
+    facts, costs = licences(chosen), cascade(campaign, store)
+    steps = [*funnel(campaign, store), _own_step(rows, len(chosen))]
+    card = data_card(campaign, len(chosen), facts["licences"], steps, costs)
+    files = [output.write_file("README.md", card.encode())]
+    for kind, image in draw_funnel(steps, title=f"{campaign.name}: {len(chosen):,} questions").items():
+        files.append(output.write_file(f"funnel.{kind}", image))
+    return output.commit(SELECTED, extra={**facts, "cascade": [asdict(cost) for cost in costs]}, files=files)
+
+
+def _own_step(rows: int, chosen: int) -> FunnelStep:
+    dropped = {"not_selected": rows - chosen} if chosen < rows else {}
+    return FunnelStep(artifact="selected", rows_in=rows, rows_kept=chosen, dropped=dropped)
+
+
+def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str, Any]]:
+    """The picked rows in the order of the picks; all others are read and forgotten a part at a time."""
+    wanted = pa.array([pick.id for pick in picks])
+    parts = source.iter_tables(DIFFICULTY.names)
+    found = pa.concat_tables(rows.filter(pc.is_in(rows.column("id"), wanted)) for rows in parts)
+    by_id = {row["id"]: row for row in found.to_pylist()}
+    return [
+        {
+            **by_id[pick.id],
+            "metadata": json.dumps(dict(by_id[pick.id]["metadata"] or ())),
+            "selected_rank": rank,
+            "selected_by": pick.by,
+        }
+        for rank, pick in enumerate(picks)
+    ]
+
+
+def _not_selected(ids: Sequence[str], campaign: Campaign) -> pa.Table:
+    """Rows of `dropped`; their content stands in the artifact that they were selected from."""
+    fixed = dropped_row("select", None, "not_selected", {"strategy": campaign.select.strategy})
+    columns = {**{name: pa.repeat(pa.scalar(value, pa.string()), len(ids)) for name, value in fixed.items()}, "id": ids}
+    return pa.table(columns, schema=DROPPED)

@@ -1,1 +1,0 @@
-"""Pure semantics of thinking: formats, budget forcing, sweeps, voting, grading."""

@@ -1,0 +1,291 @@
+"""Questions from procedural generators (reasoning-gym), seeded: families whose answers are unique.
+
+Owns which families there are, how each is asked so that the answer is unambiguous, and how it is graded.
+The n-th question of a family depends on the seed and the family's parameters alone, not on how many are
+made or in what pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import util
+from typing import Any
+
+from thinkscale.domain.question import AnswerKind, Question, question_id
+from thinkscale_demo import worked
+
+Metadata = Mapping[str, Any]
+
+
+class ProceduralError(ValueError):
+    """A family or a parameter is unknown, or the generator is not installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How one of the generator's families becomes questions."""
+
+    kind: AnswerKind
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Generator parameters that make its answers unambiguous; a campaign's come on top."""
+    ask: Callable[[Metadata], str] | None = None
+    """The question from the metadata; None: the generator's own wording."""
+    answer: Callable[[Metadata], str] | None = None
+    """The reference answer from the metadata; None: the generator's own."""
+
+
+def _list(numbers: Sequence[str]) -> str:
+    return ", ".join(numbers)
+
+
+FAMILIES: dict[str, Family] = {
+    # arithmetic and algebra
+    "gsm_symbolic": Family(kind="math"),
+    "chain_sum": Family(kind="integer", ask=lambda m: f"What is {m['expression']}?"),
+    "decimal_chain_sum": Family(kind="math", ask=lambda m: f"What is {m['expression']}?"),
+    "basic_arithmetic": Family(
+        kind="integer",
+        parameters={"allow_parentheses": False, "operators": ("+", "-", "*")},
+        ask=lambda m: f"Calculate {m['expression']}.",
+        # The generator without brackets works from left to right: its reference answers ignore precedence.
+        answer=lambda m: str(worked.arithmetic_value(m["expression"])),
+    ),
+    "products": Family(kind="integer", ask=lambda m: f"What is {m['expression']}?"),
+    "gcd": Family(kind="integer", ask=lambda m: f"What is the greatest common divisor of {_and(m['numbers'])}?"),
+    "lcm": Family(kind="integer", ask=lambda m: f"What is the least common multiple of {_and(m['numbers'])}?"),
+    "prime_factorization": Family(kind="text"),
+    "fraction_simplification": Family(
+        kind="text",
+        ask=lambda m: (
+            f"Simplify the fraction {m['numerator']}/{m['denominator']} to its lowest terms. "
+            "Answer with the simplified fraction, like 2/3."
+        ),
+        answer=lambda m: f"{m['simplified_numerator']}/{m['simplified_denominator']}",
+    ),
+    "base_conversion": Family(
+        kind="text",
+        parameters={"min_value": 1},  # the generator writes zero as an empty string
+        ask=lambda m: (
+            f"Convert the number {m['source_repr']} from base {m['source_base']} to base {m['target_base']}. "
+            "Use lowercase letters for digits above 9."
+        ),
+    ),
+    "simple_equations": Family(kind="integer"),
+    "count_primes": Family(
+        kind="integer",
+        parameters={"max_n": 100},
+        ask=lambda m: f"How many prime numbers are there from {m['start']} to {m['end']} (both included)?",
+    ),
+    "count_bits": Family(kind="integer", parameters={"max_n": 1000}),
+    "complex_arithmetic": Family(kind="text", parameters={"operations_weights": [0.5, 0.5, 0.0, 0.0]}),
+    "bitwise_arithmetic": Family(kind="text"),
+    "dice": Family(kind="math"),
+    "coin_flip": Family(kind="math", parameters={"max_trials": 6}),
+    "simple_geometry": Family(
+        kind="math",
+        ask=lambda m: (
+            f"A polygon has {m['n_sides']} sides. {m['n_sides'] - 1} of its interior angles are "
+            f"{_and([f'{angle:g}°' for angle in m['known_angles']])}. What is the remaining angle in degrees?"
+        ),
+        answer=lambda m: f"{m['missing_angle_raw']:g}",
+    ),
+    "advanced_geometry": Family(kind="text"),
+    # counting and lists
+    "leg_counting": Family(
+        kind="integer",
+        ask=lambda m: (
+            "How many legs are there in total if you have "
+            + _and([f"{count} {animal}{'s' if count > 1 else ''}" for animal, count in m["animals"].items()])
+            + "?"
+        ),
+    ),
+    "letter_counting": Family(kind="integer"),
+    "number_sorting": Family(
+        kind="text",
+        ask=lambda m: (
+            f"Sort these numbers in {m['direction']} order: {_list(m['original_numbers'])}. "
+            "Answer with the numbers separated by commas."
+        ),
+        answer=lambda m: _list(m["sorted_numbers"]),
+    ),
+    "number_filtering": Family(
+        kind="text",
+        ask=lambda m: (
+            f"{m['operation'].split('_')[0].capitalize()} all numbers {m['operation'].split('_')[1]} than "
+            f"{m['filter_value']} in this list: {_list(m['original_numbers'])}. "
+            "Answer with the numbers left, separated by commas, or none."
+        ),
+        answer=lambda m: _list(m["result"]) or "none",
+    ),
+    "word_sorting": Family(kind="text"),
+    "largest_island": Family(kind="integer"),
+    "rotten_oranges": Family(kind="integer"),
+    "binary_alternation": Family(kind="integer"),
+    "maze": Family(kind="integer"),
+    "spiral_matrix": Family(kind="text"),
+    "rotate_matrix": Family(kind="text"),
+    "binary_matrix": Family(kind="text"),
+    # words and ciphers
+    "spell_backward": Family(kind="text"),
+    "word_sequence_reversal": Family(
+        kind="text",
+        ask=lambda m: f"Reverse this list of words: {_list(m['words'])}. Answer with the words separated by commas.",
+    ),
+    "caesar_cipher": Family(
+        kind="text",
+        parameters={"max_words": 4},
+        ask=lambda m: (
+            f"In this text every letter was moved forward by {m['rotation']} in the alphabet: {m['cipher_text']}. "
+            "What was the text?"
+        ),
+    ),
+    "ransom_note": Family(kind="text"),
+    "isomorphic_strings": Family(kind="text"),
+    "string_insertion": Family(kind="text"),
+    "string_manipulation": Family(kind="text"),
+    # time, logic, relations
+    "time_intervals": Family(kind="text", parameters={"task_types": ["time"]}),
+    "calendar_arithmetic": Family(kind="text"),
+    "aiw": Family(kind="integer"),
+    "family_relationships": Family(kind="text"),
+    "syllogism": Family(kind="text"),
+    "knights_knaves": Family(kind="text"),
+    "self_reference": Family(kind="integer"),
+    "needle_haystack": Family(kind="text"),
+    "course_schedule": Family(kind="text"),
+    "color_cube_rotation": Family(kind="text"),
+    "zebra_puzzles": Family(kind="text"),
+    "circuit_logic": Family(kind="integer"),
+    "rectangle_count": Family(kind="integer"),
+}
+"""The families that can be asked for. Left out: those with several right answers (countdown, n_queens,
+sudoku, ...) and those whose right answer is a matter of interpretation (number_sequence, ...)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A run of one family's questions."""
+
+    family: str
+    start: int
+    stop: int
+
+
+def shares(families: Sequence[str], rows: int, segment_rows: int) -> list[list[Share]]:
+    """`rows` questions spread evenly over the families (the first ones get the rest), in segments.
+
+    Raises ProceduralError where a family is unknown or named twice.
+    """
+    for family in families:
+        if family not in FAMILIES:
+            raise ProceduralError(
+                f"pool family {family!r} is unknown or has no unique answers; there are: {', '.join(sorted(FAMILIES))}"
+            )
+        if families.count(family) > 1:
+            raise ProceduralError(f"pool family {family!r} is named twice")
+    segments: list[list[Share]] = [[]]
+    room = segment_rows
+    for i, family in enumerate(families):
+        start, stop = 0, rows // len(families) + (i < rows % len(families))
+        while start < stop:
+            if room == 0:
+                segments.append([])
+                room = segment_rows
+            count = min(room, stop - start)
+            segments[-1].append(Share(family=family, start=start, stop=start + count))
+            start, room = start + count, room - count
+    return [segment for segment in segments if segment]
+
+
+def generate(
+    share: Share, *, source: str, seed: int, parameters: Mapping[str, Any], licence: str | None
+) -> list[Question]:
+    """The questions of a share.
+
+    Raises ProceduralError where reasoning-gym is missing or refuses the parameters.
+    """
+    family = FAMILIES[share.family]
+    chosen = {**family.parameters, **parameters}
+    dataset = _dataset(share.family, seed, chosen, size=share.stop)
+    try:
+        items = [dataset[i] for i in range(share.start, share.stop)]
+    except (IndexError, ValueError, ArithmeticError) as error:
+        raise _refused(share.family, chosen, error) from error
+    return [_question(share.family, family, item, share.start + i, source, licence) for i, item in enumerate(items)]
+
+
+def _dataset(name: str, seed: int, parameters: Mapping[str, Any], size: int) -> Any:
+    if util.find_spec("reasoning_gym") is None:
+        raise ProceduralError("procedural questions need reasoning-gym: pip install 'thinkscale[demo]'")
+    import reasoning_gym
+
+    # The generator seeds item i with seed + i: near seeds would share items, so the family's is a hash.
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    try:
+        return reasoning_gym.create_dataset(
+            name, size=size, seed=int.from_bytes(digest[:6], "big"), **_fitting(name, parameters)
+        )
+    except (TypeError, AssertionError) as error:
+        raise _refused(name, parameters, error) from error
+
+
+def _refused(name: str, parameters: Mapping[str, Any], error: Exception) -> ProceduralError:
+    return ProceduralError(f"pool family {name}: no question comes of parameters {dict(parameters)}: {error}")
+
+
+def _fitting(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, with a lower bound that a campaign left alone brought down below its upper bound."""
+    from reasoning_gym.factory import DATASETS
+
+    defaults = DATASETS[name][1]()
+    fitted = dict(parameters)
+    for key, value in parameters.items():
+        low = key.replace("max_", "min_", 1)
+        if key.startswith("max_") and low not in parameters and hasattr(defaults, low):
+            fitted[low] = min(getattr(defaults, low), value)
+    return fitted
+
+
+def _question(
+    name: str, family: Family, item: Mapping[str, Any], index: int, source: str, licence: str | None
+) -> Question:
+    metadata = item["metadata"]
+    text = family.ask(metadata) if family.ask else str(item["question"]).strip()
+    answer = family.answer(metadata) if family.answer else str(item["answer"])
+    return Question(
+        id=question_id(source, text, answer),
+        question=text,
+        answer=answer,
+        kind=family.kind,
+        source=source,
+        locator=f"{name}/{index}",
+        domain=name,
+        solution=_solution(name, family.kind, metadata, answer),
+        licence=licence,
+    )
+
+
+def _solution(name: str, kind: AnswerKind, metadata: Metadata, answer: str) -> str | None:
+    """The worked solution. It ends in the reference answer, or its last number is the reference answer."""
+    solve = worked.SOLUTIONS.get(name)
+    text = solve(metadata) if solve else None
+    if text is None:
+        return None
+    text = text.rstrip(". ")
+    if not text.endswith(answer) and (kind == "text" or last_number(text) != answer):
+        text = f"{text}. The answer is {answer}"
+    return text + "."
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a text, thousands' commas removed."""
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return numbers[-1].replace(",", "") if numbers else None
+
+
+def _and(items: Sequence[Any]) -> str:
+    names = [str(item) for item in items]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
