@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.stages.evaluate import evaluate
 from thinkscale.stages.benchmarks import build_benchmarks
+from thinkscale.stages.evaluate import evaluate
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from tiny_model import write_tiny_model
