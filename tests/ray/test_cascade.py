@@ -12,6 +12,7 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.sample import Verdict
 from thinkscale.grading.extraction import extract
 from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.stages.difficulty import score_difficulty
 from thinkscale.store import lineage
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
@@ -48,7 +49,7 @@ def attempts(
     ]
     unique.commit_segment("000000", table(rows, QUESTIONS))
     unique.commit(QUESTIONS)
-    difficulty.score_difficulty(one, store)
+    score_difficulty(one, store)
     return one, store
 
 

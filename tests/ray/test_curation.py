@@ -21,13 +21,14 @@ import pytest
 import ray
 from ray import cloudpickle
 from thinkscale.domain.campaign import Campaign
-from thinkscale.runtime.segments import Actors, Result, run_segments, slices
+from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.stages import benchmarks, deduplicate, difficulty, distill, embed, ingest, select
 from thinkscale.store import lineage
 from thinkscale.store.artifact import Artifact, ConfigDriftError
 from thinkscale.store.filesystem import Store
 from thinkscale.store.locations import IngestError
 from thinkscale.store.schemas import EMBEDDINGS, table
+from thinkscale.store.stage import begin_stage, slices
 from tiny_model import write_tiny_model
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
@@ -222,21 +223,13 @@ class Noting:
 def resume(root: str, marks: str, seconds: float, use_actors: bool) -> Artifact:
     store = Store(root)
     source, output = Artifact(store, "numbers"), Artifact(store, "copied")
-    done = output.begin({}, {})
-    segments = slices(source, 5)
+    stage = begin_stage(output, {}, {}, lambda: slices(source, 5))
+    assert stage is not None
     if use_actors:
-        run_segments(
-            "copy",
-            output,
-            segments,
-            done,
-            transform=Noting,
-            arguments=(marks, seconds),
-            actors=Actors(most=1, cpus=0.5),
-        )
+        run_segments("copy", stage, transform=Noting, arguments=(marks, seconds), actors=Actors(most=1, cpus=0.5))
     else:
-        run_segments("copy", output, segments, done, transform=Noting(marks, seconds))
-    output.commit(EMBEDDINGS, expected_segments={s.key for s in segments})
+        run_segments("copy", stage, transform=Noting(marks, seconds))
+    stage.commit(EMBEDDINGS)
     return output
 
 

@@ -52,7 +52,8 @@ def test_clusters_name_what_the_pool_does_not(tmp_path: Path) -> None:
     [[circles], [primes]] = names
     assert "circle" in circles
     assert "prime" in primes
-    assert select.select(settings, store).inputs == {
+    assert select.select(settings, store)
+    assert Artifact(store, "curated/selected").require().inputs == {
         "questions": Artifact(store, "curated/domains").require().fingerprint
     }
     assert set(Artifact(store, "curated/selected").read().column("domain").to_pylist()) == {

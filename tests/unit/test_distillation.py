@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.grading.verdict import GradingPool
+from thinkscale.runtime.asking import Failed
+from thinkscale.runtime.engines import EngineLoop
+from thinkscale.runtime.segments import Result
+from thinkscale.stages.difficulty import engine_settings
 from thinkscale.stages.distill import FromSolutions, FromTeacher
 from thinkscale.store.schemas import SELECTED, TRACES, table
 from tiny_model import write_tiny_model
@@ -51,9 +57,21 @@ def test_worked_solutions_become_traces_and_others_are_dropped(tiny: str) -> Non
     assert result.dropped.column("reason").to_pylist() == ["no_solution"] * 5
 
 
+def taught(settings: Campaign) -> Result:
+    """What the teacher's engine gives for all rows."""
+    asks, loop = FromTeacher(campaign=settings), EngineLoop(engine_settings(settings, str(settings.teacher.model)))
+
+    async def answers(rows: list[dict[str, Any]]) -> list[Any]:
+        engine = await loop.engine()
+        return list(await asyncio.gather(*(asks.ask(engine, loop.tokenizer, row) for row in rows)))
+
+    rows = asks.rows(ROWS)
+    return asks.collect(rows, loop.run(answers(rows)), GradingPool().grade_all)
+
+
 def test_a_teacher_thinks_about_every_question_and_unusable_traces_are_dropped_by_name(tiny: str) -> None:
-    teacher = FromTeacher(campaign(tiny, max_thinking_tokens=200, max_answer_tokens=8))
-    result = teacher(ROWS)
+    settings = campaign(tiny, max_thinking_tokens=200, max_answer_tokens=8)
+    result = taught(settings)
     assert result.dropped is not None
     reasons = dict(
         zip(result.dropped.column("id").to_pylist(), result.dropped.column("reason").to_pylist(), strict=True)
@@ -65,12 +83,21 @@ def test_a_teacher_thinks_about_every_question_and_unusable_traces_are_dropped_b
     assert kept
     assert all(row["thinking"] and row["answer"] and row["thinking_tokens"] > 0 for row in kept)
     assert all(row["teacher"] == tiny and row["correct"] is not None for row in kept)
-    assert result.extra["engine"]["engine"] == "transformers"
-    assert teacher(ROWS).kept.equals(result.kept)
+    assert taught(settings).kept.equals(result.kept)
 
 
 def test_only_correct_traces_are_kept_where_asked(tiny: str) -> None:
-    result = FromTeacher(campaign(tiny, max_thinking_tokens=200, max_answer_tokens=8, only_correct=True))(ROWS)
+    result = taught(campaign(tiny, max_thinking_tokens=200, max_answer_tokens=8, only_correct=True))
     assert all(row["correct"] for row in result.kept.to_pylist())
     assert result.dropped is not None
     assert "wrong_answer" in result.dropped.column("reason").to_pylist()
+
+
+def test_a_question_that_no_engine_answers_is_dropped_with_the_error(tiny: str) -> None:
+    asks = FromTeacher(campaign=campaign(tiny))
+    rows = asks.rows(ROWS)
+    result = asks.collect(rows, [Failed(error="the engine is out of memory")] * len(rows), GradingPool().grade_all)
+    assert result.kept.num_rows == 0
+    assert result.dropped is not None
+    assert set(result.dropped.column("reason").to_pylist()) == {"failed"}
+    assert "out of memory" in result.dropped.column("detail")[0].as_py()

@@ -9,25 +9,26 @@ from typing import Any
 import pytest
 
 from made_samples import made_campaign, made_questions
-from thinkscale.domain.campaign import Campaign, Evaluate
+from thinkscale.domain.campaign import Campaign
 from thinkscale.grading.verdict import GradingPool
 from thinkscale.stages.regrade import grading_facts
-from thinkscale.stages.rounds import BenchmarkRun, Segment, longest_thinking
+from thinkscale.stages.rounds import BenchmarkRun, longest_thinking
 from thinkscale.stages.sampling import Item
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
+from thinkscale.store.stage import Segment, begin_stage
 
 QUESTIONS_ASKED = 10
 
 
-def settings(**changed: Any) -> Evaluate:
+def settings(**changed: Any) -> Campaign:
     raw = made_campaign().model_dump()
     raw["evaluate"] |= {"segment_questions": 4, "temperature": 1.0, "budgets": {"caps": [8, 32]}, **changed}
-    return Campaign.model_validate(raw).evaluate
+    return Campaign.model_validate(raw)
 
 
-def begin(root: Path, evaluate: Evaluate, known: dict[str, float] | None = None) -> tuple[BenchmarkRun, Artifact]:
+def begin(root: Path, campaign: Campaign, known: dict[str, float] | None = None) -> tuple[BenchmarkRun, Artifact]:
     store = Store(str(root))
     source = Artifact(store, "demo/benchmarks/sums")
     source.begin({}, {})
@@ -35,8 +36,11 @@ def begin(root: Path, evaluate: Evaluate, known: dict[str, float] | None = None)
         source.commit_segment("000000", made_questions(questions=QUESTIONS_ASKED))
         source.commit(QUESTIONS)
     output = Artifact(store, "demo/samples/model=base/benchmark=sums")
-    done = output.begin({}, {})
-    return BenchmarkRun(evaluate, 0, "base", "sums", source, output, done, known or {}), output
+    run = BenchmarkRun(campaign, "base", "sums", source, output, lambda: known or {})
+    stage = begin_stage(output, {}, {}, run.first_round)
+    assert stage is not None
+    run.resume(stage.done)
+    return run, output
 
 
 def answered(item: Item) -> dict[str, Any]:
@@ -60,11 +64,11 @@ def draw(run: BenchmarkRun, segments: list[Segment], pool: GradingPool) -> list[
     drawn = []
     while segments:
         for segment in segments:
-            whole = [segment.add(answered(item)) for item in segment.items]
-            assert whole == [False] * (len(whole) - 1) + [True]
-            run.commit_segment(segment, pool, {"cpu_busy_s": 3.0, "cpu_tail_s": 1.0})
+            result = run.asks.collect(segment.work, [answered(item) for item in segment.work], pool.grade_all)
+            stats = {"cpu_busy_s": 3.0, "cpu_tail_s": 1.0, **result.stats}
+            extra = {**result.extra, "engine": {"engine": "none"}}
+            run.output.commit_segment(segment.key, result.kept, stats=stats, extra=extra)
             drawn.append(segment.key)
-        assert [run.close_segment() for _ in segments] == [False] * (len(segments) - 1) + [True]
         segments = run.more()
     return drawn
 
@@ -72,7 +76,7 @@ def draw(run: BenchmarkRun, segments: list[Segment], pool: GradingPool) -> list[
 def finish(run: BenchmarkRun) -> tuple[Manifest, list[str]]:
     with GradingPool() as pool:
         drawn = draw(run, run.more(), pool)
-    return run.commit({"engine": "none"}), drawn
+    return run.commit(), drawn
 
 
 def test_all_samples_are_drawn_at_once_without_a_target(tmp_path: Path) -> None:
@@ -109,17 +113,17 @@ def test_sampling_ends_at_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_killed_evaluation_draws_what_is_missing_and_ends_the_same(tmp_path: Path) -> None:
-    evaluate = settings(samples=1, target_interval=12.0)
-    whole, _ = begin(tmp_path / "whole", evaluate)
+    campaign = settings(samples=1, target_interval=12.0)
+    whole, _ = begin(tmp_path / "whole", campaign)
     finish(whole)
-    killed, _ = begin(tmp_path / "killed", evaluate)
+    killed, _ = begin(tmp_path / "killed", campaign)
     with GradingPool() as pool:
         draw(killed, killed.more(), pool)
     segments = tmp_path / "killed/demo/samples/model=base/benchmark=sums/segments"
     lost = {"0000004-00001", "0000008-00002"}
     for key in lost:
         (segments / f"{key}.json").unlink()
-    resumed, output = begin(tmp_path / "killed", evaluate)
+    resumed, output = begin(tmp_path / "killed", campaign)
     manifest, drawn = finish(resumed)
     assert set(drawn) == lost
     assert resumed.resumed == QUESTIONS_ASKED * resumed.samples - 4 - 2 * 2
@@ -132,9 +136,8 @@ def test_the_longest_expected_question_comes_first_and_an_unknown_one_may_take_a
     known = {f"sums-q{index}": float(index) for index in range(QUESTIONS_ASKED) if index != 5}
     run, _ = begin(tmp_path, settings(samples=2), known)
     segments = run.more()
-    assert [segment.expected_tokens for segment in segments] == [3.0, 32.0, 9.0]
-    asked = [(item.question.id, item.sample) for item in segments[1].items]
-    assert asked[:4] == [("sums-q5", 0), ("sums-q5", 1), ("sums-q7", 0), ("sums-q7", 1)]
+    assert [max(map(run.asks.expected, segment.work)) for segment in segments] == [3.0, 32.0, 9.0]
+    assert {item.question.id for item in segments[1].work if run.asks.expected(item) == 32} == {"sums-q5"}
 
 
 def test_a_later_round_goes_by_the_lengths_of_the_first(tmp_path: Path) -> None:

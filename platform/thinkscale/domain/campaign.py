@@ -320,6 +320,8 @@ class Serve(Section):
     max_concurrent_sequences: Count = 256
     tensor_parallel: Count = 1
     gpu_memory_share: float = Field(default=0.9, gt=0, le=1)
+    mixed_engines: bool = False
+    """Go on with an artifact that another engine or version has begun; its manifest lists all of them."""
 
 
 class Resources(Section):

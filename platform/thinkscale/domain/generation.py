@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -75,3 +76,9 @@ class EngineInfo:
     model_hash: str = ""
     tokenizer_hash: str = ""
     chat_template_hash: str = ""
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed below 2**31 that these parts fix, as (campaign's seed, row's id, sample): the same in every run."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

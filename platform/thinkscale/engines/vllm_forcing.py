@@ -22,6 +22,8 @@ from thinkscale.forcing.automaton import MAX_STOPS, ForcingAutomaton, ForcingSpe
 PREFIX = "thinking_"
 SPARE_SLOTS = 256
 """Slots beyond those of running requests: for outcomes that were not fetched yet."""
+KEPT_OUTCOMES = 1 << 17
+"""Outcomes that wait for somebody to ask once their slots were needed; the oldest go first."""
 
 Outcome = list[int]
 """A slot's row of the automaton's state."""
@@ -79,6 +81,8 @@ class ForcingSampler:
         """Slot by key, for requests that run and for ended ones whose outcome was not fetched."""
         self._requests: dict[str, str] = {}
         """vLLM's request id by key."""
+        self._ended: dict[str, Outcome] = {}
+        """Outcomes by key, of requests whose slot was needed by others before somebody asked."""
         self._batch: list[str] = []
         self._forced = False
         """Whether any row of the batch is forced."""
@@ -104,14 +108,19 @@ class ForcingSampler:
     def outcomes(self, keys: list[str]) -> dict[str, Outcome]:
         found = {}
         for key in keys:
-            slot = self._slots.pop(key, None)
-            if slot is None:
-                continue
-            found[key] = self._automaton.host_state[slot].tolist()
-            del self._requests[key]
-            self._free.append(slot)
-            self._batch = []  # rows may still name the slot
+            if key in self._slots:
+                found[key] = self._release(key)
+            elif key in self._ended:
+                found[key] = self._ended.pop(key)
         return found
+
+    def _release(self, key: str) -> Outcome:
+        """Free an ended request's slot; returns its outcome."""
+        slot = self._slots.pop(key)
+        del self._requests[key]
+        self._free.append(slot)
+        self._batch = []  # rows may still name the slot
+        return list(self._automaton.host_state[slot].tolist())
 
     def _follow_batch(self) -> None:
         """Assign slots to requests that are new, and tell the automaton which rows they have."""
@@ -144,8 +153,9 @@ class ForcingSampler:
 
     def _take_slot(self) -> int:
         if not self._free:
-            # Requests that were cancelled, or whose caller died, never ask for their outcome.
+            # Ended ones that nobody asked for yet; those whose caller died are never asked for.
             for key in [key for key, request in self._requests.items() if request not in self._runner.requests]:
-                self._free.append(self._slots.pop(key))
-                del self._requests[key]
+                self._ended[key] = self._release(key)
+            while len(self._ended) > KEPT_OUTCOMES:
+                self._ended.pop(next(iter(self._ended)))
         return self._free.pop()

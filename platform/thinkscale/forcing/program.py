@@ -6,13 +6,12 @@ them; it does no I/O and knows no engine and no clock. `engines.driver` runs pro
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thinkscale.domain.budget import Budget, ThinkingEnd
-from thinkscale.domain.generation import Completion, Request, Sampling, TokenIds
+from thinkscale.domain.generation import Completion, Request, Sampling, TokenIds, derived_seed
 from thinkscale.domain.sample import Thought
 from thinkscale.forcing.formats import ForcingIds
 
@@ -180,5 +179,4 @@ def _sampling_at(sampling: Sampling, phase: str, position: int) -> Sampling:
     """Each request of one sample draws from a stream of its own, and the same one at every rerun."""
     if sampling.seed is None or sampling.temperature == 0:
         return sampling
-    digest = hashlib.sha256(f"{sampling.seed}/{phase}/{position}".encode()).digest()
-    return replace(sampling, seed=int.from_bytes(digest[:4], "big") >> 1)
+    return replace(sampling, seed=derived_seed(sampling.seed, phase, position))

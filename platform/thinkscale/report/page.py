@@ -107,10 +107,12 @@ def _engines(manifests: Mapping[str, StageRecord]) -> list[str]:
     """The engines that drew the samples, each described once."""
     described = []
     for manifest in manifests.values():
-        engine = manifest.extra.get("engine") if manifest.schema.startswith("samples/") else None
-        if isinstance(engine, Mapping):
-            names = ("engine", "version", "dtype", "device")
-            described.append(" ".join(str(engine[name]) for name in names if engine.get(name)))
+        if not manifest.schema.startswith("samples/"):
+            continue
+        for engine in manifest.extra.get("engines") or [manifest.extra.get("engine")]:
+            if isinstance(engine, Mapping):
+                names = ("engine", "version", "dtype", "device")
+                described.append(" ".join(str(engine[name]) for name in names if engine.get(name)))
     return list(dict.fromkeys(described))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from thinkscale.domain.question import Question
-from thinkscale.runtime.segments import Result, Slice, itself, run_segments, slices
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.store.artifact import Artifact
 from thinkscale.store.ingest import Unreadable
 from thinkscale.store.schemas import DROPPED, question_row, table
+from thinkscale.store.stage import Slice, begin_stage, slices
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,34 @@ class Drop:
 
 
 def drop_rows(
-    stage: str,
+    name: str,
     source: Artifact,
     output: Artifact,
-    done: set[str],
-    drops: Mapping[int, Drop],
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    decide: Callable[[], Mapping[int, Drop]],
     schema: pa.Schema,
     segment_rows: int,
-) -> Manifest:
-    """Write the source without the rows that were decided to go.
+) -> bool:
+    """Write the source without the rows that were decided to go; says whether there was anything to do.
 
     Args:
-        drops: by the row's place in the source, over all its parts.
+        name: of the stage, for the progress and the dropped rows.
+        config: as in `begin_stage`, and so `inputs`.
+        decide: gives drops by the row's place in the source, over all its parts.
         schema: of the output; columns of the source that it lacks are left out.
     """
-    segments, first = [], 0
-    for segment in slices(source, segment_rows):
+    stage = begin_stage(output, config, inputs, lambda: slices(source, segment_rows))
+    if stage is None:
+        return False
+    drops, segments, first = decide(), [], 0
+    for segment in stage.segments:
         local = {at: drops[first + at] for at in range(segment.rows) if first + at in drops}
         segments.append(replace(segment, work=(segment.work, local)))
         first += segment.rows
-    run_segments(stage, output, segments, done, read=itself, transform=FilterRows(stage, schema.names))
-    return output.commit(schema, expected_segments={segment.key for segment in segments})
+    work = replace(stage, segments=tuple(segments))
+    run_segments(name, work, read=itself, transform=FilterRows(name, schema.names))
+    return stage.commit(schema)
 
 
 class FilterRows:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray import serve
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
-from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.store.models import directory_hash, local_model
+from thinkscale.runtime.asking import EngineGoneError
+from thinkscale.runtime.engines import EngineSettings, start_engine
+from thinkscale.store.models import local_model
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +26,8 @@ OWNERS = "thinkscale-owners"
 """Ray namespace of the actors that stand for the processes that started replicas."""
 
 WATCH_EVERY_S = 2.0
+
+DYING_S = 0.5
 
 
 class Replica:
@@ -36,35 +38,17 @@ class Replica:
     their application.
     """
 
-    async def __init__(  # type: ignore[misc]
-        self, settings: Serve, threads: int, model_reference: str, owner: str | None = None
-    ) -> None:
-        directory = local_model(model_reference)
+    async def __init__(self, settings: EngineSettings, owner: str | None = None) -> None:  # type: ignore[misc]
+        directory = local_model(settings.reference)
         self.tokenizer = ModelTokenizer(directory)
-        self.engine: Engine = await build_engine(
-            settings.engine,
-            directory,
-            dtype=settings.dtype,
-            context_tokens=settings.context_tokens,
-            max_concurrent_sequences=settings.max_concurrent_sequences,
-            tensor_parallel=settings.tensor_parallel,
-            gpu_memory_share=settings.gpu_memory_share,
-            threads=threads,
-        )
-        self._info = dataclasses.replace(
-            self.engine.info,
-            model=model_reference,
-            model_hash=directory_hash(directory, ("config.json", "*.safetensors")),
-            tokenizer_hash=directory_hash(directory, ("tokenizer*", "*.model", "vocab*", "merges.txt")),
-            chat_template_hash=hashlib.sha256(self.tokenizer.chat_template.encode()).hexdigest()[:16],
-        )
+        self.engine: Engine = await start_engine(settings, directory, self.tokenizer)
         self._died = ""
         self._calls: set[asyncio.Task[Any]] = set()
         self._watch = None if owner is None else asyncio.create_task(self._end_with(owner))
 
     async def info(self) -> dict[str, Any]:
         """`EngineInfo` as a dict, with the hashes of model, tokenizer and chat template."""
-        return dataclasses.asdict(self._info)
+        return dataclasses.asdict(self.engine.info)
 
     async def call(
         self,
@@ -73,6 +57,8 @@ class Replica:
         **kwargs: P.kwargs,
     ) -> T:
         """Await `function(engine, tokenizer, *args)` here. The function must be importable on the nodes."""
+        if self._died:
+            raise EngineGoneError(self._died)
         task = asyncio.create_task(function(self.engine, self.tokenizer, *args, **kwargs))
         self._calls.add(task)
         try:
@@ -84,9 +70,14 @@ class Replica:
             self._calls.discard(task)
 
     def note(self, error: EngineError) -> None:
-        """Take note of an error of the engine: it may have been its end."""
-        if isinstance(error, EngineDiedError):
+        """Take note of an error of the engine: it may have been its end, and then it is this process's.
+
+        Calls under way get their errors first. Serve sees a process that is gone at once, a sick one only at its next
+        checks, and would send it calls until then.
+        """
+        if isinstance(error, EngineDiedError) and not self._died:
             self._died = str(error)
+            asyncio.get_running_loop().call_later(DYING_S, os._exit, 1)
 
     async def check_health(self) -> None:
         """Serve replaces a replica whose engine has died."""

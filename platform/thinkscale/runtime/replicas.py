@@ -5,9 +5,12 @@ Owns how many there are, of which size, and that they end with the campaign. Kno
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from ray.serve import Application
@@ -16,6 +19,9 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 import ray
 from ray import serve
 from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.generation import EngineInfo
+from thinkscale.runtime.engines import EngineSettings
+from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.replica import OWNERS, Replica
 from thinkscale.runtime.session import owns_cluster
 
@@ -27,6 +33,7 @@ DRAIN_S = 4 * 3600.0
 """The longest that a replica which shall go (it is let go, or its node drained) may take for what it has under way."""
 
 RELEASE_AFTER_S = 60.0
+METER_EVERY_S = 5.0
 
 START_ATTEMPTS = 2
 """Times that Serve tries to build a replica: a model that does not load will not load the tenth time."""
@@ -83,8 +90,36 @@ def start_replicas(
         health_check_period_s=5.0,
         max_constructor_retry_count=START_ATTEMPTS,
     )(Replica)
-    app = deployment.bind(campaign.serve, campaign.resources.threads_per_actor, model_reference, owner)
+    settings = EngineSettings(
+        reference=model_reference, serve=campaign.serve, threads=campaign.resources.threads_per_actor
+    )
+    app = deployment.bind(settings, owner)
     return run_application(app, name, route_prefix=None, what=f"replicas of {model_reference}")
+
+
+@asynccontextmanager
+async def metered_replicas(
+    campaign: Campaign, model_reference: str, name: str, meter: Meter
+) -> AsyncIterator[tuple[Any, EngineInfo]]:
+    """Replicas as `start_replicas` gives them, with what their engines are; they end with the block.
+
+    What is metered is those that are held, for replicas are let go as the queue drains.
+    """
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(METER_EVERY_S)
+            meter.hold(await asyncio.to_thread(replicas_held, name))
+
+    handle = await asyncio.to_thread(start_replicas, campaign, model_reference, name)
+    watching = asyncio.create_task(watch())
+    try:
+        info = EngineInfo(**await handle.info.remote())
+        meter.started()
+        yield handle, info
+    finally:
+        watching.cancel()
+        await asyncio.to_thread(stop_replicas, name)
 
 
 def replicas_held(name: str) -> int:

@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from thinkscale.domain.engine import EngineError
+from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
-from thinkscale.store.artifact import Artifact, ArtifactError, StoredFile
+from thinkscale.store.artifact import Artifact, ArtifactError
 from thinkscale.store.models import ModelError
+from thinkscale.store.stage import Slice, Stage
 
 TASK_CPUS = 0.25
 """Of reading and writing tasks: they wait for storage more than they compute, and must find room beside actors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """A unit of work. Its key and content are the same in every run."""
-
-    key: str
-    rows: int
-    """For the progress."""
-    work: Any
-    """What `read` needs. Picklable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +36,6 @@ class Result:
     stats: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Facts for the manifest; of several segments' the last one's counts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """Rows of a committed artifact that follow each other, perhaps over several parts."""
-
-    artifact: Artifact
-    ranges: tuple[tuple[StoredFile, int, int], ...]
-    """Part, first row, row after the last."""
-
-    def read(self, columns: list[str] | None = None) -> pa.Table:
-        return pa.concat_tables(
-            self.artifact.read_part(part, columns).slice(start, stop - start) for part, start, stop in self.ranges
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,30 +57,6 @@ Read = Callable[[Any], Any]
 Transform = Callable[[Any], Result]
 
 
-def slices(artifact: Artifact, segment_rows: int) -> list[Segment]:
-    """A committed artifact in segments of so many rows, whatever the sizes of its parts."""
-    segments: list[list[tuple[StoredFile, int, int]]] = [[]]
-    room = segment_rows
-    for part in artifact.parts():
-        start, rows = 0, part.rows or 0
-        while start < rows:
-            if room == 0:
-                segments.append([])
-                room = segment_rows
-            count = min(room, rows - start)
-            segments[-1].append((part, start, start + count))
-            start, room = start + count, room - count
-    return [
-        Segment(
-            key=f"{i:06d}",
-            rows=sum(stop - start for _, start, stop in ranges),
-            work=Slice(artifact=artifact, ranges=tuple(ranges)),
-        )
-        for i, ranges in enumerate(segments)
-        if ranges
-    ]
-
-
 def itself(work: Any) -> Any:
     """For transforms that read for themselves."""
     return work
@@ -113,21 +67,18 @@ def read_slice(work: Slice) -> pa.Table:
 
 
 def run_segments(
-    stage: str,
-    output: Artifact,
-    segments: Sequence[Segment],
-    done: set[str],
+    name: str,
+    stage: Stage,
     *,
     read: Read = read_slice,
     transform: Transform | type,
     arguments: tuple[Any, ...] = (),
     actors: Actors | None = None,
 ) -> None:
-    """Run the segments that are not `done`, each committed by the worker that wrote it.
+    """Run the segments that are not done, each committed by the worker that wrote it.
 
     Args:
-        stage: for the progress.
-        done: keys of committed segments, as `Artifact.begin` gives them.
+        name: for the progress.
         read: from a segment's work to the transform's input, in a task.
         transform: a function, or a class whose instances are called (built from `arguments` in each actor).
         actors: the pool for a class; None: `transform` is a function and runs in tasks.
@@ -135,9 +86,9 @@ def run_segments(
     Raises:
         The error of the first segment that failed; what was committed stays.
     """
-    pending = [segment for segment in segments if segment.key not in done]
-    total = sum(segment.rows for segment in segments)
-    progress = Progress(stage, total, done=total - sum(segment.rows for segment in pending))
+    output, pending = stage.output, stage.pending
+    total = sum(segment.rows for segment in stage.segments)
+    progress = Progress(name, total, done=total - sum(segment.rows for segment in pending))
     if not pending:
         return
     import ray.data
@@ -153,16 +104,18 @@ def run_segments(
         whole = _Whole(output, read, transform)
         dataset = dataset.map_batches(whole, num_cpus=1, **options)
     else:
+        most = min(actors.most, len(rows))
         dataset = dataset.map_batches(_Reader(read), num_cpus=TASK_CPUS, **options)
         dataset = dataset.map_batches(
             _Transformer,
             fn_constructor_args=(transform, arguments, actors),
             compute=ray.data.ActorPoolStrategy(
-                min_size=1,
-                max_size=max(1, min(actors.most, len(rows))),
+                # Engines on GPUs start together. On CPUs a pool grows: one that took them all would leave none to read.
+                min_size=most if actors.gpus else 1,
+                max_size=most,
                 max_concurrent_calls_per_actor=actors.at_once,
                 enable_true_multi_threading=actors.at_once > 1,
-                max_tasks_in_flight_per_actor=actors.at_once + 1,
+                max_tasks_in_flight_per_actor=max(2, actors.at_once),
             ),
             num_cpus=actors.cpus,
             num_gpus=actors.gpus,
@@ -206,32 +159,31 @@ class _Transformer:
     """An actor of a pool; it meters what it holds."""
 
     def __init__(self, transform: type, arguments: tuple[Any, ...], actors: Actors) -> None:
-        self._actors = actors
-        began = time.perf_counter()
+        self._meter = Meter(workers=1, cpus_each=actors.cpus, gpus_each=actors.gpus)
+        self._metering = threading.Lock()  # the meter serves one thread at a time
         self._error: Exception | None = None
         try:
             self._transform = transform(*arguments)
         except TOLD as error:  # an actor that dies as it starts is told by Ray without its reason
             self._error = error
-        self._startup_s = time.perf_counter() - began
+        self._meter.started()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = pickle.loads(_cell(batch, "work"))
         if self._error is not None or isinstance(work, Exception):
             return _passed_on(batch, self._error or work)
-        began = time.perf_counter()
+        key = _cell(batch, "key")
+        with self._metering:
+            self._meter.change(key, +1)
         try:
             result: Result = self._transform(work)
         except TOLD as error:
             return _passed_on(batch, error)
-        stats = {**self._spent("busy", time.perf_counter() - began), **self._spent("startup", self._startup_s)}
-        self._startup_s = 0.0
-        return _passed_on(batch, replace(result, stats={**stats, **result.stats}))
-
-    def _spent(self, what: str, elapsed_s: float) -> dict[str, float]:
-        share = elapsed_s / self._actors.at_once if what == "busy" else elapsed_s
-        held = {"cpu": self._actors.cpus, "gpu": self._actors.gpus}
-        return {f"{device}_{what}_s": share * count for device, count in held.items() if share * count > 0}
+        finally:
+            with self._metering:
+                self._meter.change(key, -1)
+                spent = self._meter.take(key)
+        return _passed_on(batch, replace(result, stats={**spent, **result.stats}))
 
 
 class _Writer:

@@ -24,6 +24,7 @@ from ray import serve as ray_serve
 from thinkscale.domain.service import Service
 from thinkscale.engines.factory import model_context
 from thinkscale.forcing.formats import resolve_format
+from thinkscale.runtime.engines import EngineSettings
 from thinkscale.runtime.replica import Replica
 from thinkscale.runtime.replicas import QUIET, START_ATTEMPTS, end_application, run_application
 from thinkscale.runtime.session import connect, disconnect, owns_cluster
@@ -50,7 +51,8 @@ class HttpReplica(Replica):
         most = model_context(local_model(service.model.base))
         context = min(service.serve.context_tokens, most or service.serve.context_tokens)
         settings = service.serve.model_copy(update={"context_tokens": context})
-        await super().__init__(settings, min(service.threads, os.cpu_count() or 1), service.model.base)
+        threads = min(service.threads, os.cpu_count() or 1)
+        await super().__init__(EngineSettings(reference=service.model.base, serve=settings, threads=threads))
         thinking_format = resolve_format(service.model, self.tokenizer)
         self._api = OpenAiApi(
             self.engine, self.tokenizer, thinking_format, service, keys=keys, on_engine_error=self.note

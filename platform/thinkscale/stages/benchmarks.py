@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from thinkscale.domain.campaign import AddedSource, Campaign
+from thinkscale.domain.campaign import AddedSource, Benchmark, Campaign
 from thinkscale.runtime.dropping import licences
 from thinkscale.runtime.progress import Progress
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.artifact import Artifact
 from thinkscale.store.benchmarks import added_benchmark, read_benchmark
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import source_fingerprints
 from thinkscale.store.locations import IngestError
 from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, questions, questions_table, table
+from thinkscale.store.stage import WHOLE, begin_stage
 
 
-def build_benchmarks(campaign: Campaign, store: Store) -> list[Manifest]:
+def build_benchmarks(campaign: Campaign, store: Store) -> bool:
     """Every benchmark of the campaign as questions: normalised, nothing dropped but unreadable and repeated rows."""
-    return [_build_benchmark(campaign, store, i) for i in range(len(campaign.evaluate.benchmarks))]
+    built = [_build_benchmark(campaign, store, benchmark) for benchmark in campaign.evaluate.benchmarks]
+    return any(built)
 
 
-def _build_benchmark(campaign: Campaign, store: Store, index: int) -> Manifest:
-    benchmark = campaign.evaluate.benchmarks[index]
+def _build_benchmark(campaign: Campaign, store: Store, benchmark: Benchmark) -> bool:
     output = Artifact(store, f"{campaign.name}/benchmarks/{benchmark.name}")
     source, added = benchmark.source, added_benchmark(store, benchmark.name)
     if isinstance(source, AddedSource):
@@ -31,14 +32,14 @@ def _build_benchmark(campaign: Campaign, store: Store, index: int) -> Manifest:
         inputs = {added.path: added.require().fingerprint}
     else:
         inputs = source_fingerprints(source)
-    output.begin(benchmark.model_dump(), inputs)
-    if (manifest := output.manifest()) is not None:
-        return manifest
+    stage = begin_stage(output, benchmark.model_dump(), inputs, lambda: [WHOLE])
+    if stage is None:
+        return False
     if isinstance(source, AddedSource):
         kept, dropped = questions(added.read())[: benchmark.limit], DROPPED.empty_table()
     else:
         kept, bad = read_benchmark(source, benchmark.limit)
         dropped = table(bad, DROPPED)
     Progress("benchmarks", len(kept)).advance(len(kept), benchmark.name)
-    output.commit_segment("000000", questions_table(kept), dropped=dropped)
-    return output.commit(QUESTIONS, extra=licences(question_row(question) for question in kept))
+    output.commit_segment(WHOLE.key, questions_table(kept), dropped=dropped)
+    return stage.commit(QUESTIONS, extra=licences(question_row(question) for question in kept))

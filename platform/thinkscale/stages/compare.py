@@ -55,7 +55,7 @@ def pairs(first: tuple[Store, str], second: tuple[Store, str]) -> list[Pair]:
 
 def differences(found: Sequence[Pair]) -> list[str]:
     """How the engines that drew the two campaigns' samples differ, a line for each fact."""
-    first, second = ([one.artifact.require().extra.get("engine", {}) for one in side] for side in _sides(found))
+    first, second = ([engine for one in side for engine in _engines(one)] for side in _sides(found))
     return engine_differences(first, second)
 
 
@@ -119,6 +119,12 @@ def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, by
         ),
         notes=remarks,
     )
+
+
+def _engines(samples: SampleSet) -> list[dict[str, object]]:
+    """Every engine that drew some of the samples."""
+    extra = samples.artifact.require().extra
+    return list(extra.get("engines") or [extra.get("engine", {})])
 
 
 def _sides(found: Sequence[Pair]) -> tuple[list[SampleSet], list[SampleSet]]:

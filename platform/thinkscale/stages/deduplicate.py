@@ -18,11 +18,13 @@ from thinkscale.curate.fingerprints import COLUMN_TYPES, COLUMNS, PERMUTATIONS, 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime.dropping import Drop, drop_rows
 from thinkscale.runtime.progress import Progress
-from thinkscale.runtime.segments import Result, Slice, itself, run_segments, slices
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.stages.artifacts import benchmark_artifacts, campaign_artifact, fingerprints
+from thinkscale.store.artifact import Artifact
 from thinkscale.store.columns import POOL, Column, stored_vectors
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
+from thinkscale.store.stage import Slice, begin_stage, slices
 
 _HASHES = pa.list_(pa.uint64())
 FINGERPRINTS = pa.schema(
@@ -37,33 +39,35 @@ FINGERPRINTS = pa.schema(
 )
 
 
-def deduplicate(campaign: Campaign, store: Store) -> Manifest:
+def deduplicate(campaign: Campaign, store: Store) -> bool:
     """`unique`: near duplicates and questions that give away a benchmark dropped."""
     settings = campaign.curate
-    pool, embeddings = (Artifact(store, f"{campaign.name}/{name}") for name in ("pool", "embeddings"))
-    benchmarks = {b.name: Artifact(store, f"{campaign.name}/benchmarks/{b.name}") for b in campaign.evaluate.benchmarks}
-    inputs = {name: a.require().fingerprint for name, a in {"pool": pool, **benchmarks}.items()}
-    index = _benchmark_index(campaign, benchmarks)
-    prints = _fingerprint_pool(campaign, store, pool, index, inputs)
-    output = Artifact(store, f"{campaign.name}/unique")
-    done = output.begin(
-        settings.model_dump(include={"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}),
-        {**inputs, "embeddings": embeddings.require().fingerprint},
+    pool, embeddings, prints, output = (
+        campaign_artifact(campaign, store, name) for name in ("pool", "embeddings", "fingerprints", "unique")
     )
-    if (manifest := output.manifest()) is not None:
-        return manifest
-    progress = Progress("deduplicate", pool.require().rows)
-    progress.note(f"comparing with {len(index.rows):,} questions of {len(benchmarks)} benchmark(s)")
-    rows = StoredFingerprints(prints)
-    cosines = StoredCosines(embeddings, index, settings.decontaminate_similarity)
-    leaks = find_leaks(Column(pool, "question"), rows, index, rows.sharing_ngrams(), cosines)
-    progress.note(f"{len(leaks):,} give away a benchmark question; comparing with each other")
-    drops, ids = {}, Column(pool, "id")
-    for found in sorted(near_duplicates(rows, settings.near_duplicate_similarity), key=lambda found: found.kept):
-        detail = {"kept": ids[found.kept], "similarity": round(found.similarity, 4)}
-        drops[found.row] = Drop("near_duplicate", detail)
-    drops |= {leak.row: _leak(leak) for leak in leaks}
-    return drop_rows("deduplicate", pool, output, done, drops, QUESTIONS, settings.segment_rows)
+    benchmarks = benchmark_artifacts(campaign, store)
+    inputs = fingerprints(pool=pool, **benchmarks)
+    index = _benchmark_index(campaign, benchmarks)
+    did = _fingerprint_pool(campaign, pool, prints, index, inputs)
+
+    def decide() -> dict[int, Drop]:
+        progress = Progress("deduplicate", pool.require().rows)
+        progress.note(f"comparing with {len(index.rows):,} questions of {len(benchmarks)} benchmark(s)")
+        rows = StoredFingerprints(prints)
+        cosines = StoredCosines(embeddings, index, settings.decontaminate_similarity)
+        leaks = find_leaks(Column(pool, "question"), rows, index, rows.sharing_ngrams(), cosines)
+        progress.note(f"{len(leaks):,} give away a benchmark question; comparing with each other")
+        drops, ids = {}, Column(pool, "id")
+        for found in sorted(near_duplicates(rows, settings.near_duplicate_similarity), key=lambda found: found.kept):
+            detail = {"kept": ids[found.kept], "similarity": round(found.similarity, 4)}
+            drops[found.row] = Drop("near_duplicate", detail)
+        return drops | {leak.row: _leak(leak) for leak in leaks}
+
+    config = settings.model_dump(
+        include={"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}
+    )
+    inputs = inputs | fingerprints(embeddings=embeddings)
+    return drop_rows("deduplicate", pool, output, config, inputs, decide, QUESTIONS, settings.segment_rows) or did
 
 
 def _leak(leak: Leak) -> Drop:
@@ -87,16 +91,15 @@ def _benchmark_index(campaign: Campaign, benchmarks: dict[str, Artifact]) -> Ben
 
 
 def _fingerprint_pool(
-    campaign: Campaign, store: Store, pool: Artifact, index: BenchmarkIndex, inputs: dict[str, str]
-) -> Artifact:
-    output = Artifact(store, f"{campaign.name}/fingerprints")
+    campaign: Campaign, pool: Artifact, output: Artifact, index: BenchmarkIndex, inputs: dict[str, str]
+) -> bool:
+    rows = campaign.curate.segment_rows
     settings = campaign.curate.model_dump(include={"decontaminate_ngram", "segment_rows"})
-    done = output.begin(settings, inputs)
-    if output.manifest() is None:
-        segments = slices(pool, campaign.curate.segment_rows)
-        run_segments("fingerprint", output, segments, done, read=itself, transform=FingerprintRows(index))
-        output.commit(FINGERPRINTS, expected_segments={segment.key for segment in segments})
-    return output
+    stage = begin_stage(output, settings, inputs, lambda: slices(pool, rows))
+    if stage is None:
+        return False
+    run_segments("fingerprint", stage, read=itself, transform=FingerprintRows(index))
+    return stage.commit(FINGERPRINTS)
 
 
 class FingerprintRows:

@@ -5,32 +5,31 @@ Owns the teacher's terms: no trace is made where they do not allow training on i
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import threading
-from collections.abc import Mapping
-from dataclasses import asdict
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from thinkscale.domain.budget import Budget
+from thinkscale.domain.budget import Budget, ThinkingEnd
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.generation import Sampling, TokenIds
+from thinkscale.domain.engine import Engine
+from thinkscale.domain.generation import Sampling, derived_seed
 from thinkscale.domain.sample import Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import detect_format, forcing_ids
 from thinkscale.forcing.program import think
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.verdict import Graded
+from thinkscale.runtime.asks import Grade, answered, run_asks
 from thinkscale.runtime.dropping import dropped_row, licences
-from thinkscale.runtime.segments import Actors, Result, run_segments, slices
-from thinkscale.stages.difficulty import EngineLoop
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.runtime.engines import tokenizer_of
+from thinkscale.runtime.segments import Actors, Result, run_segments
+from thinkscale.stages.difficulty import engine_settings
+from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
-from thinkscale.store.models import local_model
 from thinkscale.store.schemas import DROPPED, TRACES, table
+from thinkscale.store.stage import begin_stage, slices
 
 
 class DistillError(RuntimeError):
@@ -58,7 +57,7 @@ def check_terms(campaign: Campaign) -> None:
         )
 
 
-def distill(campaign: Campaign, store: Store) -> Manifest:
+def distill(campaign: Campaign, store: Store) -> bool:
     """`traces`: thinking and answer for each selected question.
 
     Raises:
@@ -67,26 +66,29 @@ def distill(campaign: Campaign, store: Store) -> Manifest:
     check_terms(campaign)
     source = Artifact(store, f"{campaign.name}/selected")
     output = Artifact(store, f"{campaign.name}/traces")
-    done = output.begin(
+    stage = begin_stage(
+        output,
         {"teacher": campaign.teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed},
         {"selected": source.require().fingerprint},
+        lambda: slices(source, campaign.difficulty.segment_rows),
     )
-    if (manifest := output.manifest()) is not None:
-        return manifest
-    segments = slices(source, campaign.difficulty.segment_rows)
+    if stage is None:
+        return False
     if campaign.teacher.source == "solutions":
-        run_segments("distill", output, segments, done, transform=FromSolutions(campaign.model.base))
+        run_segments("distill", stage, transform=FromSolutions(campaign.model.base))
     else:
-        resources = campaign.resources
-        gpus = 0 if campaign.teacher.endpoint else resources.gpus_per_replica
-        pool = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=gpus, at_once=2)
-        run_segments("distill", output, segments, done, transform=FromTeacher, arguments=(campaign,), actors=pool)
+        teacher, resources = campaign.teacher, campaign.resources
+        assert teacher.model is not None
+        settings = replace(engine_settings(campaign, teacher.model), endpoint=teacher.endpoint)
+        gpus = 0 if teacher.endpoint else resources.gpus_per_replica
+        actors = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=gpus)
+        run_asks("distill", stage, FromTeacher(campaign=campaign), settings, actors)
     if not sum(record["file"]["rows"] for record in output.segment_records()):
         raise DistillError(
             f"{output.url}: no trace came of {source.require().rows:,} questions; the reasons stand in "
             f"{output.url}/dropped"
         )
-    return output.commit(TRACES, extra=_terms(campaign, source), expected_segments={s.key for s in segments})
+    return stage.commit(TRACES, extra=_terms(campaign, source))
 
 
 class FromSolutions:
@@ -96,7 +98,7 @@ class FromSolutions:
         self._base = base
 
     def __call__(self, rows: pa.Table) -> Result:
-        tokenizer = _tokenizer(self._base)
+        tokenizer = tokenizer_of(self._base)
         kept, dropped = [], []
         for row in rows.to_pylist():
             if not row["solution"]:
@@ -108,75 +110,86 @@ class FromSolutions:
         return Result(kept=table(kept, TRACES), dropped=table(dropped, DROPPED))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Thinking:
+    """What a teacher thought and answered."""
+
+    end: ThinkingEnd
+    thinking: str
+    answer: str
+    decoded_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class FromTeacher:
-    """In an actor: a model thinks about each question under the teacher's budget."""
+    """A model thinks about each question under the teacher's budget."""
 
-    def __init__(self, campaign: Campaign) -> None:
-        self._campaign, teacher = campaign, campaign.teacher
-        assert teacher.model is not None
-        self._engine = EngineLoop(campaign, teacher.model, teacher.endpoint)
-        tokenizer = self._engine.tokenizer
-        self._format = detect_format(tokenizer)
-        self._budget = Budget(
-            max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens
+    campaign: Campaign
+
+    def rows(self, table: pa.Table) -> list[dict[str, Any]]:
+        return list(table.to_pylist())
+
+    def key(self, row: dict[str, Any]) -> str:
+        return str(row["id"])
+
+    def expected(self, row: dict[str, Any]) -> float:
+        return float(row["trace_tokens"] or 0)
+
+    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: dict[str, Any]) -> Thinking:
+        teacher, thinking_format = self.campaign.teacher, detect_format(tokenizer)
+        budget = Budget(max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens)
+        program = think(
+            tokenizer.prompt_ids(row["question"], thinking_format),
+            budget,
+            forcing_ids(tokenizer, thinking_format, budget),
+            context_tokens=engine.info.context_tokens,
+            sampling=Sampling(temperature=teacher.temperature, seed=derived_seed(self.campaign.seed, row["id"], 0)),
         )
-        self._ids = forcing_ids(tokenizer, self._format, self._budget)
-        self._grading, self._grader = threading.Lock(), GradingPool()
+        thought: Thought = await run(engine, program)
+        return Thinking(
+            end=thought.end,
+            thinking=tokenizer.decode(thought.thinking_ids).strip(),
+            answer=tokenizer.decode(thought.answer_ids).strip(),
+            decoded_tokens=thought.decoded_tokens,
+        )
 
-    def __call__(self, rows: pa.Table) -> Result:
-        asked = rows.to_pylist()
-        thoughts = self._engine.run(self._think_all(asked))
-        texts = [(self._text(thought.thinking_ids), self._text(thought.answer_ids)) for thought in thoughts]
-        items = [
-            Graded(kind=row["kind"], reference=row["answer"], response=answer, options=tuple(row["options"] or ()))
-            for row, (_, answer) in zip(asked, texts, strict=True)
-        ]
-        with self._grading:  # the pool serves one thread at a time
-            verdicts = self._grader.grade_all(items)
-        base = _tokenizer(self._campaign.model.base)
-        kept, dropped = [], []
-        for row, thought, (thinking, answer), verdict in zip(asked, thoughts, texts, verdicts, strict=True):
+    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
+        thought, failed = answered(rows, answers)
+        verdicts = grade(
+            [
+                Graded(kind=row["kind"], reference=row["answer"], response=found.answer,
+                       options=tuple(row["options"] or ()))
+                for row, found in thought
+            ]
+        )  # fmt: skip
+        base, kept = tokenizer_of(self.campaign.model.base), []
+        dropped = [dropped_row("distill", row["id"], "failed", {"error": answer.error}, row) for row, answer in failed]
+        for (row, found), verdict in zip(thought, verdicts, strict=True):
             correct = verdict.verdict == "correct"
             trace = {
-                **_trace(row, str(self._campaign.teacher.model), thinking, answer),
-                "thinking_tokens": len(base.encode(thinking)),
+                **_trace(row, str(self.campaign.teacher.model), found.thinking, found.answer),
+                "thinking_tokens": len(base.encode(found.thinking)),
                 "correct": correct,
             }
-            fault = self._fault(thought, thinking, answer, correct=correct)
+            fault = self._fault(found, correct=correct)
             if fault is None:
                 kept.append(trace)
             else:
-                dropped.append(dropped_row("distill", row["id"], fault, {"end": thought.end}, {**row, **trace}))
+                dropped.append(dropped_row("distill", row["id"], fault, {"end": found.end}, {**row, **trace}))
         return Result(
             kept=table(kept, TRACES),
             dropped=table(dropped, DROPPED),
-            stats={"decoded_tokens": sum(thought.decoded_tokens for thought in thoughts)},
-            extra={"engine": asdict(self._engine.engine.info)},
+            stats={"decoded_tokens": sum(found.decoded_tokens for _, found in thought)},
         )
 
-    def _fault(self, thought: Thought, thinking: str, answer: str, *, correct: bool) -> str | None:
-        if thought.end == "overflow":
+    def _fault(self, found: Thinking, *, correct: bool) -> str | None:
+        if found.end == "overflow":
             return "overflow"
-        if thought.end == "cap":
+        if found.end == "cap":
             return "unfinished_thinking"
-        if not thinking or not answer:
+        if not found.thinking or not found.answer:
             return "empty_trace"
-        return "wrong_answer" if self._campaign.teacher.only_correct and not correct else None
-
-    async def _think_all(self, asked: list[dict[str, Any]]) -> list[Thought]:
-        return list(await asyncio.gather(*(self._think(row) for row in asked)))
-
-    async def _think(self, row: dict[str, Any]) -> Thought:
-        engine, tokenizer = self._engine.engine, self._engine.tokenizer
-        prompt = tokenizer.prompt_ids(row["question"], self._format)
-        digest = hashlib.sha256(f"{self._campaign.seed}/{row['id']}".encode()).digest()
-        sampling = Sampling(temperature=self._campaign.teacher.temperature, seed=int.from_bytes(digest[:4], "big") >> 1)
-        program = think(prompt, self._budget, self._ids, context_tokens=engine.info.context_tokens, sampling=sampling)
-        thought: Thought = await run(engine, program)
-        return thought
-
-    def _text(self, ids: TokenIds) -> str:
-        return self._engine.tokenizer.decode(ids).strip()
+        return "wrong_answer" if self.campaign.teacher.only_correct and not correct else None
 
 
 def _trace(row: Mapping[str, Any], teacher: str, thinking: str, answer: str) -> dict[str, Any]:
@@ -189,11 +202,6 @@ def _trace(row: Mapping[str, Any], teacher: str, thinking: str, answer: str) -> 
         "domain": row["domain"],
         "source": row["source"],
     }
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(reference: str) -> ModelTokenizer:
-    return ModelTokenizer(local_model(reference))
 
 
 def _terms(campaign: Campaign, source: Artifact) -> Mapping[str, Any]:

@@ -6,8 +6,8 @@ stay. What a cluster's name or a classifier's reply is, others decide.
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,17 @@ import pyarrow as pa
 from thinkscale.curate.classifier import PROMPT_VERSION, UNCLASSIFIED, classify
 from thinkscale.curate.domains import cluster_names, fit_clusters, nearest
 from thinkscale.domain.campaign import Campaign
-from thinkscale.runtime.segments import Result, Segment, Slice, itself, run_segments, slices
-from thinkscale.stages.difficulty import EngineLoop, engine_actors
+from thinkscale.domain.engine import Engine
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.runtime.asking import Failed
+from thinkscale.runtime.asks import Grade, run_asks
+from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.stages.difficulty import engine_actors, engine_settings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.columns import Column, stored_vectors, vector_blocks
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import DOMAINS, table
+from thinkscale.store.stage import Segment, Slice, begin_stage, slices
 
 FITTED = 20_000
 """Random questions that clusters are fitted to and named by; the others go to the nearest."""
@@ -47,30 +52,23 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
             "prompt_version": PROMPT_VERSION,
             "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
         }
-    done = output.begin(config, inputs)
-    if output.manifest() is not None:
+    stage = begin_stage(output, config, inputs, lambda: slices(source, campaign.difficulty.segment_rows))
+    if stage is None:
         return output
-    segments = slices(source, campaign.difficulty.segment_rows)
     if settings.domains == "clusters":
-        work = _with_clusters(source, embeddings, segments, settings.domain_clusters, campaign.seed)
-        run_segments("domains", output, work, done, read=itself, transform=set_domains)
+        work = _with_clusters(source, embeddings, stage.segments, settings.domain_clusters, campaign.seed)
+        run_segments("domains", replace(stage, segments=work), read=itself, transform=set_domains)
     else:
-        run_segments(
-            "domains",
-            output,
-            segments,
-            done,
-            transform=ClassifyRows,
-            arguments=(campaign, config["domain_model"]),
-            actors=engine_actors(campaign),
-        )
-    output.commit(DOMAINS, expected_segments={segment.key for segment in segments})
+        reference = config["domain_model"]
+        classes = Classes(max_tokens=settings.domain_max_tokens, by=f"the classifier {reference}")
+        run_asks("domains", stage, classes, engine_settings(campaign, reference), engine_actors(campaign))
+    stage.commit(DOMAINS)
     return output
 
 
 def _with_clusters(
-    source: Artifact, embeddings: Artifact, segments: list[Segment], count: int, seed: int
-) -> list[Segment]:
+    source: Artifact, embeddings: Artifact, segments: Sequence[Segment], count: int, seed: int
+) -> tuple[Segment, ...]:
     """The segments' work with the names of their rows' clusters."""
     rows = pa.concat_tables(source.iter_tables(["id", "domain"]))
     ids = rows.column("id").to_pylist()
@@ -89,7 +87,7 @@ def _with_clusters(
         own = [names[label] for label in labels[first : first + segment.rows]]
         result.append(replace(segment, work=(segment.work, own)))
         first += segment.rows
-    return result
+    return tuple(result)
 
 
 def set_domains(work: tuple[Slice, list[str]]) -> Result:
@@ -105,32 +103,48 @@ def _labelled(rows: list[dict[str, Any]], found: list[tuple[str, str]]) -> pa.Ta
     return table(rows, DOMAINS)
 
 
-class ClassifyRows:
-    """In an actor: a model names the class of each question that has no domain."""
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """A model names the class of each question that has no domain."""
 
-    def __init__(self, campaign: Campaign, reference: str) -> None:
-        self._max_tokens, self._by = campaign.curate.domain_max_tokens, f"the classifier {reference}"
-        self._engine = EngineLoop(campaign, reference)
+    max_tokens: int
+    by: str
 
-    def __call__(self, batch: pa.Table) -> Result:
-        rows = batch.to_pylist()
-        asked = [row["question"] for row in rows if not row["domain"]]
-        replies = self._engine.run(self._classify_all(asked))
-        each = iter(replies)
-        found = [(row["domain"], 0) if row["domain"] else next(each) for row in rows]
-        missed = f"{self._by}, whose reply named no class"
-        unclassified = sum(name is None for name, _ in replies)
+    def rows(self, table: pa.Table) -> list[dict[str, Any]]:
+        return list(table.to_pylist())
+
+    def key(self, row: dict[str, Any]) -> str:
+        return str(row["id"])
+
+    def expected(self, row: dict[str, Any]) -> float:
+        return 0.0 if row["domain"] else len(row["question"])
+
+    async def ask(
+        self, engine: Engine, tokenizer: ModelTokenizer, row: dict[str, Any]
+    ) -> tuple[str | None, int] | None:
+        """The class and the tokens decoded; None where the pool names the domain."""
+        if row["domain"]:
+            return None
+        return await classify(engine, tokenizer, row["question"], max_tokens=self.max_tokens)
+
+    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
+        found = [self._domain(answer) for answer in answers]
+        replies = [answer for answer in answers if isinstance(answer, tuple)]
+        named = sum(name is not None for name, _ in replies)
         return Result(
-            kept=_labelled(rows, [(name, self._by) if name else (UNCLASSIFIED, missed) for name, _ in found]),
+            kept=_labelled(list(rows), found),
             stats={
-                "classified": len(replies) - unclassified,
-                "unclassified": unclassified,
+                "classified": named,
+                "unclassified": len(replies) - named,
                 "reply_tokens": sum(tokens for _, tokens in replies),
             },
-            extra={"engine": asdict(self._engine.engine.info), "fallback_domain": UNCLASSIFIED},
+            extra={"fallback_domain": UNCLASSIFIED},
         )
 
-    async def _classify_all(self, questions: list[str]) -> list[tuple[str | None, int]]:
-        engine = self._engine
-        work = (classify(engine.engine, engine.tokenizer, text, max_tokens=self._max_tokens) for text in questions)
-        return await asyncio.gather(*work)
+    def _domain(self, answer: Any) -> tuple[str, str]:
+        match answer:
+            case Failed(error=error):
+                return UNCLASSIFIED, f"{self.by}, which failed: {error}"
+            case (str() as name, _):
+                return name, self.by
+        return UNCLASSIFIED, f"{self.by}, whose reply named no class"

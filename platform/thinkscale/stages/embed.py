@@ -7,44 +7,41 @@ import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.embedding import Embedder
-from thinkscale.runtime.segments import Actors, Result, Segment, Slice, run_segments, slices
-from thinkscale.stages.artifacts import benchmark_artifacts, campaign_artifact
-from thinkscale.store.artifact import Manifest
+from thinkscale.runtime.segments import Actors, Result, run_segments
+from thinkscale.stages.artifacts import benchmark_artifacts, campaign_artifact, fingerprints
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import directory_hash, local_model
 from thinkscale.store.schemas import EMBEDDINGS
+from thinkscale.store.stage import Segment, Slice, begin_stage, slices
 
 MODEL_FILES = ("*.safetensors", "*.json")
 
 
-def embed(campaign: Campaign, store: Store) -> Manifest:
+def embed(campaign: Campaign, store: Store) -> bool:
     """`embeddings`: a vector for each question of the pool and of the benchmarks."""
+    curate, resources = campaign.curate, campaign.resources
     pool, benchmarks = campaign_artifact(campaign, store, "pool"), benchmark_artifacts(campaign, store)
-    output = campaign_artifact(campaign, store, "embeddings")
-    model = campaign.curate.embedding_model
-    done = output.begin(
-        {"embedding_model": model, "segment_rows": campaign.curate.segment_rows},
-        {name: a.require().fingerprint for name, a in {"pool": pool, **benchmarks}.items()},
+    stage = begin_stage(
+        campaign_artifact(campaign, store, "embeddings"),
+        {"embedding_model": curate.embedding_model, "segment_rows": curate.segment_rows},
+        fingerprints(**{"pool": pool, **benchmarks}),
+        lambda: [
+            Segment(key=f"{name}={segment.key}", rows=segment.rows, work=segment.work)
+            for name, artifact in {"pool": pool, **{f"benchmark={k}": a for k, a in benchmarks.items()}}.items()
+            for segment in slices(artifact, curate.segment_rows)
+        ],
     )
-    if (manifest := output.manifest()) is not None:
-        return manifest
-    segments = [
-        Segment(key=f"{name}={segment.key}", rows=segment.rows, work=segment.work)
-        for name, artifact in {"pool": pool, **{f"benchmark={k}": a for k, a in benchmarks.items()}}.items()
-        for segment in slices(artifact, campaign.curate.segment_rows)
-    ]
-    resources = campaign.resources
+    if stage is None:
+        return False
     run_segments(
         "embed",
-        output,
-        segments,
-        done,
+        stage,
         read=read_questions_only,
         transform=EmbedQuestions,
-        arguments=(model, campaign.curate.embedding_batch_tokens, resources.threads_per_actor),
+        arguments=(curate.embedding_model, curate.embedding_batch_tokens, resources.threads_per_actor),
         actors=Actors(most=resources.embed_actors, gpus=resources.gpus_per_embed_actor),
     )
-    return output.commit(EMBEDDINGS, expected_segments={segment.key for segment in segments})
+    return stage.commit(EMBEDDINGS)
 
 
 def read_questions_only(work: Slice) -> pa.Table:

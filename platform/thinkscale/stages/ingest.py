@@ -1,13 +1,13 @@
-"""Sources to questions: the benchmarks, and the pool that curation starts from, on Ray Data.
+"""Sources to questions: the pool that curation starts from, on Ray Data.
 
-Owns the artifacts `benchmarks/<name>`, `ingested` and `pool`. How files are read is the store's, which rows
+Owns the artifacts `ingested` and `pool`. How files are read is the store's, which rows
 are good is decided in `curate`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,57 +19,62 @@ from thinkscale.curate.normalise import normalise_question
 from thinkscale.curate.quality import chosen_rules, first_fault
 from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime.dropping import Drop, drop_rows, dropped_row, unreadable_row
-from thinkscale.runtime.segments import Result, Segment, itself, run_segments
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints
+from thinkscale.store.artifact import Artifact
 from thinkscale.store.columns import Column
 from thinkscale.store.filesystem import Store
-from thinkscale.store.ingest import Piece, Unreadable, plan, read, source_fingerprints
+from thinkscale.store.ingest import Piece, Unreadable, read, source_fingerprints
+from thinkscale.store.ingest import plan as pieces_of
 from thinkscale.store.locations import IngestError
 from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, table
+from thinkscale.store.stage import Segment, begin_stage
 
 INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata({"thinkscale.schema": "ingested/1"})
 """The pool before exact duplicates are dropped, each row with the key of its canonical text."""
 
 
-def ingest(campaign: Campaign, store: Store) -> Manifest:
+def ingest(campaign: Campaign, store: Store) -> bool:
     """`pool`: every source read, normalised and checked for quality, exact duplicates dropped.
 
     Raises:
         IngestError: a file cannot be opened or read on, a column is unknown, or no row is left.
     """
-    ingested = _read_sources(campaign, store)
-    output = Artifact(store, f"{campaign.name}/pool")
-    done = output.begin({}, {"ingested": ingested.require().fingerprint})
-    if (manifest := output.manifest()) is not None:
-        return manifest
-    halves = np.concatenate([_halves(rows.column("exact_key")) for rows in ingested.iter_tables(["exact_key"])])
-    drops: dict[int, Drop] = {}
-    ids = Column(ingested, "id")
-    for same in sorted(groups(halves[:, 0], halves[:, 1]), key=lambda same: int(same[0])):
-        why = Drop("exact_duplicate", {"kept": ids[int(same[0])]})
-        drops |= dict.fromkeys(same[1:].tolist(), why)
-    return drop_rows("ingest", ingested, output, done, drops, QUESTIONS, campaign.curate.segment_rows)
+    ingested, output = (campaign_artifact(campaign, store, name) for name in ("ingested", "pool"))
+    did = _read_sources(campaign, ingested)
+
+    def repeated() -> dict[int, Drop]:
+        halves = np.concatenate([_halves(rows.column("exact_key")) for rows in ingested.iter_tables(["exact_key"])])
+        drops: dict[int, Drop] = {}
+        ids = Column(ingested, "id")
+        for same in sorted(groups(halves[:, 0], halves[:, 1]), key=lambda same: int(same[0])):
+            why = Drop("exact_duplicate", {"kept": ids[int(same[0])]})
+            drops |= dict.fromkeys(same[1:].tolist(), why)
+        return drops
+
+    inputs, rows = fingerprints(ingested=ingested), campaign.curate.segment_rows
+    return drop_rows("ingest", ingested, output, {}, inputs, repeated, QUESTIONS, rows) or did
 
 
-def _read_sources(campaign: Campaign, store: Store) -> Artifact:
+def _read_sources(campaign: Campaign, output: Artifact) -> bool:
     """The artifact `ingested`: every readable row that passes the quality rules."""
-    rules = tuple(campaign.curate.quality_rules)
+    rules, rows = tuple(campaign.curate.quality_rules), campaign.curate.segment_rows
     chosen_rules(rules)
-    output = Artifact(store, f"{campaign.name}/ingested")
-    inputs = {path: digest for source in campaign.pool for path, digest in source_fingerprints(source).items()}
-    done = output.begin(
-        {
-            "pool": [source.model_dump() for source in campaign.pool],
-            "quality_rules": list(rules),
-            "segment_rows": campaign.curate.segment_rows,
-        },
-        inputs,
+
+    def plan() -> Iterator[Segment]:
+        pieces = (piece for source in campaign.pool for piece in pieces_of(source, rows))
+        for i, piece in enumerate(pieces):
+            yield Segment(key=f"{i:06d}", rows=piece.rows, work=piece)
+
+    stage = begin_stage(
+        output,
+        {"pool": [source.model_dump() for source in campaign.pool], "quality_rules": list(rules), "segment_rows": rows},
+        {path: digest for source in campaign.pool for path, digest in source_fingerprints(source).items()},
+        plan,
     )
-    if output.manifest() is not None:
-        return output
-    pieces = [piece for source in campaign.pool for piece in plan(source, campaign.curate.segment_rows)]
-    segments = [Segment(key=f"{i:06d}", rows=piece.rows, work=piece) for i, piece in enumerate(pieces)]
-    run_segments("ingest", output, segments, done, read=itself, transform=IngestPiece(rules))
+    if stage is None:
+        return False
+    run_segments("ingest", stage, read=itself, transform=IngestPiece(rules))
     records = output.segment_records()
     if not sum(record["file"]["rows"] for record in records):
         reasons: Counter[str] = Counter()
@@ -77,8 +82,7 @@ def _read_sources(campaign: Campaign, store: Store) -> Artifact:
             reasons.update(record.get("dropped", {}))
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common()) or "the sources hold no rows"
         raise IngestError(f"the pool is empty: {told}. Look at {output.url}/dropped, or at curate.quality_rules")
-    output.commit(INGESTED, expected_segments={segment.key for segment in segments})
-    return output
+    return stage.commit(INGESTED)
 
 
 def _halves(keys: pa.ChunkedArray) -> npt.NDArray[np.uint64]:

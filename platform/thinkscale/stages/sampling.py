@@ -1,24 +1,31 @@
-"""On a replica: one sample of one question over the whole grid of budgets, as rows of SAMPLES without verdicts.
+"""One sample of one question over the whole grid of budgets, and a segment of them as graded rows of SAMPLES.
 
-Knows the engine's interface and the program that thinks. Knows nothing of segments, grading or other samples.
+Knows the engine's interface and the program that thinks. Knows nothing of replicas, rounds or other samples.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Sampling
+from thinkscale.domain.generation import Sampling, derived_seed
 from thinkscale.domain.question import Question
 from thinkscale.domain.sample import Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import forcing_ids, resolve_format
 from thinkscale.forcing.sweep import Cell, SweepResult, curve_cells, sweep
+from thinkscale.grading.verdict import Graded
+from thinkscale.runtime.asks import Grade, answered
+from thinkscale.runtime.segments import Result
+from thinkscale.stages.regrade import grading_facts
+from thinkscale.store.schemas import SAMPLES, table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,40 +36,81 @@ class Item:
     benchmark: str
     question: Question
     sample: int
-
-    def seed(self, campaign_seed: int) -> int:
-        """The same in every run, and another for every sample."""
-        digest = hashlib.sha256(f"{campaign_seed}/{self.question.id}/{self.sample}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") >> 1
+    expected_tokens: float = 0.0
+    """Of thinking."""
 
 
-async def sample_question(engine: Engine, tokenizer: ModelTokenizer, campaign: Campaign, item: Item) -> dict[str, Any]:
-    """On a replica: one sample of one question over the whole grid, as rows of SAMPLES without verdicts."""
-    budgets = campaign.evaluate.budgets
-    cells = curve_cells(budgets.caps, budgets.waits)
-    budget = Budget(
-        wait_text=budgets.wait_text,
-        final_answer_text=budgets.final_answer_text,
-        max_answer_tokens=budgets.max_answer_tokens,
-    )
-    thinking_format = resolve_format(campaign.model, tokenizer)
-    ids = forcing_ids(tokenizer, thinking_format, budget)
-    try:
-        prompt = tokenizer.prompt_ids(item.question.question, thinking_format, campaign.model.system_prompt)
-        sampling = Sampling(temperature=campaign.evaluate.temperature, seed=item.seed(campaign.seed))
-        program = sweep(prompt, cells, budget, ids, context_tokens=engine.info.context_tokens, sampling=sampling)
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Samples over the campaign's grid of budgets."""
+
+    campaign: Campaign
+
+    def rows(self, table: pa.Table) -> list[Item]:
+        raise NotImplementedError("evaluation's segments hold their items")
+
+    def key(self, row: Item) -> str:
+        return f"{row.benchmark}/{row.question.id}/{row.sample}"
+
+    def expected(self, row: Item) -> float:
+        return row.expected_tokens
+
+    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: Item) -> dict[str, Any]:
+        """On a replica: the rows of one sample, a cell each, and the tokens that they took."""
+        campaign, budgets = self.campaign, self.campaign.evaluate.budgets
+        budget = Budget(
+            wait_text=budgets.wait_text,
+            final_answer_text=budgets.final_answer_text,
+            max_answer_tokens=budgets.max_answer_tokens,
+        )
+        thinking_format = resolve_format(campaign.model, tokenizer)
+        program = sweep(
+            tokenizer.prompt_ids(row.question.question, thinking_format, campaign.model.system_prompt),
+            self._cells(),
+            budget,
+            forcing_ids(tokenizer, thinking_format, budget),
+            context_tokens=engine.info.context_tokens,
+            sampling=Sampling(
+                temperature=campaign.evaluate.temperature,
+                seed=derived_seed(campaign.seed, row.question.id, row.sample),
+            ),
+        )
         result: SweepResult = await run(engine, program)
-    except ValueError as error:  # the question itself is impossible; engine errors go back to the caller
-        return failed(campaign, item, str(error))
-    rows = [
-        {
-            **_row_key(item, cell),
-            "status": "ok",
-            **_thought_columns(thought, tokenizer, keep_ids=campaign.evaluate.keep_token_ids),
+        rows = [
+            {
+                **_row_key(row, cell),
+                "status": "ok",
+                **_thought_columns(thought, tokenizer, keep_ids=campaign.evaluate.keep_token_ids),
+            }
+            for cell, thought in result.thoughts.items()
+        ]
+        return {"rows": rows, "decoded_tokens": result.decoded_tokens, "separate_tokens": result.separate_tokens}
+
+    def collect(self, rows: Sequence[Item], answers: Sequence[Any], grade: Grade) -> Result:
+        found, failed = answered(rows, answers)
+        drawn = [(item.question, row) for item, answer in found for row in answer["rows"]]
+        for (_, row), verdict in zip(drawn, grade([_graded(*each) for each in drawn]), strict=True):
+            row |= asdict(verdict)
+        lost = [
+            {**_row_key(item, cell), "status": "failed", "error": answer.error}
+            for item, answer in failed
+            for cell in self._cells()
+        ]
+        kept = [*(row for _, row in drawn), *lost]
+        kept.sort(key=lambda r: (r["question_id"], r["sample"], r["max_thinking_tokens"], r["num_waits"]))
+        counts = {
+            name: float(sum(answer[name] for _, answer in found)) for name in ("decoded_tokens", "separate_tokens")
         }
-        for cell, thought in result.thoughts.items()
-    ]
-    return {"rows": rows, "decoded_tokens": result.decoded_tokens, "separate_tokens": result.separate_tokens}
+        return Result(
+            kept=table(kept, SAMPLES), stats={**counts, "failed": len(lost)}, extra={"grading": grading_facts()}
+        )
+
+    def _cells(self) -> list[Cell]:
+        return curve_cells(self.campaign.evaluate.budgets.caps, self.campaign.evaluate.budgets.waits)
+
+
+def _graded(question: Question, row: Mapping[str, Any]) -> Graded:
+    return Graded(kind=question.kind, reference=question.answer, response=row["answer"], options=question.options)
 
 
 def _row_key(item: Item, cell: Cell) -> dict[str, Any]:
@@ -95,13 +143,3 @@ def _thought_columns(thought: Thought, tokenizer: ModelTokenizer, *, keep_ids: b
     if keep_ids:
         columns |= {"thinking_ids": list(thought.thinking_ids), "answer_ids": list(thought.answer_ids)}
     return columns
-
-
-def failed(campaign: Campaign, item: Item, error: str) -> dict[str, Any]:
-    """The rows of an item that no engine can answer."""
-    budgets = campaign.evaluate.budgets
-    rows = [
-        {**_row_key(item, cell), "status": "failed", "error": error}
-        for cell in curve_cells(budgets.caps, budgets.waits)
-    ]
-    return {"rows": rows, "decoded_tokens": 0, "separate_tokens": 0}

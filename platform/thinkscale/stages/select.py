@@ -19,15 +19,16 @@ from thinkscale.runtime.dropping import dropped_row, licences
 from thinkscale.runtime.progress import Progress
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints
 from thinkscale.stages.domains import label_domains
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.artifact import Artifact
 from thinkscale.store.columns import stored_vectors
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import FunnelStep, cascade, funnel
 from thinkscale.store.locations import IngestError
 from thinkscale.store.schemas import DIFFICULTY, DROPPED, SELECTED, table
+from thinkscale.store.stage import WHOLE, begin_stage
 
 
-def select(campaign: Campaign, store: Store) -> Manifest:
+def select(campaign: Campaign, store: Store) -> bool:
     """`selected`: the questions to train on, by the campaign's strategy, in the order in which they were chosen.
 
     Before it `domains`, where the campaign labels questions itself.
@@ -35,9 +36,10 @@ def select(campaign: Campaign, store: Store) -> Manifest:
     source, output = label_domains(campaign, store), campaign_artifact(campaign, store, "selected")
     embeddings = campaign_artifact(campaign, store, "embeddings")
     inputs = {"questions": source} | ({"embeddings": embeddings} if campaign.select.strategy == "facility" else {})
-    output.begin({"select": campaign.select.model_dump(), "seed": campaign.seed}, fingerprints(**inputs))
-    if (manifest := output.manifest()) is not None:
-        return manifest
+    config = {"select": campaign.select.model_dump(), "seed": campaign.seed}
+    stage = begin_stage(output, config, fingerprints(**inputs), lambda: [WHOLE])
+    if stage is None:
+        return False
     rows = source.require().rows
     progress = Progress("select", min(campaign.select.count, rows))
     if not rows:
@@ -62,7 +64,7 @@ def select(campaign: Campaign, store: Store) -> Manifest:
     picks = selection.select(candidates, campaign.select, campaign.seed, vectors)
     chosen = _chosen(source, picks)
     left = {candidate.id for candidate in candidates} - {pick.id for pick in picks}
-    output.commit_segment("000000", table(chosen, SELECTED), dropped=_not_selected(sorted(left), campaign))
+    output.commit_segment(WHOLE.key, table(chosen, SELECTED), dropped=_not_selected(sorted(left), campaign))
     progress.advance(len(chosen))
     facts, costs = licences(chosen), cascade(campaign, store)
     steps = [*funnel(campaign, store), _own_step(rows, len(chosen))]
@@ -70,7 +72,7 @@ def select(campaign: Campaign, store: Store) -> Manifest:
     files = [output.write_file("README.md", card.encode())]
     for kind, image in draw_funnel(steps, title=f"{campaign.name}: {len(chosen):,} questions").items():
         files.append(output.write_file(f"funnel.{kind}", image))
-    return output.commit(SELECTED, extra={**facts, "cascade": [asdict(cost) for cost in costs]}, files=files)
+    return stage.commit(SELECTED, extra={**facts, "cascade": [asdict(cost) for cost in costs]}, files=files)
 
 
 def _own_step(rows: int, chosen: int) -> FunnelStep:

@@ -13,7 +13,7 @@ import io
 import json
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -82,6 +82,15 @@ class Manifest:
         return Manifest(**{**raw, "files": [StoredFile(**f) for f in raw["files"]]})
 
 
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """The values without repetitions, as they come; they need not be hashable."""
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
 def fingerprint(value: Any) -> str:
     """16 hex digits over a JSON value, independent of key order."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -118,21 +127,33 @@ class Artifact:
 
     # --- writing -------------------------------------------------------------------------------------
 
-    def begin(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> set[str]:
+    def begin(
+        self, config: Mapping[str, Any], inputs: Mapping[str, str], plan: Mapping[str, Any] | None = None
+    ) -> set[str]:
         """Start or resume writing; returns the keys of the segments that are already committed.
 
-        Raises ConfigDriftError where the artifact was begun with another config or other inputs.
+        Raises ConfigDriftError where the artifact was begun with another config, other inputs or another plan.
         """
-        spec = json.loads(json.dumps({"config": config, "inputs": inputs}))
+        spec = _as_json({"config": config, "inputs": inputs, **({} if plan is None else {"plan": plan})})
         marker = f"{self.path}/stage.json"
         if not self.store.create(marker, json.dumps(spec, indent=1, sort_keys=True).encode()):
-            began = json.loads(self.store.read_bytes(marker))
-            if began != spec:
-                raise ConfigDriftError(
-                    f"{self.url} was made with another configuration: {'; '.join(_differences(began, spec))}. "
-                    "Give the campaign another name (--set name=...), restore the value, or delete that directory."
-                )
+            self._check_same(json.loads(self.store.read_bytes(marker)), spec)
         return {name.removesuffix(".json") for name in self.store.files(f"{self.path}/segments")}
+
+    def is_complete(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+        """Whether the artifact is committed. Raises ConfigDriftError where it is of another config or other inputs."""
+        manifest = self.manifest()
+        if manifest is not None:
+            now = _as_json({"config": config, "inputs": inputs})
+            self._check_same({"config": manifest.config, "inputs": manifest.inputs}, now)
+        return manifest is not None
+
+    def _check_same(self, began: Any, now: Any) -> None:
+        if began != now:
+            raise ConfigDriftError(
+                f"{self.url} was made with another configuration: {'; '.join(_differences(began, now))}. "
+                "Give the campaign another name (--set name=...), restore the value, or delete that directory."
+            )
 
     def commit_segment(
         self,
@@ -195,6 +216,9 @@ class Artifact:
             reasons.update(record.get("dropped", {}))
             sums.update(record["stats"])
             merged.update(record["extra"])
+        engines = distinct(record["extra"]["engine"] for record in records if "engine" in record["extra"])
+        if len(engines) > 1:  # which is which stands in the segments' records
+            merged["engines"] = engines
         manifest = Manifest(
             artifact=self.path,
             schema=schema if isinstance(schema, str) else schema_name(schema),
@@ -278,6 +302,10 @@ class Artifact:
 def schema_name(schema: pa.Schema) -> str:
     """Name and version of a schema of `store.schemas`, as `questions/1`."""
     return str((schema.metadata or {})[b"thinkscale.schema"].decode())
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

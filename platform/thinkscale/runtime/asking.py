@@ -1,0 +1,243 @@
+"""Many asks of engines that may die: which go next, which are tried again, and which are given up.
+
+An ask is one row put to an engine. An engine's death is nobody's try: what was under way goes again, and what
+died twice is suspected: suspects run with nothing else under way, in ever smaller groups, until the one that
+kills engines stands alone. Knows neither rows nor engines nor Ray; lives in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from thinkscale.domain.engine import EngineDiedError, EngineError
+
+log = logging.getLogger(__name__)
+
+TRIES = 4
+"""Times that an ask is put to an engine that fails on it without dying."""
+DEATHS_UNSUSPECTED = 1
+"""Engines that may die under an ask before it is suspected: nodes are taken back and processes killed."""
+DEATHS_ALONE = 2
+"""Engines that an ask must kill alone before it is given up."""
+GROUPS = 8
+"""Parts into which suspects are split."""
+GIVEN_UP_IN_A_ROW = 3
+"""Asks given up for deaths without an answer between them, at which the engine is at fault and not the rows."""
+FAILED_SHARE, FAILED_LEAST = 0.2, 50
+"""Share of failed asks, of at least so many, at which something other than the rows is wrong."""
+
+
+class EngineGoneError(EngineError):
+    """The ask reached an engine that had died before; it was not begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """In place of an answer: no engine could give one."""
+
+    error: str
+
+
+@dataclass(kw_only=True, eq=False)
+class _Ask:
+    row: Any
+    key: str
+    answer: asyncio.Future[Any]
+    tries: int = 0
+    deaths: int = 0
+    deaths_alone: int = 0
+    company: int = 0
+    """Suspects that it runs with, itself included; 0: it runs among others."""
+
+
+class Asking:
+    """Puts rows to engines, the longest expected first, as many at once as there is room for.
+
+    Args:
+        put: puts a row to an engine. Raises EngineDiedError where the engine died under it, EngineGoneError where it
+            had died before, another EngineError where it failed, ValueError where the row is impossible.
+        room: the most asks under way.
+        changed: told of each row that goes under way (+1) or ends (-1), and whether none waits.
+        witness: told of each ask, by key, that it is `begun` among others or `alone`, or `ended`.
+        deaths: asks by key under which an earlier process died, and how often alone.
+    """
+
+    def __init__(
+        self,
+        put: Callable[[Any], Awaitable[Any]],
+        *,
+        room: int,
+        changed: Callable[[Any, int, bool], None] = lambda row, by, draining: None,
+        witness: Callable[[str, str], None] = lambda key, what: None,
+        deaths: Mapping[str, int] | None = None,
+    ) -> None:
+        self._put, self._room, self._changed, self._witness = put, room, changed, witness
+        self._deaths = dict(deaths or {})
+        self._waiting: list[tuple[float, int, _Ask]] = []
+        self._numbers = count()
+        self._under_way: set[_Ask] = set()
+        self._suspects: list[_Ask] = []
+        self._groups: list[list[_Ask]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answered = self._failed = self._errors = self._given_up = 0
+        self._fatal: Exception | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many more rows would find room at once."""
+        return self._room - len(self._under_way) - len(self._waiting) - len(self._suspects)
+
+    def check(self, answers: Sequence[Any]) -> None:
+        """Raises EngineError where these rows all failed and no other row was answered: the rows are not at fault."""
+        if self._answered or not self._errors:
+            return
+        if answers and all(isinstance(answer, Failed) for answer in answers):
+            raise EngineError(f"all {len(answers)} rows failed, the last one: {answers[-1].error}")
+
+    async def ask(self, row: Any, key: str, *, expected: float = 0.0) -> Any:
+        """The answer to a row; Failed where engines fail or die on it again and again, or it is impossible.
+
+        Args:
+            key: names the row over all processes.
+            expected: tokens that its answer will take, about.
+
+        Raises:
+            EngineError: so much fails that the engine or its settings are at fault.
+        """
+        one = _Ask(row=row, key=key, answer=asyncio.get_running_loop().create_future())
+        if key in self._deaths:
+            one.deaths, one.deaths_alone = DEATHS_UNSUSPECTED + 1, self._deaths[key]
+            self._suspect(one)
+        else:
+            self._wait(one, expected)
+        if self._fatal is not None:
+            raise self._fatal
+        self._fill()
+        return await one.answer
+
+    def _wait(self, one: _Ask, expected: float = float("inf")) -> None:
+        heapq.heappush(self._waiting, (-expected, next(self._numbers), one))
+
+    def _suspect(self, one: _Ask) -> None:
+        if one.deaths_alone >= DEATHS_ALONE:
+            self._give_up(one)
+        else:
+            self._suspects.append(one)
+
+    def _fill(self) -> None:
+        """Put asks under way while there is room; suspects once nothing else is under way."""
+        if self._suspects or self._groups:
+            if self._under_way:
+                return
+            if self._suspects:
+                self._groups += _split(self._suspects)
+                self._suspects = []
+            group = self._groups.pop()
+            for one in group:
+                one.company = len(group)
+                self._start(one)
+            return
+        room = 0 if any(one.company for one in self._under_way) else self._room
+        while self._waiting and len(self._under_way) < room:
+            self._start(heapq.heappop(self._waiting)[2])
+
+    def _start(self, one: _Ask) -> None:
+        self._under_way.add(one)
+        task = asyncio.create_task(self._run(one))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, one: _Ask) -> None:
+        self._changed(one.row, +1, not self._waiting)
+        self._witness(one.key, "alone" if one.company == 1 else "begun")
+        try:
+            answer = await self._put(one.row)
+        except EngineGoneError:
+            await asyncio.sleep(1.0 + random.random())
+            self._again(one)
+        except EngineDiedError as error:
+            log.warning("an engine died under %s (%d before): %s", one.key, one.deaths, error)
+            self._died(one)
+        except ValueError as error:  # the engine is well, the row is not
+            self._answered += 1
+            self._settle(one, Failed(error=str(error)))
+        except EngineError as error:
+            await self._failed_once(one, error)
+        except Exception as error:
+            self._end(error)
+        else:
+            self._answered += 1
+            self._given_up = 0
+            self._settle(one, answer)
+        finally:
+            self._under_way.discard(one)
+            self._witness(one.key, "ended")
+            self._changed(one.row, -1, not self._waiting)
+            self._fill()
+
+    def _again(self, one: _Ask) -> None:
+        if one.company:
+            self._suspects.append(one)
+        else:
+            self._wait(one)
+
+    def _died(self, one: _Ask) -> None:
+        one.deaths += 1
+        one.deaths_alone += one.company == 1
+        if one.deaths > DEATHS_UNSUSPECTED:
+            self._suspect(one)
+        else:
+            self._wait(one)
+
+    def _give_up(self, one: _Ask) -> None:
+        self._given_up += 1
+        error = f"engines died under this row {one.deaths_alone} times while it was alone on them"
+        if self._given_up >= GIVEN_UP_IN_A_ROW:
+            self._end(EngineError(f"{error}, and so under {self._given_up} rows in a row: look at the engine's log"))
+        else:
+            self._fail(one, error)
+
+    async def _failed_once(self, one: _Ask, error: EngineError) -> None:
+        one.tries += 1
+        log.warning("%s failed (try %d of %d): %s", one.key, one.tries, TRIES, error)
+        if one.tries < TRIES:
+            await asyncio.sleep(2.0 ** (one.tries - 1) * (0.5 + random.random()))
+            self._again(one)
+        else:
+            self._errors += 1
+            self._fail(one, str(error))
+
+    def _fail(self, one: _Ask, error: str) -> None:
+        self._failed += 1
+        told = self._failed + self._answered
+        if told >= FAILED_LEAST and self._failed > FAILED_SHARE * told:
+            self._end(EngineError(f"{self._failed} of {told} rows failed, the last one: {error}"))
+        else:
+            self._settle(one, Failed(error=error))
+
+    def _settle(self, one: _Ask, answer: Any) -> None:
+        if not one.answer.done():
+            one.answer.set_result(answer)
+
+    def _end(self, error: Exception) -> None:
+        """Nothing more is asked; every caller gets the error."""
+        self._fatal = self._fatal or error
+        open_asks = [one for _, _, one in self._waiting] + [*self._under_way, *self._suspects]
+        open_asks += [one for group in self._groups for one in group]
+        self._waiting, self._suspects, self._groups = [], [], []
+        for one in open_asks:
+            if not one.answer.done():
+                one.answer.set_exception(error)
+
+
+def _split(asks: list[_Ask]) -> list[list[_Ask]]:
+    """At most GROUPS parts of about the same size."""
+    parts = min(GROUPS, len(asks))
+    return [asks[i::parts] for i in range(parts)]

@@ -1,0 +1,281 @@
+"""Rows in, each put to an engine, what comes back collected into committed segments.
+
+Difficulty, domains, distillation and evaluation are each an `Asks` on it. Two kinds of engines stand below: actors
+of Ray Data, which take whole segments, and replicas of Ray Serve, which take rows. What is asked next, what is
+tried again and what is given up is the same on both (`asking`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import count
+from typing import Any, Protocol
+
+import pyarrow as pa
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
+
+import ray
+from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
+from thinkscale.domain.generation import EngineInfo
+from thinkscale.domain.sample import Verdict
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.runtime.asking import Asking, Failed
+from thinkscale.runtime.engines import EngineLoop, EngineSettings, check_same_engine
+from thinkscale.runtime.meter import Meter
+from thinkscale.runtime.progress import Progress
+from thinkscale.runtime.segments import Actors, Result, run_segments
+from thinkscale.store.artifact import Artifact
+from thinkscale.store.stage import Segment, Stage
+
+
+class Asks(Protocol):
+    """What a stage asks about each row, and what it makes of the answers. Picklable."""
+
+    def rows(self, table: pa.Table) -> list[Any]:
+        """What is asked about, from a segment's rows."""
+        ...
+
+    def key(self, row: Any) -> str:
+        """Names a row over the whole stage."""
+        ...
+
+    def expected(self, row: Any) -> float:
+        """Tokens that an answer will take, about: the longest go first."""
+        ...
+
+    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: Any) -> Any:
+        """Beside the engine: the answer to one row. Raises ValueError where the row is impossible."""
+        ...
+
+    def collect(self, rows: Sequence[Any], answers: Sequence[Any], grade: Grade) -> Result:
+        """A segment's rows to what is kept and dropped; an answer is what `ask` gave, or Failed."""
+        ...
+
+
+def answered(rows: Sequence[Any], answers: Sequence[Any]) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Failed]]]:
+    """Rows with their answers, and those without one."""
+    pairs = list(zip(rows, answers, strict=True))
+    return [p for p in pairs if not isinstance(p[1], Failed)], [p for p in pairs if isinstance(p[1], Failed)]
+
+
+class Grade(Protocol):
+    def __call__(self, items: Sequence[Graded]) -> list[Verdict]: ...
+
+
+def run_asks(name: str, stage: Stage, asks: Asks, settings: EngineSettings, actors: Actors) -> None:
+    """Ask about the rows of every segment that is not committed, on a pool of Ray Data's actors.
+
+    Args:
+        name: for the progress.
+        actors: how many there may be, of which size; each holds one engine, kept full by several segments.
+
+    Raises:
+        EngineError: no engine can be built, or so much fails that it is at fault.
+        MixedEnginesError: committed segments are of another engine.
+    """
+    if not stage.pending:
+        return
+    room = settings.serve.max_concurrent_sequences
+    longest = max(segment.rows for segment in stage.pending)
+    witness = ray.remote(Witness).options(num_cpus=0).remote()
+    before = None if settings.serve.mixed_engines else stage.engine()
+    run_segments(
+        name,
+        stage,
+        transform=_AskingActor,
+        arguments=(asks, settings, before, stage.output.url, witness),
+        actors=replace(actors, at_once=1 + math.ceil(room / longest)),
+    )
+
+
+class Witness:
+    """An actor that outlives the others: what they had under way when their process died."""
+
+    def __init__(self) -> None:
+        self._under_way: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+        self._deaths: Counter[str] = Counter()
+
+    def tell(self, actor: str, key: str, what: str) -> None:
+        if what == "ended":
+            self._under_way[actor].pop(key, None)
+        else:
+            self._under_way[actor][key] = what == "alone"
+
+    def left_by(self, actor: str) -> dict[str, int]:
+        """What an earlier process of this actor died under, by key, and how often alone."""
+        left = self._under_way.pop(actor, {})
+        self._deaths.update({key: int(was_alone) for key, was_alone in left.items()})
+        return {key: self._deaths[key] for key in left}
+
+
+class _AskingActor:
+    """An engine, and the segments whose rows are put to it."""
+
+    def __init__(
+        self, asks: Asks, settings: EngineSettings, before: Mapping[str, Any] | None, where: str, witness: Any
+    ) -> None:
+        actor = ray.get_runtime_context().get_actor_id()
+        deaths: dict[str, int] = ray.get(witness.left_by.remote(actor))
+        self._asks, self._pool = asks, GradingPool()
+        self._engines = EngineLoop(settings)
+        check_same_engine(before, self._engines.info, where)
+        self._asking = Asking(
+            self._put,
+            room=settings.serve.max_concurrent_sequences,
+            witness=lambda key, what: witness.tell.remote(actor, key, what),
+            deaths=deaths,
+        )
+
+    def __call__(self, table: pa.Table) -> Result:
+        rows = self._asks.rows(table)
+        answers = self._engines.run(self._answers(rows))
+        self._asking.check(answers)
+        result = self._asks.collect(rows, answers, self._pool.grade_all)
+        failed = sum(isinstance(answer, Failed) for answer in answers)
+        return replace(
+            result,
+            stats={"failed": failed, **result.stats},
+            extra={**result.extra, "engine": asdict(self._engines.info)},
+        )
+
+    async def _answers(self, rows: Sequence[Any]) -> list[Any]:
+        asks = self._asks
+        work = (self._asking.ask(row, asks.key(row), expected=asks.expected(row)) for row in rows)
+        return list(await asyncio.gather(*work))
+
+    async def _put(self, row: Any) -> Any:
+        engine = await self._engines.engine()
+        try:
+            return await self._asks.ask(engine, self._engines.tokenizer, row)
+        except EngineError as error:
+            self._engines.note(engine, error)
+            raise
+
+
+class Rounds(Protocol):
+    """Segments that are asked about round by round; a segment's work is the list of its rows."""
+
+    label: str
+    asks: Asks
+    output: Artifact
+    resumed: int
+    """Rows of earlier runs."""
+
+    def more(self) -> list[Segment]:
+        """The next round's segments; called at first, and once all of the last round's are committed."""
+        ...
+
+
+async def ask_replicas(
+    works: Sequence[Rounds], handle: Any, info: EngineInfo, *, room: int, meter: Meter, progress: Progress
+) -> None:
+    """Ask about all rounds of several works on one model's replicas, and commit each segment once it is whole.
+
+    Args:
+        handle: as `replicas.start_replicas` gives it; info: of its engines.
+        room: rows that all replicas together take at once.
+
+    Raises:
+        EngineError: no replica stays up, or so much fails that the engine is at fault.
+    """
+    with GradingPool() as pool:
+        await _ReplicaAsks(works, handle, info, room, meter, progress, pool).finish()
+
+
+class _ReplicaAsks:
+    """One queue for all works: segments by the longest row that they are expected to hold, so that it ends short."""
+
+    def __init__(
+        self,
+        works: Sequence[Rounds],
+        handle: Any,
+        info: EngineInfo,
+        room: int,
+        meter: Meter,
+        progress: Progress,
+        pool: GradingPool,
+    ) -> None:
+        self._works, self._handle, self._engine = works, handle, asdict(info)
+        self._room, self._meter, self._progress, self._pool = room, meter, progress, pool
+        self._queue: list[tuple[float, int, Rounds, Segment]] = []
+        self._numbers = count()
+        self._open_rows = 0
+        """Rows of begun segments that have no answer yet."""
+        self._left: Counter[str] = Counter()
+        """Segments of the round that are not committed, by work."""
+        self._asking = Asking(self._put, room=room, changed=self._changed)
+
+    async def finish(self) -> None:
+        """Ask until no work has more."""
+        for work in self._works:
+            await self._queue_more(work)
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._open()
+
+    async def _queue_more(self, work: Rounds) -> None:
+        segments = await asyncio.to_thread(work.more)
+        for segment in segments:
+            expected = max(map(work.asks.expected, segment.work))
+            heapq.heappush(self._queue, (-expected, next(self._numbers), work, segment))
+        self._left[work.label] = len(segments)
+        if work.resumed:
+            self._progress.note(f"{work.label}: {work.resumed:,} samples already done, resuming")
+        if segments:
+            self._progress.extend(sum(segment.rows for segment in segments))
+
+    def _open(self) -> None:
+        """Begin segments while the replicas have room."""
+        while self._queue and self._open_rows < self._room:
+            _, _, work, segment = heapq.heappop(self._queue)
+            self._open_rows += len(segment.work)
+            self._group.create_task(self._ask_segment(work, segment))
+
+    async def _ask_segment(self, work: Rounds, segment: Segment) -> None:
+        asks = work.asks
+        answers = await asyncio.gather(
+            *(
+                self._asking.ask((work, row), f"{work.label}/{asks.key(row)}", expected=asks.expected(row))
+                for row in segment.work
+            )
+        )
+        self._asking.check(answers)
+        spent = self._meter.take(work.label)
+        await asyncio.to_thread(self._commit, work, segment, answers, spent)
+        self._progress.advance(segment.rows)
+        self._left[work.label] -= 1
+        if not self._left[work.label]:
+            await self._queue_more(work)
+        self._open()
+
+    def _commit(self, work: Rounds, segment: Segment, answers: Sequence[Any], spent: Mapping[str, float]) -> None:
+        result = work.asks.collect(segment.work, answers, self._pool.grade_all)
+        work.output.commit_segment(
+            segment.key,
+            result.kept,
+            dropped=result.dropped,
+            stats={**spent, **result.stats},
+            extra={**result.extra, "engine": self._engine},
+        )
+
+    def _changed(self, row: tuple[Rounds, Any], by: int, draining: bool) -> None:
+        self._meter.change(row[0].label, by)
+        if by < 0:
+            self._open_rows -= 1
+            self._open()
+        self._meter.draining(draining and not self._queue)
+
+    async def _put(self, row: tuple[Rounds, Any]) -> Any:
+        try:
+            return await self._handle.call.remote(row[0].asks.ask, row[1])
+        except RayActorError as error:  # the replica's process has died, its engine with it
+            raise EngineDiedError(str(error)) from error
+        except RayServeException as error:
+            raise EngineError(f"no replica can be reached: {error}") from error

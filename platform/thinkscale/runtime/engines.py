@@ -1,0 +1,125 @@
+"""An engine and the event loop it lives on, for processes whose own code runs in threads.
+
+Owns how an engine is built from a campaign's settings, what tells it from others, and that a dead one is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Coroutine, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from thinkscale.domain.campaign import Serve
+from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
+from thinkscale.domain.generation import EngineInfo
+from thinkscale.engines.endpoint import EndpointEngine
+from thinkscale.engines.factory import build_engine
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.store.models import directory_hash, local_model
+
+T = TypeVar("T")
+
+IDENTITY = ("engine", "version", "dtype", "model_hash", "tokenizer_hash", "chat_template_hash")
+"""Facts of EngineInfo that two engines share whose rows may stand in one artifact."""
+
+
+class MixedEnginesError(ValueError):
+    """Rows of another engine stand in an artifact already; the message says in what the two differ."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Which model runs how. Picklable."""
+
+    reference: str
+    serve: Serve
+    threads: int
+    endpoint: str | None = None
+    """Base URL of a server that serves `reference`; None: the engine runs here."""
+
+
+async def start_engine(settings: EngineSettings, directory: Path, tokenizer: ModelTokenizer) -> Engine:
+    """An engine whose info names the model and what its files hold. Raises EngineError where it cannot be built."""
+    serve = settings.serve
+    if settings.endpoint is not None:
+        engine: Engine = await EndpointEngine.connect(settings.endpoint, settings.reference, directory)
+    else:
+        engine = await build_engine(
+            serve.engine,
+            directory,
+            dtype=serve.dtype,
+            context_tokens=serve.context_tokens,
+            max_concurrent_sequences=serve.max_concurrent_sequences,
+            tensor_parallel=serve.tensor_parallel,
+            gpu_memory_share=serve.gpu_memory_share,
+            threads=settings.threads,
+        )
+    engine.info = dataclasses.replace(
+        engine.info,
+        model=settings.reference,
+        model_hash=directory_hash(directory, ("config.json", "*.safetensors")),
+        tokenizer_hash=directory_hash(directory, ("tokenizer*", "*.model", "vocab*", "merges.txt")),
+        chat_template_hash=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16],
+    )
+    return engine
+
+
+def check_same_engine(before: Mapping[str, Any] | None, now: EngineInfo, where: str) -> None:
+    """Raises MixedEnginesError where an artifact's rows were drawn by another engine."""
+    if before is None:
+        return
+    differing = [name for name in IDENTITY if before.get(name) != getattr(now, name)]
+    if differing:
+        told = ", ".join(f"{name} was {before.get(name)!r}, is {getattr(now, name)!r}" for name in differing)
+        raise MixedEnginesError(
+            f"{where} was begun by another engine: {told}. Bring that engine back, delete {where}, or accept rows of "
+            "both (--set serve.mixed_engines=true)"
+        )
+
+
+class EngineLoop:
+    """One engine in a thread of its own: several threads may have work done there. A dead engine is replaced."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._directory = local_model(settings.reference)
+        self.tokenizer = ModelTokenizer(self._directory)
+        self._loop = asyncio.new_event_loop()
+        self._building = asyncio.Lock()
+        self._is_dead = False
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._engine: Engine = self.run(start_engine(settings, self._directory, self.tokenizer))
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def engine(self) -> Engine:
+        """The engine, alive as far as is known. Raises EngineError where a dead one cannot be replaced."""
+        async with self._building:
+            if self._is_dead:
+                with contextlib.suppress(Exception):  # what is dead may not even end
+                    await self._engine.close()
+                self._engine = await start_engine(self._settings, self._directory, self.tokenizer)
+                self._is_dead = False
+        return self._engine
+
+    def note(self, engine: Engine, error: EngineError) -> None:
+        """Take note of an engine's error: it may have been its end."""
+        if isinstance(error, EngineDiedError) and engine is self._engine:
+            self._is_dead = True
+
+
+@lru_cache(maxsize=2)
+def tokenizer_of(reference: str) -> ModelTokenizer:
+    """A model's tokenizer, loaded once in a process."""
+    return ModelTokenizer(local_model(reference))
