@@ -4,12 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check setup clean
+.PHONY: demo test test-gpu check setup clean
 demo: $(VENV)/.ready
 	$(BIN)/thinkscale run demo
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+# On a machine with GPUs; writes benchmarks/results/gpu_tests.json.
+test-gpu: $(VENV)/.ready
+	$(BIN)/python benchmarks/gpu_tests.py
 
 # What CI runs beside the tests.
 check: $(VENV)/.ready

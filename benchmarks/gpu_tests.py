@@ -1,0 +1,76 @@
+"""The GPU tier: every test that needs a GPU, and what passed where.
+
+    python benchmarks/gpu_tests.py [-k EXPRESSION]        (= make test-gpu)
+
+Runs the tests of tests/gpu and those of vLLM on all GPUs of this machine, and writes
+benchmarks/results/gpu_tests.json with a hash over platform/: of the code that was seen to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recording import record
+
+ROOT = Path(__file__).parents[1]
+TESTS = ("tests/gpu", "tests/e2e/test_vllm_forcing.py", "tests/e2e/test_vllm_engine.py")
+
+
+class Collector:
+    """A pytest plugin that notes each test's outcome and seconds."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, dict[str, Any]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        found = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
+        found["seconds"] = round(found["seconds"] + report.duration, 1)
+        if report.outcome != "passed":
+            found["outcome"] = report.outcome
+            found["why"] = str(report.longrepr)[-600:]
+
+
+def code_hash() -> str:
+    """Over all sources of the package, by path and content."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "platform").rglob("*.py")):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-k", default="", metavar="EXPRESSION", help="only tests that match, as pytest's -k")
+    parser.add_argument("tests", nargs="*", default=[str(ROOT / test) for test in TESTS])
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    collector, began = Collector(), time.monotonic()
+    code = pytest.main(["-v", "-k", arguments.k, *arguments.tests], plugins=[collector])
+    outcomes = [test["outcome"] for test in collector.tests.values()]
+    counts = {outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")}
+    ran = counts["passed"] + counts["failed"]
+    record(
+        "gpu_tests",
+        what="tests that need a GPU: kernels, training, vLLM and forcing inside it, a campaign under Ray",
+        value=counts["passed"],
+        unit="tests passed",
+        baseline="tests that ran",
+        ratio=round(counts["passed"] / ran, 4) if ran else None,
+        counts=counts,
+        seconds=round(time.monotonic() - began),
+        platform_hash=code_hash(),
+        tests=collector.tests,
+    )
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
