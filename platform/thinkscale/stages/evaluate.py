@@ -24,6 +24,7 @@ from thinkscale.stages.rounds import BenchmarkRun, Segment, longest_thinking
 from thinkscale.stages.sampling import Item, failed, sample_question
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
+from thinkscale.store.models import exported
 from thinkscale.store.samples import SampleSet
 
 log = logging.getLogger(__name__)
@@ -207,4 +208,5 @@ def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str,
     if model == "base":
         return campaign.model.base, campaign.model.base
     artifact = Artifact(store, f"{campaign.name}/model")
-    return f"{artifact.url}/export", artifact.require().fingerprint
+    manifest = artifact.require()
+    return f"{artifact.url}/{exported(manifest)}", manifest.fingerprint
