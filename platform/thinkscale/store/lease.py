@@ -7,9 +7,9 @@ looks at it first. Knows nothing of what a driver does.
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -166,7 +166,7 @@ def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: threading.
             if not renewed:
                 lost.set()
                 if in_main:
-                    _thread.interrupt_main()
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
 
