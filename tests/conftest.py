@@ -64,7 +64,7 @@ def s3_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        server.terminate()
+        server.kill()  # it would wait for connections that clients keep open
         server.wait(20)
 
 

@@ -51,7 +51,8 @@ def cli() -> None:
     """Simple test-time scaling (s1) on Ray: curate, distil, fine-tune, serve with budget forcing, evaluate."""
 
 
-ROOT = click.option("--root", help="Where artifacts lie: a directory or s3://bucket/prefix.")
+ROOT = click.option("--root", help="Where artifacts lie: a directory, s3://bucket/prefix, gs:// or az://.")
+WAIT = click.option("--wait", is_flag=True, help="Wait for another driver that works on the campaign.")
 SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, as "
                    "train.learning_rate=2e-5.")  # fmt: skip
 TARGET = click.option("--target-interval", type=float, metavar="POINTS", help="Sample on until every 95% interval is "
@@ -76,6 +77,7 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one."),
+        WAIT,
         click.option("--pool", "pool_files", multiple=True, metavar="FILE", help="Add a JSONL, JSON, CSV or Parquet "
                      "file with the fields question and answer to the pool."),
         ROOT,
@@ -99,23 +101,23 @@ def _load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_file
 @campaign_options
 @click.option("--from", "first", type=STAGE, default=pipeline.FIRST, help="First stage to run.")
 @click.option("--to", "last", type=STAGE, default=pipeline.LAST, help="Last stage to run.")
-def run(campaign: Campaign, address: str | None, first: str, last: str) -> None:
+def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str) -> None:
     """Run a campaign from its pool to its report; a second run resumes."""
     stages = list(pipeline.STAGES)
     if stages.index(first) > stages.index(last):
         raise click.UsageError(f"--from {first} comes after --to {last}")
-    _run(campaign, first, last, address)
+    _run(campaign, first, last, address, wait)
 
 
-def _run(campaign: Campaign, first: str, last: str, address: str | None) -> None:
-    pipeline.run(campaign, first=first, last=last, address=address, say=click.echo)
+def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool) -> None:
+    pipeline.run(campaign, first=first, last=last, address=address, wait=wait, say=click.echo)
 
 
 def _stage_command(name: str, first: str, last: str, what: str, *options: Callable[..., Any]) -> None:
     @cli.command(name, help=what)
     @campaign_options
-    def command(campaign: Campaign, address: str | None) -> None:
-        _run(campaign, first, last, address)
+    def command(campaign: Campaign, address: str | None, wait: bool) -> None:
+        _run(campaign, first, last, address, wait)
 
     for option in options:
         option(command)
@@ -334,12 +336,14 @@ def _judge(model: str | None, endpoint: str | None) -> JudgeModel | None:
 
 @cli.command()
 @judge_options
-def regrade(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None) -> None:
+@WAIT
+def regrade(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None, wait: bool) -> None:
     """Grade the stored samples of CAMPAIGN again with the installed graders; needs no GPU and no cluster."""
     from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
-    regrading.regrade(*locate_campaign(campaign, root), judge=_judge(judge, judge_endpoint), say=click.echo)
+    where, by = locate_campaign(campaign, root), _judge(judge, judge_endpoint)
+    regrading.regrade(*where, judge=by, wait=wait, say=click.echo)
     click.echo("these verdicts count from now on; `thinkscale report` makes the report anew")
 
 
@@ -360,7 +364,7 @@ def audit(campaign: str, root: str | None, judge: str | None, judge_endpoint: st
     click.echo(f"{differing:,} stored verdict{'' if differing == 1 else 's'} that the graders would not give now")
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("arguments", nargs=-1, required=True)
 @click.option("--address", required=True, help="The cluster's job server, as http://head:8265.")
 @click.option("--wait/--no-wait", default=True, help="Follow the job's log until it ends.")

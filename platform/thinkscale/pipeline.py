@@ -65,46 +65,52 @@ def run(
     first: str = FIRST,
     last: str = LAST,
     address: str | None = None,
+    wait: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Run the stages from `first` to `last`, each where its artifact is not complete yet.
 
     Args:
         address: the Ray cluster to join; None: the one this process is a job of, else a local one.
+        wait: for another driver that works on this campaign. False: refuse.
         say: takes one line of text.
 
     Raises:
-        thinkscale.store.filesystem.StoreError: the campaign's root cannot be written.
+        thinkscale.store.filesystem.StoreError: the campaign's root cannot be written, another driver works on it,
+            or has taken it over.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
     """
     from thinkscale.runtime.session import connect, disconnect
     from thinkscale.stages.distill import check_terms
     from thinkscale.store.filesystem import Store
+    from thinkscale.store.lease import hold
 
-    store = Store(campaign.root)
-    store.check_writable()
+    root = Store(campaign.root)
+    root.check_writable()
     names = list(STAGES)
     chosen = names[names.index(first) : names.index(last) + 1]
     if "distill" in chosen:
         check_terms(campaign)
-    connect(address)
-    try:
-        for number, name in enumerate(chosen, 1):
-            label = f"[{number}/{len(chosen)}] {name}"
-            say(f"{label}: {STAGES[name]}")
-            began, before = time.monotonic(), _commits(campaign, store)
-            _work()[name](campaign, store)
-            did = "complete" if _commits(campaign, store) != before else "nothing to do, complete already"
-            say(f"{label}: {did} ({time.monotonic() - began:.1f} s)")
-        if last == LAST:
-            from thinkscale.stages.report import summary
+    with hold(root, campaign.name, wait=wait, say=say) as lease:
+        store = lease.store
+        connect(address)
+        try:
+            for number, name in enumerate(chosen, 1):
+                label = f"[{number}/{len(chosen)}] {name}"
+                say(f"{label}: {STAGES[name]}")
+                began, before = time.monotonic(), _commits(campaign, store)
+                _work()[name](campaign, store)
+                did = "complete" if _commits(campaign, store) != before else "nothing to do, complete already"
+                say(f"{label}: {did} ({time.monotonic() - began:.1f} s)")
+            if last == LAST:
+                from thinkscale.stages.report import summary
 
-            say(summary(campaign, store))
-    finally:
-        disconnect()
+                say(summary(campaign, store))
+        finally:
+            disconnect()
 
 
-def _commits(campaign: Campaign, store: Store) -> dict[str, int]:
+def _commits(campaign: Campaign, store: Store) -> dict[str, str]:
     """Paths of the campaign's manifests and when they were written."""
     written = store.written(campaign.name)
     return {name: when for name, when in written.items() if name.endswith("manifest.json")}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from thinkscale.domain.question import Question
-from thinkscale.store.artifact import Artifact, ArtifactError
+from thinkscale.store.artifact import Artifact, ArtifactError, new_attempt
 from thinkscale.store.filesystem import Store, StoreError
+from thinkscale.store.lease import LeaseHeldError, hold
+from thinkscale.store.models import local_model
 from thinkscale.store.schemas import QUESTIONS, questions, questions_table
 
 
@@ -22,15 +25,15 @@ def test_an_artifact_round_trip(s3_root: str, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no manifest"):
         artifact.read()
     (tmp_path / "model.bin").write_bytes(b"x" * (6 << 20))
-    stored = artifact.add_file(tmp_path / "model.bin", "export/model.bin")
+    stored = artifact.add_file(tmp_path / "model.bin", "export/model.bin", "0123abcd")
     manifest = artifact.commit(QUESTIONS, files=[stored])
     assert questions(artifact.read()) == [one]
     assert artifact.begin({"a": 1}, {}) == {"0"}
     names = artifact.store.files("demo/pool", recursive=True)
     assert sum(name.startswith("part-") for name in names) == 1
     assert artifact.commit(QUESTIONS) == manifest
-    directory = artifact.store.download("demo/pool/export", tmp_path / "down")
-    assert (directory / "model.bin").read_bytes() == b"x" * (6 << 20)
+    assert artifact.store.download("demo/pool/export-0123abcd/model.bin", tmp_path / "down") == stored.sha256
+    assert (tmp_path / "down").read_bytes() == b"x" * (6 << 20)
 
 
 def test_one_of_many_writers_creates(s3_root: str) -> None:
@@ -72,8 +75,55 @@ def test_listing_and_reading(s3_root: str) -> None:
     assert store.files("a", recursive=True) == {"b/two": 2, "one": 1}
     assert store.directories("a") == ["b"]
     assert store.files("nothing") == {}
-    assert not store.exists("a/three")
     with pytest.raises(FileNotFoundError):
         store.read_bytes("a/three")
     store.write_bytes("a/one", b"new")
     assert store.read_bytes("a/one") == b"new"
+    store.delete("a/three")
+    store.delete_directory("a/b")
+    assert store.files("a", recursive=True) == {"one": 3}
+
+
+def test_a_model_that_was_trained_again_is_downloaded_again(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINKSCALE_CACHE", str(tmp_path / "cache"))
+    artifact = Artifact(Store(f"{s3_root}/trained"), "demo/model")
+    for weights in (b"first", b"later"):  # of equal size
+        artifact.store.delete_directory(artifact.path)
+        artifact.begin({}, {})
+        attempt = new_attempt()
+        files = []
+        for name, data in {"config.json": b"{}", "model.safetensors": weights}.items():
+            (tmp_path / name).write_bytes(data)
+            files.append(artifact.add_file(tmp_path / name, f"export/{name}", attempt))
+        artifact.commit("model/1", files=files)
+        for reference in (artifact.url, f"{artifact.url}/export", f"{artifact.url}/export-{attempt}"):
+            assert (local_model(reference) / "model.safetensors").read_bytes() == weights
+
+
+def test_a_plain_directory_that_was_written_again_is_downloaded_again(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINKSCALE_CACHE", str(tmp_path / "cache"))
+    store = Store(f"{s3_root}/plain")
+    for weights in (b"first", b"later"):
+        store.write_bytes("qwen/config.json", b"{}")
+        store.write_bytes("qwen/model.safetensors", weights)
+        assert (local_model(store.url("qwen")) / "model.safetensors").read_bytes() == weights
+
+
+def test_of_many_drivers_one_gets_the_lease_and_each_replacement_is_won_once(s3_root: str) -> None:
+    store = Store(f"{s3_root}/leases")
+    store.create("lease", b"0")
+    for turn in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            before = store.read_bytes("lease")
+            won = list(pool.map(lambda n, t=turn, b=before: store.replace("lease", b, b"%d %d" % (t, n)), range(8)))
+        assert sum(won) == 1
+        assert store.read_bytes("lease") == b"%d %d" % (turn, won.index(True))
+    with hold(store, "demo"), pytest.raises(LeaseHeldError, match="process"), hold(store, "demo"):
+        pass
+    with hold(store, "demo") as lease:
+        assert 0 <= store.age_s("demo/lease.json") < 5
+        lease.check()

@@ -48,22 +48,26 @@ def lasting_cause(error: BaseException) -> str | None:
     failures = error.failures if isinstance(error, CheckpointException) else {0: (error, None)}
     for inner, _ in failures.values():
         code = re.search(r"\(os error (\d+)\)", str(inner))  # safetensors' way
-        if getattr(inner, "errno", code and int(code[1])) in LASTING:
-            return str(inner)
+        denied = type(inner).__name__ in ("PermissionDeniedError", "UnauthenticatedError")  # an object store's
+        if denied or getattr(inner, "errno", code and int(code[1])) in LASTING:
+            return str(inner).partition("\n")[0]
     return None
 
 
 class CheckpointFolder:
     """`<path>/step-N/` on any file system that pyarrow knows."""
 
-    def __init__(self, fs: pafs.FileSystem, path: str, *, asynchronous: bool = False) -> None:
+    def __init__(
+        self, fs: pafs.FileSystem, path: str, *, asynchronous: bool = False, check: Callable[[], object] = lambda: None
+    ) -> None:
         """
         Args:
             path: as `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`.
             asynchronous: `save` returns once the state is copied to the host's memory (12 bytes a trained
                 weight, over all ranks), and the copy is written while training goes on.
+            check: raises where nothing may be written or deleted (any more); called before each.
         """
-        self.fs, self.path = fs, path
+        self.fs, self.path, self._check = fs, path, check
         self._asynchronous = asynchronous
         self._group: Any = None
         self._stager: DefaultStager | None = None
@@ -76,6 +80,7 @@ class CheckpointFolder:
             SaveError: this checkpoint (or, asynchronous, the one before) cannot be written.
         """
         self.finish()
+        self._check()
         step = len(history)
         target = f"{self.path}/{_step_name(step)}"
         writer: Any = FileSystemWriter(target, sync_files=False)
@@ -107,6 +112,7 @@ class CheckpointFolder:
             write()
         except CheckpointException as error:
             if first:
+                self._check()
                 with suppress(OSError):  # a full disk has better uses for its parts
                     self.fs.delete_dir(f"{self.path}/{_step_name(step)}")
             if (cause := lasting_cause(error)) is None:
@@ -118,6 +124,7 @@ class CheckpointFolder:
                 + "Make room there, then run again: training goes on from the last whole one."
             ) from error
         if first:
+            self._check()
             for old in self.steps()[:-KEPT]:
                 self.fs.delete_dir(f"{self.path}/{_step_name(old)}")
 
@@ -174,7 +181,7 @@ class _ArrowFiles(FileSystemBase):
             writing: Any = _Writing(stream)
             try:
                 yield writing
-            except RuntimeError as error:
+            except Exception as error:
                 raise writing.error or error from error
         if isinstance(self._fs, pafs.LocalFileSystem):  # whole even if the machine stops
             with open(path, "rb") as written:
@@ -208,12 +215,12 @@ class _Writing:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     def write(self, data: Any) -> Any:
         try:
             return self._stream.write(data)
-        except OSError as error:
+        except Exception as error:
             self.error = error
             raise
 

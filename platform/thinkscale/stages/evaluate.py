@@ -15,6 +15,7 @@ from thinkscale.stages.artifacts import campaign_artifact, fingerprints
 from thinkscale.stages.rounds import BenchmarkRun, longest_thinking
 from thinkscale.store.artifact import Artifact, fingerprint
 from thinkscale.store.filesystem import Store
+from thinkscale.store.models import exported
 from thinkscale.store.samples import SampleSet
 from thinkscale.store.stage import Stage, begin_stage
 
@@ -95,4 +96,5 @@ def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str,
     if model == "base":
         return campaign.model.base, campaign.model.base
     artifact = campaign_artifact(campaign, store, "model")
-    return f"{artifact.url}/export", artifact.require().fingerprint
+    manifest = artifact.require()
+    return f"{artifact.url}/{exported(manifest)}", manifest.fingerprint

@@ -33,6 +33,7 @@ from thinkscale.report.regrade import Disagreement, Grade, by_rules, disagreemen
 from thinkscale.report.regrade import regrade as regrade_part
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest, StoredFile, fingerprint
 from thinkscale.store.filesystem import Store
+from thinkscale.store.lease import hold
 from thinkscale.store.models import cache_directory, directory_hash, local_model
 from thinkscale.store.samples import SampleSet, sample_sets
 from thinkscale.store.schemas import VERDICTS, questions
@@ -55,7 +56,12 @@ class JudgeModel:
 
 
 def regrade(
-    store: Store, campaign: str, *, judge: JudgeModel | None = None, say: Callable[[str], None] = lambda line: None
+    store: Store,
+    campaign: str,
+    *,
+    judge: JudgeModel | None = None,
+    wait: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[SampleSet, Manifest]]:
     """Grade every stored sample with the installed graders, or a judge; from then on these verdicts count.
 
@@ -64,6 +70,7 @@ def regrade(
 
     Args:
         campaign: The campaign's directory in the store.
+        wait: For another driver that works on this campaign. False: refuse.
         say: Takes one line for each sample set, as it is done.
 
     Returns:
@@ -71,12 +78,13 @@ def regrade(
 
     Raises:
         ArtifactError: there are no complete samples, or the benchmark is no longer the one they answer.
-        thinkscale.store.filesystem.StoreError: the root cannot be written.
+        thinkscale.store.filesystem.StoreError: the root cannot be written, or another driver works on the campaign.
     """
     store.check_writable()
     done = []
-    with _grader(judge) as (grade, facts):
-        for samples in sample_sets(store, campaign):
+    sample_sets(store, campaign)  # where there are none, nothing is begun
+    with hold(store, campaign, wait=wait, say=say) as lease, _grader(judge) as (grade, facts):
+        for samples in sample_sets(lease.store, campaign):
             if samples.gradings() == [facts]:
                 say(f"{samples.label}: these graders gave its verdicts already")
                 continue

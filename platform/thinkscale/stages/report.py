@@ -6,9 +6,7 @@ Knows nothing of how a page or a plot is made.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -39,8 +37,7 @@ def report(campaign: Campaign, store: Store) -> Manifest:
     committed = output.manifest()
     if committed is not None and committed.inputs == inputs and committed.config == config:
         return committed
-    if committed is not None or store.exists(f"{output.path}/stage.json"):
-        store.delete_directory(output.path)
+    store.delete_directory(output.path)
     output.begin(config, inputs)
     files = build_report(
         campaign,
@@ -51,20 +48,13 @@ def report(campaign: Campaign, store: Store) -> Manifest:
         notes=sample_notes(samples),
     )
     files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
-    with tempfile.TemporaryDirectory(prefix="thinkscale-report-") as scratch:
-        stored = []
-        for name, data in files.items():
-            path = Path(scratch) / name
-            path.write_bytes(data)
-            stored.append(output.add_file(path, name))
-    return output.commit("report/1", files=stored)
+    return output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
 
 
 def summary(campaign: Campaign, store: Store) -> str:
     """Accuracy by budget, the cost and where the report lies, as text for a terminal."""
     output = Artifact(store, f"{campaign.name}/report")
-    output.require()
-    return store.read_bytes(f"{output.path}/summary.txt").decode()
+    return output.read_file("summary.txt").decode()
 
 
 def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
@@ -130,7 +120,7 @@ def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
     artifact = Artifact(store, f"{campaign.name}/model")
     if artifact.manifest() is None:
         return []
-    lines = store.read_bytes(f"{artifact.path}/metrics.jsonl").splitlines()
+    lines = artifact.read_file("metrics.jsonl").splitlines()
     # MFU is null where the device's peak is not known.
     return [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
 

@@ -30,7 +30,7 @@ from thinkscale.domain.trace import Trace
 from thinkscale.forcing.formats import ThinkingFormat, resolve_format
 from thinkscale.learn.masking import Sample, Tokenized, tokenize
 from thinkscale.runtime.board import BOARD_TIMEOUT_S, Board, show
-from thinkscale.store.artifact import Artifact, Manifest, StoredFile
+from thinkscale.store.artifact import Artifact, Manifest, StoredFile, new_attempt
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import directory_hash, local_model
 from thinkscale.store.schemas import TRACES
@@ -95,8 +95,7 @@ def train(campaign: Campaign, store: Store) -> Manifest:
     manifest = _commit(
         campaign, artifact, outcome, tokenized, rows, traces_manifest, elapsed_s=time.monotonic() - began
     )
-    if store.directories(f"{artifact.path}/checkpoints"):
-        store.delete_directory(f"{artifact.path}/checkpoints")
+    store.delete_directory(f"{artifact.path}/checkpoints")
     return manifest
 
 
@@ -262,9 +261,13 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         return notice is not None or wanted
 
     checkpoints = CheckpointFolder(
-        store.fs, store.absolute(f"{job.artifact.path}/checkpoints"), asynchronous=job.settings.async_checkpoints
+        store.fs,
+        store.absolute(f"{job.artifact.path}/checkpoints"),
+        asynchronous=job.settings.async_checkpoints,
+        check=store.check,
     )
     files: list[StoredFile] = []
+    attempt = new_attempt()
     try:
         history = fit(
             model, ray.get(job.samples), job.settings,
@@ -273,7 +276,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="thinkscale-export-") as scratch:
 
             def upload(path: Path) -> None:
-                files.append(job.artifact.add_file(path, f"export/{path.name}"))
+                files.append(job.artifact.add_file(path, f"export/{path.name}", attempt))
                 path.unlink()
 
             export_weights(model, base, Path(scratch), upload)
@@ -287,6 +290,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         return {"error": str(error)}
     return {
         "files": files,
+        "attempt": attempt,
         "history": [metrics.as_dict() for metrics in history],
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -337,7 +341,7 @@ def _commit(
         for name, text in texts.items():
             path = Path(scratch) / Path(name).name
             path.write_text(text, encoding="utf-8")
-            files.append(artifact.add_file(path, name))
+            files.append(artifact.add_file(path, name, outcome["attempt"]))
     stats = {f"{device}_{what}_s": getattr(ledger, f"{device}_{what}_s") for device in ("cpu", "gpu")
              for what in ("busy", "startup")}  # fmt: skip
     return artifact.commit(

@@ -2,8 +2,8 @@
 
 A stage commits its work in segments. A segment's rows lie in `part-*.parquet` (and the rows it dropped
 in `dropped/part-*.parquet`); the segment counts once its record `segments/<key>.json` exists, which is
-created conditionally: of two writers of a segment one wins, and the other's files are removed at the
-commit. Knows nothing of what the rows mean.
+created conditionally: of two writers of a segment one wins, and the other's files are removed after the
+commit. No file that a manifest lists is ever written twice. Knows nothing of what the rows mean.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,8 @@ from thinkscale.store.filesystem import Store
 
 READERS = 16
 READ_AHEAD = 4
+_ATTEMPT = re.compile(r"(?!segments/|checkpoints/).*(?:-[0-9a-f]{8}(?:[./]|$)|(?:^|/)part-)")
+"""Files of one attempt. Those that the manifest does not list are of an attempt that lost or died."""
 
 
 class ArtifactError(RuntimeError):
@@ -46,6 +49,8 @@ class StoredFile:
     size: int
     sha256: str
     rows: int | None = None
+    name: str | None = None
+    """What readers ask for, where the path carries an attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +137,12 @@ class Artifact:
     ) -> set[str]:
         """Start or resume writing; returns the keys of the segments that are already committed.
 
+        Args:
+            plan: what tells the segments' keys, and what each holds, from those of another plan.
+
         Raises ConfigDriftError where the artifact was begun with another config, other inputs or another plan.
         """
+        self.store.check()
         spec = _as_json({"config": config, "inputs": inputs, **({} if plan is None else {"plan": plan})})
         marker = f"{self.path}/stage.json"
         if not self.store.create(marker, json.dumps(spec, indent=1, sort_keys=True).encode()):
@@ -165,7 +174,8 @@ class Artifact:
         extra: Mapping[str, Any] | None = None,
     ) -> bool:
         """Write a segment's rows and commit them; says whether this call's rows are the ones that count."""
-        attempt = uuid.uuid4().hex[:8]
+        self.store.check()
+        attempt = new_attempt()
         record: dict[str, Any] = {"key": key, "stats": dict(stats or {}), "extra": dict(extra or {})}
         record["file"] = asdict(self._write_part(f"part-{key}-{attempt}.parquet", table))
         if dropped is not None and dropped.num_rows:
@@ -173,18 +183,26 @@ class Artifact:
             record["dropped"] = dict(Counter(dropped.column("reason").to_pylist()))
         return self.store.create(f"{self.path}/segments/{key}.json", json.dumps(record).encode())
 
-    def add_file(self, source: Path, name: str) -> StoredFile:
-        """Copy a local file into the artifact. It counts once `commit` lists it."""
-        digest = hashlib.sha256()
+    def add_file(self, source: Path, name: str, attempt: str | None = None) -> StoredFile:
+        """Copy a local file into the artifact, in a place of this attempt's own. It counts once `commit` lists it.
+
+        Args:
+            name: what readers ask for: `metrics.jsonl` lies at `metrics-<attempt>.jsonl`, `export/config.json` at
+                `export-<attempt>/config.json`.
+            attempt: of `new_attempt`, for files that lie together; None: the file has one of its own.
+        """
+        self.store.check()
         with source.open("rb") as file:
-            while block := file.read(16 << 20):
-                digest.update(block)
-        self.store.upload(source, f"{self.path}/{name}")
-        return StoredFile(path=name, size=source.stat().st_size, sha256=digest.hexdigest())
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        path = re.sub(r"(?=[./])|$", f"-{attempt or new_attempt()}", name, count=1)
+        self.store.upload(source, f"{self.path}/{path}")
+        return StoredFile(path=path, size=source.stat().st_size, sha256=sha256, name=name)
 
     def write_file(self, name: str, data: bytes) -> StoredFile:
-        """Write a small file into the artifact. It counts once `commit` lists it."""
-        self.store.write_bytes(f"{self.path}/{name}", data)
+        """Write a small file under its very name; what an earlier attempt wrote there stays and is taken."""
+        self.store.check()
+        if not self.store.create(f"{self.path}/{name}", data):
+            data = self.store.read_bytes(f"{self.path}/{name}")
         return StoredFile(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def commit(
@@ -232,10 +250,11 @@ class Artifact:
             extra={**merged, **(extra or {})},
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self._remove_orphans({file.path for file in manifest.files})
         body = json.dumps(asdict(manifest), indent=1, ensure_ascii=False).encode()
+        self.store.check()
         if not self.store.create(f"{self.path}/manifest.json", body):
             return self.require()
+        self.sweep()
         return manifest
 
     def segment_records(self) -> list[dict[str, Any]]:
@@ -272,6 +291,16 @@ class Artifact:
 
     def read_part(self, file: StoredFile, columns: list[str] | None = None) -> pa.Table:
         """One file of rows that the manifest lists. Raises ArtifactError where it is missing or damaged."""
+        return pq.read_table(io.BytesIO(self._verified(file)), columns=columns)
+
+    def read_file(self, name: str) -> bytes:
+        """A file that the manifest lists, by its name. Raises ArtifactError as `read_part`, or where it lists none."""
+        found = [file for file in self.require().files if (file.name or file.path) == name]
+        if not found:
+            raise ArtifactError(f"{self.url} holds no {name}: delete {self.url} and run the stage again")
+        return self._verified(found[0])
+
+    def _verified(self, file: StoredFile) -> bytes:
         try:
             data = self.store.read_bytes(f"{self.path}/{file.path}")
         except FileNotFoundError as error:
@@ -283,7 +312,7 @@ class Artifact:
                 f"{self.url}/{file.path} is damaged: its checksum differs from the manifest's; delete {self.url} "
                 "and run the stage again"
             )
-        return pq.read_table(io.BytesIO(data), columns=columns)
+        return data
 
     def _write_part(self, name: str, table: pa.Table) -> StoredFile:
         buffer = io.BytesIO()
@@ -292,11 +321,19 @@ class Artifact:
         self.store.write_bytes(f"{self.path}/{name}", data)
         return StoredFile(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=table.num_rows)
 
-    def _remove_orphans(self, keep: set[str]) -> None:
-        """Remove parts of attempts that lost or died, so that reading `part-*.parquet` reads each row once."""
+    def sweep(self) -> None:
+        """Once committed, remove what attempts left that lost or died: `part-*.parquet` gives each row once."""
+        if (manifest := self.manifest()) is None:
+            return
+        keep = {file.path for file in manifest.files}
         for name in self.store.files(self.path, recursive=True):
-            if name.rpartition("/")[2].startswith("part-") and name not in keep:
+            if name not in keep and _ATTEMPT.match(name):
                 self.store.delete(f"{self.path}/{name}")
+
+
+def new_attempt() -> str:
+    """What tells one attempt at writing files from all others."""
+    return uuid.uuid4().hex[:8]
 
 
 def schema_name(schema: pa.Schema) -> str:

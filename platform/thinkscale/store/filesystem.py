@@ -1,24 +1,48 @@
-"""One interface to a local directory and to S3: whole-object writes and a conditional create.
+"""One interface to a local directory, S3, Google Cloud Storage and Azure: whole-object writes, plain and conditional.
 
-Owns paths, retries and atomicity. Knows nothing of what the bytes mean.
+Owns paths, retries, atomicity and the words for what can go wrong. Knows nothing of what the bytes mean.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import os
+import random
+import re
 import shutil
+import time
 import uuid
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlparse
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow.fs as pafs
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.fsspec import BufferedFile, FsspecStore
+from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
-S3_ATTEMPTS = 10
-PROBE_ATTEMPTS = 2
+if TYPE_CHECKING:
+    from thinkscale.store.lease import Lease
+
+REMOTE = ("s3://", "gs://", "az://")
+RETRIES = 9
+PROBE_RETRIES = 1
 """Of the first write to a root: a wrong endpoint shall be named soon."""
+PART_BYTES = 16 << 20
+"""Of a large upload; more where it would take more than the 10,000 parts that S3 allows."""
+
+LASTING = (
+    ({errno.ENOSPC}, r"StorageFull|InsufficientStorage|status code: 507", "no space left on {}", "free some"),
+    ({errno.EDQUOT, errno.EFBIG}, "QuotaExceeded", "the quota is used up on {}", "raise it or free some"),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "PermissionDenied|Unauthenticated", "no permission on {}", "give it"),
+)
+"""What the next try would meet again: error numbers, an object store's words, what is told, what to do."""
 
 
 class StoreError(RuntimeError):
@@ -27,133 +51,144 @@ class StoreError(RuntimeError):
 
 @dataclass(frozen=True)
 class Store:
-    """A root that holds campaigns: `runs`, `/data/runs`, `file:///data/runs` or `s3://bucket/prefix`.
+    """A root that holds campaigns: a directory, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
 
-    S3 credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE,
-    AWS_ENDPOINT_URL, ...), never from the URI. A Store is picklable: each process opens its own client.
+    Credentials and endpoint come from the environment (AWS_*, GOOGLE_*, AZURE_*), never from the URI. A Store is
+    picklable: each process opens its own client. Every method raises StoreError where a read or write fails for good.
     """
 
     uri: str
+    lease: Lease | None = field(default=None, compare=False, repr=False)
+    """Without it nothing is committed or deleted; None: anyone may."""
 
     def __post_init__(self) -> None:
-        scheme = urlparse(self.uri).scheme
-        if scheme in ("", "file"):
-            local = urlparse(self.uri).path if scheme else self.uri
-            object.__setattr__(self, "uri", str(Path(local).expanduser().absolute()))
-        elif scheme == "s3":
-            if not urlparse(self.uri).netloc:
-                raise StoreError(f"root {self.uri!r} names no bucket: use s3://bucket/prefix")
-            object.__setattr__(self, "uri", self.uri.rstrip("/"))
-        else:
-            raise StoreError(f"root {self.uri!r}: {scheme}:// is not supported; use a directory or s3://bucket/prefix")
+        object.__setattr__(self, "uri", _root(self.uri))
 
     @property
-    def is_s3(self) -> bool:
-        return self.uri.startswith("s3://")
+    def is_remote(self) -> bool:
+        return self.uri.startswith(REMOTE)
 
     @property
     def fs(self) -> pafs.FileSystem:
-        return _s3_filesystem(_endpoint(), _region()) if self.is_s3 else pafs.LocalFileSystem()
+        """The same place for what needs pyarrow's interface."""
+        scheme: Any = self.uri.partition(":")[0]
+        return pafs.PyFileSystem(pafs.FSSpecHandler(_Files(scheme))) if self.is_remote else pafs.LocalFileSystem()
 
     def absolute(self, path: str) -> str:
         """The path as `fs` wants it: `bucket/prefix/path` or `/root/path`."""
-        root = self.uri.removeprefix("s3://")
+        root = self.uri.partition("://")[2] if self.is_remote else self.uri
         return f"{root}/{path}" if path else root
 
     def url(self, path: str) -> str:
         """The path as a user would type it."""
         return f"{self.uri}/{path}" if path else self.uri
 
+    def check(self) -> None:
+        """Raises LeaseLostError where another driver has taken the campaign over."""
+        if self.lease is not None:
+            self.lease.check()
+
     def read_bytes(self, path: str) -> bytes:
         """The object's content. Raises FileNotFoundError where there is none."""
-        with self.fs.open_input_stream(self.absolute(path)) as stream:
-            return bytes(stream.read())
-
-    def exists(self, path: str) -> bool:
-        return bool(self.fs.get_file_info(self.absolute(path)).type == pafs.FileType.File)
+        objects, key = self._at(path)
+        with self._told("reading", path):
+            return bytes(objects.get(key).bytes())
 
     def files(self, path: str, *, recursive: bool = False) -> dict[str, int]:
         """Files below a directory, relative to it, with their sizes; empty where there is no directory."""
-        return {name: info.size for name, info in self._infos(path, recursive=recursive)}
+        return {name: meta["size"] for name, meta in self._listed(path, recursive=recursive).items()}
 
-    def written(self, path: str) -> dict[str, int]:
-        """All files below a directory, relative to it, with when they were written (ns)."""
-        return {name: info.mtime_ns for name, info in self._infos(path, recursive=True)}
-
-    def _infos(self, path: str, *, recursive: bool) -> list[tuple[str, pafs.FileInfo]]:
-        base = self.absolute(path)
-        infos = self.fs.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=recursive))
-        return [
-            (info.path[len(base) + 1 :], info)
-            for info in sorted(infos, key=lambda info: info.path)
-            if info.type == pafs.FileType.File and not info.base_name.startswith(".tmp-")
-        ]
+    def written(self, path: str) -> dict[str, str]:
+        """All files below a directory, relative to it, with what changes when one is written again."""
+        metas = self._listed(path, recursive=True)
+        return {name: f"{meta['last_modified']} {meta['size']} {meta['e_tag']}" for name, meta in metas.items()}
 
     def directories(self, path: str) -> list[str]:
         """Names of the directories directly below a directory."""
-        infos = self.fs.get_file_info(pafs.FileSelector(self.absolute(path), allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+        objects, key = self._at(path)
+        with self._told("listing", path):
+            return sorted(name.rpartition("/")[2] for name in objects.list_with_delimiter(key)["common_prefixes"])
+
+    def age_s(self, path: str) -> float:
+        """Seconds since an object was written, by the store's own clock."""
+        now = f"{path}.{uuid.uuid4().hex}"
+        self.write_bytes(now, b"")
+        with self._told("reading", path):
+            written, today = (objects.head(key)["last_modified"] for objects, key in map(self._at, (path, now)))
+        self.delete(now)
+        return float((today - written).total_seconds())
+
+    def download(self, path: str, target: Path) -> str:
+        """Copy an object into a local file, streaming; returns the SHA-256 of what came."""
+        objects, key = self._at(path)
+        digest = hashlib.sha256()
+        with self._told("reading", path), target.open("wb") as file:
+            for block in objects.get(key).stream():
+                digest.update(block)
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        return digest.hexdigest()
+
+    def upload(self, source: Path, path: str) -> None:
+        """Copy a local file into the store, streaming."""
+        if not self.is_remote:
+            with source.open("rb") as original:
+                self._write_local(path, partial(shutil.copyfileobj, original), os.replace)
+            return
+        objects, key = self._at(path)
+        with self._told("writing", path):
+            part_bytes = max(PART_BYTES, source.stat().st_size // 9_000)
+            objects.put(key, source, chunk_size=part_bytes, max_concurrency=4)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write or replace a whole object: a reader sees the old or the new content, never a part."""
-        if self.is_s3:
-            with self.fs.open_output_stream(self.absolute(path)) as stream:
-                stream.write(data)
-            return
-        target = Path(self.absolute(path))
-        temporary = self._write_temporary(target, data)
-        os.replace(temporary, target)
+        if self.is_remote:
+            self._put(path, data, "overwrite")
+        else:
+            self._write_local(path, lambda file: file.write(data), os.replace)
 
-    def create(self, path: str, data: bytes, *, attempts: int = S3_ATTEMPTS) -> bool:
+    def create(self, path: str, data: bytes, *, retries: int = RETRIES) -> bool:
         """Write an object only if there is none of that name; say whether this call wrote it."""
-        if self.is_s3:
-            return self._create_s3(path, data, attempts)
-        target = Path(self.absolute(path))
-        temporary = self._write_temporary(target, data)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        return True
+        if self.is_remote:
+            return self._put(path, data, "create", retries)
+        return self._write_local(path, lambda file: file.write(data), os.link)
+
+    def replace(self, path: str, expected: bytes, data: bytes) -> bool:
+        """Replace an object only if it holds what is expected, which it never held before; say whether this call did.
+
+        Raises FileNotFoundError where there is no object.
+        """
+        if self.is_remote:
+            objects, key = self._at(path)
+            with self._told("reading", path):
+                found = objects.get(key)
+                matches = bytes(found.bytes()) == expected
+            version = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
+            return matches and self._put(path, data, version)
+        while True:
+            with self._told("replacing", path), open(self.absolute(path), "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.absolute(path))):
+                    if matches := file.read() == expected:
+                        self.write_bytes(path, data)
+                    return matches
 
     def delete(self, path: str) -> None:
-        self.fs.delete_file(self.absolute(path))
+        """Delete an object, if it is there."""
+        self.check()
+        objects, key = self._at(path)
+        with self._told("deleting", path), suppress(FileNotFoundError):
+            objects.delete(key)
 
     def delete_directory(self, path: str) -> None:
-        """Delete a directory and all that is in it."""
-        self.fs.delete_dir(self.absolute(path))
-
-    def upload(self, source: Path, path: str) -> None:
-        """Copy one local file into the store, streaming."""
-        if self.is_s3:
-            with source.open("rb") as file, self.fs.open_output_stream(self.absolute(path)) as stream:
-                shutil.copyfileobj(file, stream, 16 << 20)
-            return
-        target = Path(self.absolute(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-
-    def download(self, path: str, directory: Path) -> Path:
-        """A local directory with the content of a stored one: the directory itself where the root is local."""
-        if not self.is_s3:
-            return Path(self.absolute(path))
-        for name, size in self.files(path, recursive=True).items():
-            target = directory / name
-            if target.exists() and target.stat().st_size == size:
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-            with (
-                self.fs.open_input_stream(self.absolute(f"{path}/{name}")) as stream,
-                temporary.open("wb") as file,
-            ):
-                shutil.copyfileobj(stream, file, 16 << 20)
-            os.replace(temporary, target)
-        return directory
+        """Delete a directory, if it is there, and all that is in it, a manifest first."""
+        self.delete(f"{path}/manifest.json")
+        with self._told("deleting", path), suppress(FileNotFoundError):
+            if not self.is_remote:
+                shutil.rmtree(self.absolute(path))
+            elif keys := [meta["path"] for meta in self._listed(path, recursive=True).values()]:
+                self._at(path)[0].delete(keys)
 
     def check_writable(self) -> None:
         """Write, conditionally write again and delete a probe object.
@@ -164,8 +199,10 @@ class Store:
         """
         probe = f".probe-{uuid.uuid4().hex}"
         try:
-            self.create(probe, b"1", attempts=PROBE_ATTEMPTS)
+            self.create(probe, b"1", retries=PROBE_RETRIES)
             refused = not self.create(probe, b"2")
+            if self.is_remote:
+                refused = refused and not self._put(probe, b"3", {"e_tag": f'"{"0" * 32}"', "version": "1"})
             self.delete(probe)
         except Exception as error:
             raise StoreError(
@@ -174,71 +211,142 @@ class Store:
             ) from error
         if not refused:
             raise StoreError(
-                f"root {self.uri} ignores conditional writes (If-None-Match), so that two drivers could both "
+                f"root {self.uri} ignores conditional writes (If-None-Match, If-Match), so that two drivers could both "
                 "commit. Use a server that honours them: AWS S3, MinIO, SeaweedFS, Ceph 18 or newer."
             )
 
-    def _write_temporary(self, target: Path, data: bytes) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return temporary
-
-    def _create_s3(self, path: str, data: bytes, attempts: int) -> bool:
-        from botocore.exceptions import ClientError
-
+    def _at(self, path: str, retries: int = RETRIES) -> tuple[Any, str]:
+        """The client and the path as it wants it."""
         bucket, _, key = self.absolute(path).partition("/")
-        client = _s3_client(_endpoint(), _region(), attempts)
-        for attempt in range(attempts):
+        return _connect(self.uri.partition(":")[0] if self.is_remote else "file", bucket, retries), key
+
+    def _listed(self, path: str, *, recursive: bool) -> dict[str, Any]:
+        objects, key = self._at(path)
+        with self._told("listing", path):
+            metas = objects.list(key).collect() if recursive else objects.list_with_delimiter(key)["objects"]
+        named = {meta["path"].removeprefix(f"{key}/"): meta for meta in metas}
+        return {name: named[name] for name in sorted(named) if not name.rpartition("/")[2].startswith(".tmp-")}
+
+    def _put(self, path: str, data: bytes, mode: Any, retries: int = RETRIES) -> bool:
+        objects, key = self._at(path, retries)
+        for attempt in range(RETRIES):
+            with self._told("writing", path):
+                try:
+                    objects.put(key, data, mode=mode)
+                    return True
+                except (AlreadyExistsError, PreconditionError):
+                    # A retried put can find the object that its own first try wrote. Where there is none, or none
+                    # was asked about, another writer is at it right now, perhaps in vain.
+                    with suppress(FileNotFoundError):
+                        if (there := bytes(objects.get(key).bytes())) == data or mode != "overwrite":
+                            return there == data
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+        raise StoreError(f"writing {path} under {self.uri} failed: other writers are at it without end")
+
+    def _write_local(
+        self, path: str, fill: Callable[[BinaryIO], object], publish: Callable[[Path, Path], object]
+    ) -> bool:
+        """Write a file beside its place, then put it there; says whether `publish` could, where a file may exist."""
+        target = Path(self.absolute(path))
+        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+        with self._told("writing", path):
             try:
-                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-                return True
-            except ClientError as error:
-                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if status == 412:
-                    # A retried put can find the object that its own first try wrote.
-                    return self.read_bytes(path) == data
-                if status != 409 or attempt == attempts - 1:  # 409: another writer is at it right now
-                    raise
-        raise AssertionError("unreachable")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("xb") as file:
+                    fill(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                with suppress(FileExistsError):
+                    publish(temporary, target)
+                    return True
+            finally:
+                with suppress(OSError):
+                    temporary.unlink()
+        return False
+
+    @contextmanager
+    def _told(self, doing: str, path: str) -> Iterator[None]:
+        """What fails is told in one sentence; what is looked for and not there stays a FileNotFoundError."""
+        try:
+            yield
+        except (OSError, BaseError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and doing != "writing":
+                raise
+            text = str(error).partition("\n\nDebug source")[0].rstrip(".")
+            number = getattr(error, "errno", None) or int((re.findall(r"\(os error (\d+)\)", text) or [0])[-1])
+            for numbers, pattern, what, remedy in LASTING:
+                if number in numbers or re.search(pattern, f"{type(error).__name__} {text}"):
+                    told = f"{what.format(self.uri)} while {doing} {path}: {remedy} and run the same command again"
+                    raise StoreError(told) from error
+            raise StoreError(f"{doing} {path} under {self.uri} failed: {text}") from error
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+def _root(uri: str) -> str:
+    """A root in one spelling. Raises StoreError where it is none."""
+    parsed = re.match(r"(?i)(s3|gs|az|[a-z][a-z0-9+.-]+(?=:/)):(.*)", uri)
+    if parsed is None:
+        return os.path.abspath(os.path.expanduser(uri))
+    scheme, rest = parsed[1].lower(), parsed[2]
+    if scheme == "file" and (local := re.fullmatch(r"(?://(?:localhost)?)?(/(?!/).*)", rest)):
+        return os.path.abspath(local[1])
+    if f"{scheme}://" not in REMOTE:
+        places = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+        raise StoreError(f"root {uri!r}: {scheme}:// is not supported; use {places}")
+    if not re.fullmatch(r"//[^/]+(/[^/]+)*/*", rest):
+        raise StoreError(f"root {uri!r} names no bucket, or has an empty part: use {scheme}://bucket/prefix")
+    return f"{scheme}:{rest.rstrip('/')}"
 
 
-def _region() -> str | None:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+def _connect(scheme: str, bucket: str, retries: int = RETRIES) -> Any:
+    """The client of a bucket, or of this machine's files ("file"), under the environment as it is now."""
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "GOOGLE_", "AZURE_"))))
+    return _client(scheme, bucket, retries, settings, os.getpid())
 
 
-@lru_cache(maxsize=4)
-def _s3_filesystem(endpoint: str | None, region: str | None) -> pafs.FileSystem:
-    options: dict[str, Any] = {
-        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        "allow_delayed_open": True,
+@lru_cache(maxsize=16)
+def _client(scheme: str, bucket: str, retries: int, settings: tuple[tuple[str, str], ...], pid: int) -> Any:
+    if pid != _first_user():
+        raise StoreError("a process forked from one that used a store cannot use it too: use multiprocessing's spawn")
+    if scheme == "file":
+        return LocalStore()
+    options: dict[str, Any] = {"retry_config": {"max_retries": retries}}
+    options["client_options"] = {
+        "allow_http": True,  # where the endpoint says so
+        "connect_timeout": timedelta(seconds=10),
+        "read_timeout": timedelta(seconds=60),
+        "timeout": timedelta(hours=6),  # of a whole download
     }
-    if endpoint:
-        parsed = urlparse(endpoint)
-        options |= {"endpoint_override": parsed.netloc, "scheme": parsed.scheme}
-    if region:
-        options["region"] = region
-    return pafs.S3FileSystem(**options)
+    own = {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE"}
+    if scheme == "s3" and not own & dict(settings).keys():
+        from obstore.auth.boto3 import Boto3CredentialProvider  # profiles, SSO, an instance's role
+
+        try:
+            options["credential_provider"] = Boto3CredentialProvider()
+        except ValueError as error:
+            raise StoreError("S3 needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE") from error
+    return {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme](bucket, **options)
 
 
-@lru_cache(maxsize=4)
-def _s3_client(endpoint: str | None, region: str | None, attempts: int) -> Any:
-    import boto3
-    from botocore.config import Config
+@lru_cache(maxsize=1)
+def _first_user() -> int:
+    """The first process that used a store: its client's threads do not live on in a fork of it."""
+    return os.getpid()
 
-    if region is None and endpoint:
-        region = "us-east-1"  # own servers take any region, but the signature needs one
-    config = Config(
-        connect_timeout=10,
-        retries={"total_max_attempts": attempts, "mode": "standard"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+class _Files(FsspecStore):
+    """The same clients behind fsspec's interface."""
+
+    def _construct_store(self, bucket: str) -> Any:
+        return _connect(str(self.protocol), bucket)
+
+    async def _rm_file(self, path: str, **options: Any) -> None:
+        with suppress(FileNotFoundError):  # a directory, which is no object
+            await super()._rm_file(path, **options)
+
+    def _open(self, path: str, mode: Any = "rb", *args: Any, **options: Any) -> BufferedFile:
+        return _File(self, path, mode)
+
+
+class _File(BufferedFile):
+    def write(self, data: Any) -> int:
+        return super().write(bytes(data))  # obstore keeps what it is given, pyarrow's buffers end with the call

@@ -1,4 +1,4 @@
-"""Where a source's files lie: a local path, s3:// or hf://datasets/..., patterns expanded.
+"""Where a source's files lie: a local path, s3://, gs://, az:// or hf://datasets/..., patterns expanded.
 
 Owns opening and listing. Knows nothing of what is in the files but their format's name.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from thinkscale.store.filesystem import Store
+from thinkscale.store.filesystem import REMOTE, Store, StoreError
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 COMPRESSIONS = (".gz", ".zst", ".bz2")
@@ -68,8 +68,8 @@ class Location:
             raise _cannot_open(self.url, error) from error
 
     def _resolve(self) -> tuple[pafs.FileSystem, str]:
-        if self.url.startswith("s3://"):
-            return _s3(self.url)
+        if self.url.startswith(REMOTE):
+            return Store(self.url.rpartition("/")[0]).fs, self.url.partition("://")[2]
         if match := _HUB.fullmatch(self.url):
             return pafs.LocalFileSystem(), _download(self.url, match)
         return pafs.LocalFileSystem(), str(Path(self.url).expanduser())
@@ -82,8 +82,8 @@ def expand(path: str) -> list[Location]:
     """
     if match := _HUB.fullmatch(path):
         names = _hub_files(path, match)
-    elif path.startswith("s3://"):
-        names = _s3_files(path)
+    elif path.startswith(REMOTE):
+        names = _stored_files(path)
     else:
         names = _local_files(Path(path).expanduser())
     if not names:
@@ -111,26 +111,16 @@ def _local_files(path: Path) -> list[str]:
     return sorted(str(found) for found in anchor.glob(pattern) if found.is_file())
 
 
-def _s3(url: str) -> tuple[pafs.FileSystem, str]:
-    return Store(url.rpartition("/")[0]).fs, url.removeprefix("s3://")
-
-
-def _s3_files(path: str) -> list[str]:
+def _stored_files(path: str) -> list[str]:
     pattern = _has_pattern(path)
     if not pattern and not path.endswith("/"):
         return [path]
     base = re.split(r"[*?]", path)[0].rpartition("/")[0]
-    fs, directory = Store(base).fs, base.removeprefix("s3://")
     try:
-        infos = fs.get_file_info(pafs.FileSelector(directory, recursive=True))
-    except OSError as error:
+        names = [f"{base}/{name}" for name in Store(base).files("", recursive=True)]
+    except StoreError as error:
         raise _cannot_open(path, error) from error
-    wanted = path.removeprefix("s3://")
-    return sorted(
-        f"s3://{info.path}"
-        for info in infos
-        if info.is_file and (fnmatch.fnmatchcase(info.path, wanted) if pattern else _is_data(info.path))
-    )
+    return [name for name in names if (fnmatch.fnmatchcase(name, path) if pattern else _is_data(name))]
 
 
 def _hub_files(path: str, match: re.Match[str]) -> list[str]:
@@ -165,6 +155,8 @@ def _download(url: str, match: re.Match[str]) -> str:
 def _cannot_open(url: str, error: Exception) -> IngestError:
     if url.startswith("s3://"):
         hint = " Check the bucket and key, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
+    elif url.startswith(REMOTE):
+        hint = " Check the bucket and key, and the credentials in the environment."
     elif url.startswith("hf://"):
         hint = " Check the dataset's id and file, the network, and HF_TOKEN for gated data sets."
     else:

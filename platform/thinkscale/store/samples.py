@@ -59,6 +59,7 @@ class SampleSet:
     def count_regrading(self, fingerprint: str) -> None:
         """From now on the verdicts of this regrading count, in every process that reads."""
         self.regrading_artifact(fingerprint).require()
+        self.store.check()
         self.store.write_bytes(self._pointer, json.dumps({"regrading": fingerprint}).encode())
 
     def regrading(self) -> Artifact | None:

@@ -117,6 +117,7 @@ def begin_stage(
         ConfigDriftError: the artifact was begun with another configuration, other inputs or another plan.
     """
     if output.is_complete(config, inputs):
+        output.sweep()  # whoever committed it may have been killed before
         return None
     segments = tuple(plan())
     return Stage(output=output, segments=segments, done=frozenset(output.begin(config, inputs, _plan(segments))))
