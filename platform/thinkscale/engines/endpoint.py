@@ -109,7 +109,7 @@ class EndpointEngine:
         self, continuation: Continuation, request: Request, on_tokens: OnTokens | None
     ) -> Completion | None:
         """One HTTP request, which forbids `forbid_first` throughout; None where more tokens are needed."""
-        tokens = self._tokens(request, stream=on_tokens is not None or any(len(stop) > 1 for stop in request.stops))
+        tokens = self._tokens(request, stream=on_tokens is not None or request.needs_watching)
         with _explained(self.info.device, self._key_variable):
             # Leaving a stream before its end closes the connection, at which the server drops the request.
             async with contextlib.aclosing(tokens):

@@ -124,7 +124,7 @@ class VllmEngine:
     async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         check_request(request, self.info)
         continuation = Continuation(request, self.info.eos_ids, on_tokens)
-        watched = on_tokens is not None or any(len(stop) > 1 for stop in request.stops)
+        watched = on_tokens is not None or request.needs_watching
         parameters = _sampling_params(request, self.info.eos_ids, every_token=watched)
         async with contextlib.aclosing(self._tokens(request.prompt_ids, parameters)) as tokens:
             async for token in tokens:

