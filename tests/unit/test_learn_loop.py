@@ -238,6 +238,24 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
 
 
+def test_one_process_writes_many_asynchronous_checkpoints_and_each_is_its_own_step(tmp_path: Path) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
+    settings = EXACT.model_copy(update={"checkpoint_every_steps": 1, "async_checkpoints": True})
+    undisturbed = fit(load_model(base, settings, device=CPU), samples, settings)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"), asynchronous=True)
+    seen: list[list[int]] = []
+
+    def look(metrics: Any) -> None:
+        folder.finish()
+        seen.append(folder.steps())
+
+    fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=look)
+    assert len(seen) == 6
+    assert seen[4] == [4, 5]  # five saves are done by then, the last two are kept
+    resumed = fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder)
+    np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_full_disk_ends_training_with_the_place_the_cause_and_the_last_checkpoint(
     tmp_path: Path, asynchronous: bool

@@ -142,6 +142,8 @@ def _thinking_off(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat) ->
 
 
 def _training(config: dict[str, Any], name: str) -> dict[str, Any]:
+    if not config:
+        return {"trainable": False, "why_not_trainable": f"{name} holds no config.json"}
     try:
         check_trainable(config, name)
     except UnsupportedModelError as error:
