@@ -36,10 +36,6 @@ class Sampling:
         return self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
-MAX_STOP_BYTES = 31
-"""Of a stop text that is looked for inside an engine."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TextStop:
     """A text that ends a generation however its tokens cut it: an automaton over ids (`forcing.ending`)."""
@@ -52,11 +48,6 @@ class TextStop:
     match goes on from earlier ids. Ids that are not there lead to state 0."""
     heads: Mapping[tuple[int, int], TokenIds]
     """By id and bytes before the match: those bytes as ids."""
-
-    @property
-    def fits_engine(self) -> bool:
-        """Whether the automaton inside the engine holds it."""
-        return self.length <= MAX_STOP_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -83,6 +83,7 @@ class EndpointEngine:
             context_tokens=context_tokens,
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
+            token_ids_hash=tokenizer.ids_hash,
         )
         rows = json.loads((directory / "config.json").read_text()).get("vocab_size", 0)
         return cls(client, info, range(tokenizer.vocab_size, rows), key_variable)

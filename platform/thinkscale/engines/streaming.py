@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.engine import Engine, OnTokens
-from thinkscale.domain.generation import Request, Sampling, TokenIds
+from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.domain.sample import Thought
 from thinkscale.forcing.ending import Match
 from thinkscale.forcing.formats import ForcingIds
@@ -142,8 +142,9 @@ class _Held:
 
     def __call__(self, come: TokenIds) -> None:
         safe = len(self._come) + len(come) - self._hold
-        for token in come if self._match else ():
-            self._match.push(token)
+        if self._match is not None:
+            for token in come:
+                self._match.push(token)
             safe = self._match.first
         self._come += come
         self._tell_to(self._come, safe)

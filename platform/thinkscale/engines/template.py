@@ -91,8 +91,9 @@ class ChatTemplate:
         switch = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
         settings = {**self._settings, **switch, **({"reasoning_effort": effort} if effort else {})}
         given = [dict(message) for message in messages]
-        rendered, _ = render_jinja_template([given], chat_template=self.text, add_generation_prompt=turn, **settings)
-        return str(rendered[0])
+        render: Any = render_jinja_template
+        ((text,), _) = render([given], chat_template=self.text, add_generation_prompt=turn, **settings)
+        return str(text)
 
     @property
     def takes_effort(self) -> bool:

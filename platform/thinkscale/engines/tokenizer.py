@@ -71,6 +71,8 @@ class ModelTokenizer:
         self.chat_template = text
         self.template = ChatTemplate(text, tokens, date)
         self._name = directory.name
+        tuned = config.get("thinking_format")
+        self.tuned_format = None if tuned is None else ThinkingFormat(**tuned)
         self.eos_ids: TokenIds = self._find_eos(directory, tokens.get("eos_token"))
         if strict and not self.survives:
             raise TokenizerError(
@@ -185,7 +187,7 @@ class ModelTokenizer:
 
     def _uncut(self, text: str) -> TokenIds:
         first, *rest = text.split(_CUT)
-        return tuple([*self.encode(first), *(i for piece in rest for i in behind(self, piece))])
+        return (*self.encode(first), *(i for piece in rest for i in behind(self, piece)))
 
     def _find_eos(self, directory: Path, eos_token: str | None) -> TokenIds:
         """What ends the assistant's turn in the template, then the end-of-text ids of tokenizer and configs."""
@@ -241,11 +243,12 @@ def _load(directory: Path) -> Any:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = getattr(AutoTokenizer.from_pretrained(directory), "backend_tokenizer", None)
+            loaded: Any = getattr(AutoTokenizer.from_pretrained(directory), "backend_tokenizer", None)
         except (OSError, ValueError, ImportError) as error:
             raise TokenizerError(f"{directory.name} has no tokenizer.json and no other tokenizer: {error}") from error
-        if not isinstance(tokenizer, Tokenizer):
+        if not isinstance(loaded, Tokenizer):
             raise TokenizerError(f"{directory.name} has no tokenizer.json: save its fast tokenizer there")
+        tokenizer = loaded
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -265,7 +268,7 @@ def _composed(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _byte_letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for: printable ones as they are, others from 256 on."""
+    """The byte of each letter of a byte-level vocabulary: printable ones as they are, others from 256 on."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return {**{chr(byte): byte for byte in plain}, **{chr(256 + n): byte for n, byte in enumerate(others)}}

@@ -113,6 +113,7 @@ class VllmEngine:
             context_tokens=context_tokens,
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
+            token_ids_hash=tokenizer.ids_hash,
             tensor_parallel=tensor_parallel,
         )
         engine = cls(started.pop(), info)

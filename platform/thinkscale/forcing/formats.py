@@ -17,6 +17,8 @@ from thinkscale.domain.campaign import Thinker
 from thinkscale.domain.generation import TextStop, TokenIds
 from thinkscale.forcing.ending import text_stop
 
+MAX_TEXT_BYTES = 31
+"""Of a delimiter of ordinary tokens that is looked for inside an engine."""
 MARKUP = re.compile(r"<[^<>\s]{1,80}>|\[[^\[\]\s]{1,40}\]")
 """What a control token looks like."""
 
@@ -48,6 +50,8 @@ class ModelTokenizer(Tokenizer, Protocol):
     """A tokenizer with its model's chat template."""
 
     chat_template: str
+    tuned_format: ThinkingFormat | None
+    """How the model says that it was tuned to think."""
 
     def fitted(self, thinking_format: ThinkingFormat) -> ThinkingFormat:
         """The format with the white space that the chat template has around its delimiters."""
@@ -113,7 +117,9 @@ _MARKS = {"think": "</think>", "magistral": "[/THINK]", "gemma": "<channel|>", "
 
 
 def native_format(tokenizer: ModelTokenizer) -> ThinkingFormat | None:
-    """The format that a model was trained to think in, by its control tokens and its template, or None."""
+    """The format that a model was trained to think in: as its export says, or by control tokens and template."""
+    if tokenizer.tuned_format is not None:
+        return tokenizer.tuned_format
     for name, mark in _MARKS.items():
         if tokenizer.special_id(mark) is not None or mark in tokenizer.chat_template:
             return tokenizer.fitted(FORMATS[name])
@@ -200,6 +206,16 @@ class ForcingIds:
     """What opens thinking: it is never drawn in an answer, nor first in a thinking that is already open."""
     start_text: TextStop | None = None
     """The same where it is of ordinary tokens."""
+
+    @property
+    def fits_engine(self) -> bool:
+        """Whether the automaton inside an engine can force it."""
+        return len(self.end) == 1 if self.end_text is None else self.end_text.length <= MAX_TEXT_BYTES
+
+    @property
+    def engine_limits(self) -> str:
+        """What of it is a request of its own all the same."""
+        return "" if self.end_text is None else ", but for Waits and delimiters cut in another way than in training"
 
 
 @lru_cache(maxsize=256)

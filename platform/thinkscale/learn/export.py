@@ -63,6 +63,7 @@ def export_weights(
     *,
     file_bytes: int = FILE_BYTES,
     eos_ids: Sequence[int] = (),
+    thinking_format: Mapping[str, str] | None = None,
 ) -> None:
     """Write the weights (adapters merged) and the base model's other files, in its dtype. All ranks call it.
 
@@ -70,6 +71,7 @@ def export_weights(
         directory: a local directory for one file at a time; used on rank 0 only.
         on_file: called on rank 0 with each finished file, which may then be removed.
         eos_ids: what ends a text of the tuned model, in its generation config beside the base model's own.
+        thinking_format: how it was trained to think, in its tokenizer's config, where it is found when it is served.
 
     Raises:
         SaveError: on all ranks, where rank 0 lacks room or permission.
@@ -94,7 +96,7 @@ def export_weights(
         on_file(path)
 
     def write_small_files() -> None:
-        for small in _small_files(model, base, directory, files, dtype, eos_ids):
+        for small in _small_files(model, base, directory, files, dtype, eos_ids, thinking_format):
             on_file(small)
 
     for file, names in files.items():
@@ -136,11 +138,16 @@ def _small_files(
     files: Mapping[str, list[str]],
     dtype: torch.dtype,
     eos_ids: Sequence[int],
+    thinking_format: Mapping[str, str] | None,
 ) -> list[Path]:
     written = [Path(shutil.copyfile(base / name, directory / name)) for name in COPIED if (base / name).exists()]
-    if (config := _generation_config(base, eos_ids)) is not None:
+    path = directory / "tokenizer_config.json"
+    if thinking_format is not None and path.exists():
+        config = {**json.loads(path.read_text(encoding="utf-8")), "thinking_format": dict(thinking_format)}
+        path.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    if (generation := _generation_config(base, eos_ids)) is not None:
         written.append(directory / "generation_config.json")
-        written[-1].write_text(json.dumps(config, indent=1))
+        written[-1].write_text(json.dumps(generation, indent=1))
     if len(files) > 1:
         total = sum(p.numel() for _, _, p in stored_parameters(model)) * dtype.itemsize
         index: dict[str, Any] = {

@@ -51,7 +51,7 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
             "close": _piece(tokenizer, thinking_format.close),
             "end_is_one_token": ids.end_text is None,
         },
-        "forced": "inside the engine" if ids.end_text is None or ids.end_text.fits_engine else "by continuation",
+        "forced": f"inside vLLM{ids.engine_limits}" if ids.fits_engine else "by continuation",
         "ids_match_tokenizer_json": _matches_file(tokenizer, directory),
         "round_trip": tokenizer.survives,
         "ids_hash": tokenizer.ids_hash,
@@ -70,7 +70,9 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
     }
 
 
-def _trained_turn(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat, model: Model) -> tuple[TokenIds, TokenIds]:
+def _trained_turn(
+    tokenizer: ModelTokenizer, thinking_format: ThinkingFormat, model: Model
+) -> tuple[TokenIds, TokenIds]:
     """What training puts behind the prompt, and the thinking within it."""
     prompt = tokenizer.prompt_ids(QUESTION, thinking_format, model.system_prompt)
     trace = Trace(question_id="q", question=QUESTION, thinking=THINKING, answer=ANSWER, teacher="")
@@ -98,7 +100,9 @@ def _written(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat) -> Toke
 
 def _finds_end(turn: TokenIds, ids: ForcingIds, body: TokenIds) -> bool:
     """Whether thinking ends where the turn ends it, with all of its thinking kept."""
-    request: Request = continue_thinking(Trunk(prompt_ids=(0,)), len(turn), ids, Request(prompt_ids=(0,), max_tokens=1).sampling).request
+    request: Request = continue_thinking(
+        Trunk(prompt_ids=(0,)), len(turn), ids, Request(prompt_ids=(0,), max_tokens=1).sampling
+    ).request
     continuation = Continuation(request, ids.eos)
     for token in turn:
         if (completion := continuation.add(token)) is not None:
@@ -132,7 +136,9 @@ def _ends_open(text: str, thinking_format: ThinkingFormat) -> bool:
 
 def _thinking_off(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat) -> str:
     """How thinking is left out; says so where it would not be."""
-    text = tokenizer.decode(tokenizer.chat_ids([{"role": "user", "content": QUESTION}], thinking_format, thinking=False))
+    text = tokenizer.decode(
+        tokenizer.chat_ids([{"role": "user", "content": QUESTION}], thinking_format, thinking=False)
+    )
     tail = text.rpartition(QUESTION)[2]
     if tail.count(thinking_format.opening) and thinking_format.end not in tail.rpartition(thinking_format.opening)[2]:
         return "not: the prompt still opens thinking"
@@ -153,4 +159,7 @@ def _training(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The findings for a terminal."""
-    return [f"{name:<30}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}" for name, value in found.items()]
+    return [
+        f"{name:<30}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in found.items()
+    ]

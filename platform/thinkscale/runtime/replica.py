@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,7 +15,7 @@ from ray import serve
 from thinkscale.domain.campaign import Serve
 from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
 from thinkscale.engines.factory import build_engine
-from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.engines.tokenizer import TEMPLATE_DATE, ModelTokenizer
 from thinkscale.store.models import directory_hash, local_model
 
 P = ParamSpec("P")
@@ -37,10 +36,10 @@ class Replica:
     """
 
     async def __init__(  # type: ignore[misc]
-        self, settings: Serve, threads: int, model_reference: str, owner: str | None = None
+        self, settings: Serve, threads: int, model_reference: str, owner: str | None = None, date: str = TEMPLATE_DATE
     ) -> None:
         directory = local_model(model_reference)
-        self.tokenizer = ModelTokenizer(directory)
+        self.tokenizer = ModelTokenizer(directory, date=date)
         self.engine: Engine = await build_engine(
             settings.engine,
             directory,
@@ -56,7 +55,7 @@ class Replica:
             model=model_reference,
             model_hash=directory_hash(directory, ("config.json", "*.safetensors")),
             tokenizer_hash=directory_hash(directory, ("tokenizer*", "*.model", "vocab*", "merges.txt")),
-            chat_template_hash=hashlib.sha256(self.tokenizer.chat_template.encode()).hexdigest()[:16],
+            chat_template_hash=self.tokenizer.template_hash,
         )
         self._died = ""
         self._calls: set[asyncio.Task[Any]] = set()

@@ -83,7 +83,9 @@ def start_replicas(
         health_check_period_s=5.0,
         max_constructor_retry_count=START_ATTEMPTS,
     )(Replica)
-    app = deployment.bind(campaign.serve, campaign.resources.threads_per_actor, model_reference, owner)
+    app = deployment.bind(
+        campaign.serve, campaign.resources.threads_per_actor, model_reference, owner, campaign.model.date
+    )
     return run_application(app, name, route_prefix=None, what=f"replicas of {model_reference}")
 
 

@@ -50,7 +50,9 @@ class HttpReplica(Replica):
         most = model_context(local_model(service.model.base))
         context = min(service.serve.context_tokens, most or service.serve.context_tokens)
         settings = service.serve.model_copy(update={"context_tokens": context})
-        await super().__init__(settings, min(service.threads, os.cpu_count() or 1), service.model.base)
+        await super().__init__(
+            settings, min(service.threads, os.cpu_count() or 1), service.model.base, date=service.model.date
+        )
         thinking_format = resolve_format(service.model, self.tokenizer)
         self._api = OpenAiApi(
             self.engine, self.tokenizer, thinking_format, service, keys=keys, on_engine_error=self.note

@@ -25,7 +25,7 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.grading.verdict import Graded, GradingPool
 from thinkscale.runtime.dropping import dropped_row
 from thinkscale.runtime.segments import Actors, Result, run_segments, slices
-from thinkscale.stages.artifacts import campaign_artifact, fingerprints
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import local_model
@@ -67,7 +67,7 @@ class EngineLoop:
         """`endpoint`: base URL of a server that serves `reference`; None: the engine runs in this process."""
         serve = campaign.serve
         directory = local_model(reference)
-        self.tokenizer = ModelTokenizer(directory)
+        self.tokenizer = ModelTokenizer(directory, date=campaign.model.date)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         if endpoint is not None:
@@ -173,6 +173,7 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
     done = output.begin(
         {
             "model": reference,
+            "template": template_hash(campaign, reference),
             "difficulty": settings.model_dump(exclude={"models"}),
             "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
             "base": campaign.model.base,

@@ -21,11 +21,12 @@ from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.domain.sample import Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
-from thinkscale.forcing.formats import detect_format, forcing_ids
+from thinkscale.forcing.formats import forcing_ids, resolve_format
 from thinkscale.forcing.program import think
 from thinkscale.grading.verdict import Graded, GradingPool
 from thinkscale.runtime.dropping import dropped_row, licences
 from thinkscale.runtime.segments import Actors, Result, run_segments, slices
+from thinkscale.stages.artifacts import template_hash
 from thinkscale.stages.difficulty import EngineLoop
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
@@ -67,8 +68,11 @@ def distill(campaign: Campaign, store: Store) -> Manifest:
     check_terms(campaign)
     source = Artifact(store, f"{campaign.name}/selected")
     output = Artifact(store, f"{campaign.name}/traces")
+    config = {"teacher": campaign.teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed}
+    if campaign.teacher.model is not None:
+        config["template"] = template_hash(campaign, campaign.teacher.model)
     done = output.begin(
-        {"teacher": campaign.teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed},
+        config,
         {"selected": source.require().fingerprint},
     )
     if (manifest := output.manifest()) is not None:
@@ -116,7 +120,7 @@ class FromTeacher:
         assert teacher.model is not None
         self._engine = EngineLoop(campaign, teacher.model, teacher.endpoint)
         tokenizer = self._engine.tokenizer
-        self._format = detect_format(tokenizer)
+        self._format = resolve_format(teacher, tokenizer)
         self._budget = Budget(
             max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens
         )
@@ -168,9 +172,10 @@ class FromTeacher:
 
     async def _think(self, row: dict[str, Any]) -> Thought:
         engine, tokenizer = self._engine.engine, self._engine.tokenizer
-        prompt = tokenizer.prompt_ids(row["question"], self._format)
+        prompt = tokenizer.prompt_ids(row["question"], self._format, self._campaign.teacher.system_prompt)
         digest = hashlib.sha256(f"{self._campaign.seed}/{row['id']}".encode()).digest()
-        sampling = Sampling(temperature=self._campaign.teacher.temperature, seed=int.from_bytes(digest[:4], "big") >> 1)
+        teacher, seed = self._campaign.teacher, int.from_bytes(digest[:4], "big") >> 1
+        sampling = Sampling(temperature=teacher.temperature, top_p=teacher.top_p, seed=seed)
         program = think(prompt, self._budget, self._ids, context_tokens=engine.info.context_tokens, sampling=sampling)
         thought: Thought = await run(engine, program)
         return thought

@@ -20,6 +20,7 @@ from thinkscale.grading.verdict import GradingPool
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.replicas import replicas_held, start_replicas, stop_replicas
+from thinkscale.stages.artifacts import template_hash
 from thinkscale.stages.rounds import BenchmarkRun, Segment, longest_thinking
 from thinkscale.stages.sampling import Item, failed, sample_question
 from thinkscale.store.artifact import Artifact, Manifest
@@ -46,6 +47,7 @@ def evaluate(campaign: Campaign, store: Store) -> list[Manifest]:
             done = output.begin(
                 {
                     "model": campaign.model.model_dump(),
+                    "template": template_hash(campaign, reference),
                     "evaluate": campaign.evaluate.model_dump(exclude={"benchmarks", "models", "segment_questions"}),
                     "segment_questions": campaign.evaluate.segment_questions,
                     "seed": campaign.seed,

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -66,6 +66,8 @@ class Job:
     """Object reference to the list of samples."""
     eos_ids: tuple[int, ...]
     """What ends a text of the tuned model; the first was trained."""
+    thinking_format: dict[str, str]
+    """How it is trained to think."""
     artifact: Artifact
     board: Any
     """Actor handle of `Board`."""
@@ -98,7 +100,7 @@ def train(campaign: Campaign, store: Store) -> Manifest:
     rows = traces.read(TRACES.names).to_pylist()
     tokenized = _tokenize(campaign, base, tokenizer, rows)
     began = time.monotonic()
-    outcome = _fit(campaign, artifact, base, tokenized.samples, tokenizer.eos_ids)
+    outcome = _fit(campaign, artifact, base, tokenized.samples, tokenizer)
     manifest = _commit(
         campaign, artifact, outcome, tokenized, rows, traces_manifest, elapsed_s=time.monotonic() - began
     )
@@ -147,7 +149,7 @@ def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: l
 
 
 def _fit(
-    campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Sample, ...], eos_ids: tuple[int, ...]
+    campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Sample, ...], tokenizer: ModelTokenizer
 ) -> dict[str, Any]:
     """Run the workers to their end, showing progress meanwhile; returns what rank 0 returned."""
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -170,7 +172,8 @@ def _fit(
         settings=campaign.train,
         context_parallel=resources.context_parallel,
         samples=ray.put(samples),
-        eos_ids=eos_ids,
+        eos_ids=tokenizer.eos_ids,
+        thinking_format=asdict(resolve_format(campaign.model, tokenizer)),
         artifact=artifact,
         board=board,
     )
@@ -286,7 +289,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
                 files.append(job.artifact.add_file(path, f"export/{path.name}"))
                 path.unlink()
 
-            export_weights(model, base, Path(scratch), upload, eos_ids=job.eos_ids)
+            export_weights(model, base, Path(scratch), upload, eos_ids=job.eos_ids, thinking_format=job.thinking_format)
     except StoppedError as stopped:
         if notice is None:
             return {"error": f"{stopped}. Run again: training goes on from there."}
