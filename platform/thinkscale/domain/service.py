@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from thinkscale.domain.campaign import Count, Gpus, Model, Section, Serve
 
-
 Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: dict[Effort, int] = {"minimal": 512, "low": 2048, "medium": 8192, "high": 24576}
 
