@@ -181,6 +181,28 @@ def serve(model: str, overrides: tuple[str, ...], host: str, port: int, route: s
     serve_model(service, host=host, port=port, route=route, address=address, say=click.echo)
 
 
+@cli.group("model")
+def model_group() -> None:
+    """Models: what is known of one before it is paid for."""
+
+
+@model_group.command("check")
+@click.argument("reference")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of [model], as "
+              "model.format=think.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def model_check(reference: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check tokenizer, template, thinking format and training support of the model REFERENCE; needs no weights."""
+    import json
+
+    from thinkscale.report.model_check import check_model, lines
+    from thinkscale.store.campaigns import load_service
+    from thinkscale.store.models import local_model
+
+    found = check_model(load_service(reference, overrides).model, local_model(reference, weights=False))
+    click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+
+
 @cli.command()
 @click.argument("source", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", type=click.Path(dir_okay=False))

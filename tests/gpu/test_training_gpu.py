@@ -111,3 +111,14 @@ def test_a_run_resumes_from_a_checkpoint_that_was_written_beside_it(tmp_path: Pa
     assert folder.steps() == [2]
     # The first two steps come from the checkpoint's history, the others are trained again.
     np.testing.assert_allclose(curve(make_model("cuda", SETTINGS), SETTINGS, folder), undisturbed, rtol=1e-3)
+
+
+def test_one_process_writes_many_asynchronous_checkpoints(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 3, "checkpoint_every_steps": 1})
+    undisturbed = curve(make_model("cuda", settings), settings)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path), asynchronous=True)
+    np.testing.assert_allclose(curve(make_model("cuda", settings), settings, folder), undisturbed, rtol=1e-3)
+    assert len(undisturbed) == 6
+    assert folder.steps() == [4, 5]  # a checkpoint before each step but the first, of which the last two are kept
+    resumed = curve(make_model("cuda", settings), settings, folder)
+    np.testing.assert_allclose(resumed, undisturbed, rtol=1e-3)

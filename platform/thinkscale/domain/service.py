@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from thinkscale.domain.campaign import Count, Gpus, Model, Section, Serve
+
+Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: dict[Effort, int] = {"minimal": 512, "low": 2048, "medium": 8192, "high": 24576}
 
 
 class Service(Section):
@@ -38,6 +41,8 @@ class Service(Section):
     """Completions that one request may ask for (n times prompts)."""
     answer_tokens: Count = 4096
     """What is kept for the answer where a request limits neither its thinking nor its length."""
+    reasoning_efforts: dict[Effort, Annotated[int, Field(ge=0)]] = EFFORTS
+    """Thinking tokens at most for a request's `reasoning_effort`; others than these are refused."""
     require_key: bool = False
     """Refuse to start without API keys in the replica's environment."""
 

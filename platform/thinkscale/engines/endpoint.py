@@ -83,6 +83,7 @@ class EndpointEngine:
             context_tokens=context_tokens,
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
+            token_ids_hash=tokenizer.ids_hash,
         )
         rows = json.loads((directory / "config.json").read_text()).get("vocab_size", 0)
         return cls(client, info, range(tokenizer.vocab_size, rows), key_variable)
@@ -109,7 +110,7 @@ class EndpointEngine:
         self, continuation: Continuation, request: Request, on_tokens: OnTokens | None
     ) -> Completion | None:
         """One HTTP request, which forbids `forbid_first` throughout; None where more tokens are needed."""
-        tokens = self._tokens(request, stream=on_tokens is not None or any(len(stop) > 1 for stop in request.stops))
+        tokens = self._tokens(request, stream=on_tokens is not None or request.needs_watching)
         with _explained(self.info.device, self._key_variable):
             # Leaving a stream before its end closes the connection, at which the server drops the request.
             async with contextlib.aclosing(tokens):

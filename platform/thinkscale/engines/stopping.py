@@ -1,6 +1,6 @@
 """Where a generation may begin and where it ends: the rules that every engine shares.
 
-Owns the check of a request against an engine's limits and the matching of stop sequences. Knows no engine.
+Owns the check of a request against an engine's limits and the matching of stops. Knows no engine.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections import defaultdict
 
 from thinkscale.domain.engine import OnTokens
 from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
+from thinkscale.forcing.ending import Match
 
 
 def check_request(request: Request, info: EngineInfo) -> None:
@@ -50,6 +51,7 @@ class Continuation:
         # Longest first: of two stops that end at the same id, the one that began earlier counts.
         for stop in sorted({*request.stops, *((eos,) for eos in eos_ids)}, key=len, reverse=True):
             self._stops[stop[-1]].append(stop)
+        self._match = None if request.stop_text is None else Match(request.stop_text)
         self.ids: list[int] = []
 
     def add(self, token: int) -> Completion | None:
@@ -58,6 +60,9 @@ class Continuation:
         for stop in self._stops.get(token, ()):
             if tuple(self.ids[-len(stop) :]) == stop:
                 return Completion(ids=tuple(self.ids[: -len(stop)]), finish="stop", stop_ids=stop)
+        if self._match is not None and self._match.push(token):
+            ids, stop_ids = self._match.split(self.ids)
+            return Completion(ids=ids, finish="stop", stop_ids=stop_ids)
         if self._on_tokens is not None:
             self._on_tokens((token,))
         if len(self.ids) >= self._max_tokens:

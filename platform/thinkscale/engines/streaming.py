@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.engine import Engine, OnTokens
-from thinkscale.domain.generation import Request, Sampling, TokenIds
+from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.domain.sample import Thought
+from thinkscale.forcing.ending import Match
 from thinkscale.forcing.formats import ForcingIds
-from thinkscale.forcing.program import Ask, thinking_room
+from thinkscale.forcing.program import Ask, Part, Program, thinking_room
 from thinkscale.forcing.program import think as thinking_program
 
 
@@ -23,7 +24,7 @@ from thinkscale.forcing.program import think as thinking_program
 class Told:
     """Tokens that came. Tokens of a delimiter are never told."""
 
-    part: Literal["thinking", "answer"]
+    part: Part
     ids: TokenIds
     forced: bool = False
     """Whether a Wait put them there; known in the continuation form only."""
@@ -101,35 +102,27 @@ async def _continue(
             "presence and frequency penalties need forcing inside the engine: vllm, and thinking that ends at one token"
         )
     program = thinking_program(prompt_ids, budget, ids, context_tokens=engine.info.context_tokens, sampling=sampling)
-    cap = _cap(engine, prompt_ids, budget, ids)
-    known, thinking_tokens = len(prompt_ids), 0
+    thought: Thought = await tell_program(engine, program, tell)
+    return thought
+
+
+async def tell_program(engine: Engine, program: Program, tell: Tell | None) -> Any:
+    """Run a program that neither forks nor joins, telling its tokens as they come; returns what it returns."""
     reply = None
     while True:
         try:
             step = program.send(reply)
         except StopIteration as stop:
-            thought: Thought = stop.value
-            return thought
+            return stop.value
         assert isinstance(step, Ask), "one budget neither forks nor joins"
-        request = step.request
         if tell is None:
-            reply = await engine.generate(request)
+            reply = await engine.generate(step.request)
             continue
-        added = request.prompt_ids[known:]
-        thinking = bool(request.stops)
-        if not thinking:
-            # After an end of its own the delimiter alone was added; at the cap a cut Wait may stand before it.
-            by_cap = added != ids.close
-            _tell_forced(tell, "thinking", added[: cap - thinking_tokens] if by_cap else ())
-            _tell_forced(tell, "answer", ids.final_answer if by_cap else ())
-        else:
-            _tell_forced(tell, "thinking", added)
-            thinking_tokens += len(added)
-        held = _Held(request, "thinking" if thinking else "answer", tell)
-        reply = await engine.generate(request, held)
+        for part, forced in step.forced:
+            tell(Told(part, forced, forced=True))
+        held = _Held(step, tell)
+        reply = await engine.generate(step.request, held)
         held.end(reply.ids)
-        known = len(request.prompt_ids) + len(reply.ids)
-        thinking_tokens += len(reply.ids) if thinking else 0
 
 
 def _cap(engine: Engine, prompt_ids: TokenIds, budget: Budget, ids: ForcingIds) -> int:
@@ -137,24 +130,24 @@ def _cap(engine: Engine, prompt_ids: TokenIds, budget: Budget, ids: ForcingIds) 
     return room if budget.max_thinking_tokens is None else min(budget.max_thinking_tokens, room)
 
 
-def _tell_forced(tell: Tell, part: Literal["thinking", "answer"], ids: TokenIds) -> None:
-    if ids:
-        tell(Told(part, ids, forced=True))
-
-
 class _Held:
     """Tells tokens of one request late enough that the beginning of a stop is never told."""
 
-    def __init__(self, request: Request, part: Literal["thinking", "answer"], tell: Tell) -> None:
-        self._hold = max((len(stop) - 1 for stop in request.stops), default=0)
-        self._part: Literal["thinking", "answer"] = part
-        self._tell = tell
+    def __init__(self, step: Ask, tell: Tell) -> None:
+        self._hold = max((len(stop) - 1 for stop in step.request.stops), default=0)
+        self._match = None if step.request.stop_text is None else Match(step.request.stop_text)
+        self._part, self._tell = step.part, tell
         self._come: list[int] = []
         self._told = 0
 
     def __call__(self, come: TokenIds) -> None:
+        safe = len(self._come) + len(come) - self._hold
+        if self._match is not None:
+            for token in come:
+                self._match.push(token)
+            safe = self._match.first
         self._come += come
-        self._tell_to(self._come, len(self._come) - self._hold)
+        self._tell_to(self._come, safe)
 
     def end(self, ids: TokenIds) -> None:
         self._tell_to(list(ids), len(ids))

@@ -56,6 +56,7 @@ class TransformersEngine:
             context_tokens=context_tokens,
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
+            token_ids_hash=tokenizer.ids_hash,
         )
         self._max_rows = max_concurrent_sequences
         self._waiting: list[_Row] = []

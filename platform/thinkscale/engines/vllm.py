@@ -113,6 +113,7 @@ class VllmEngine:
             context_tokens=context_tokens,
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
+            token_ids_hash=tokenizer.ids_hash,
             tensor_parallel=tensor_parallel,
         )
         engine = cls(started.pop(), info)
@@ -124,7 +125,7 @@ class VllmEngine:
     async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         check_request(request, self.info)
         continuation = Continuation(request, self.info.eos_ids, on_tokens)
-        watched = on_tokens is not None or any(len(stop) > 1 for stop in request.stops)
+        watched = on_tokens is not None or request.needs_watching
         parameters = _sampling_params(request, self.info.eos_ids, every_token=watched)
         async with contextlib.aclosing(self._tokens(request.prompt_ids, parameters)) as tokens:
             async for token in tokens:

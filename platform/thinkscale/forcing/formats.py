@@ -1,19 +1,26 @@
 """Thinking delimiters by model family, and a budget's texts as token ids.
 
 Owns where thinking starts and ends in the text of a model family. Knows no engine; a tokenizer is
-anything that has the three methods of `Tokenizer`.
+anything that has the methods of `Tokenizer`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 from thinkscale.domain.budget import Budget
-from thinkscale.domain.campaign import Model
-from thinkscale.domain.generation import TokenIds
+from thinkscale.domain.campaign import Thinker
+from thinkscale.domain.generation import TextStop, TokenIds
+from thinkscale.forcing.ending import text_stop
+
+MAX_TEXT_BYTES = 31
+"""Of a delimiter of ordinary tokens that is looked for inside an engine."""
+MARKUP = re.compile(r"<[^<>\s]{1,80}>|\[[^\[\]\s]{1,40}\]")
+"""What a control token looks like."""
 
 
 class Tokenizer(Protocol):
@@ -22,7 +29,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     """Number of ids the tokenizer knows; a model's logits may have more."""
     eos_ids: TokenIds
-    """Ids that end a text."""
+    """Ids that end a text; the first ends the assistant's turn."""
 
     def __hash__(self) -> int: ...
 
@@ -35,7 +42,19 @@ class Tokenizer(Protocol):
         ...
 
     def special_id(self, text: str) -> int | None:
-        """The id of a special (added) token, None where the text is not one."""
+        """The id of a control token, None where the text is not one."""
+        ...
+
+
+class ModelTokenizer(Tokenizer, Protocol):
+    """A tokenizer with its model's chat template."""
+
+    chat_template: str
+    tuned_format: ThinkingFormat | None
+    """How the model says that it was tuned to think."""
+
+    def fitted(self, thinking_format: ThinkingFormat) -> ThinkingFormat:
+        """The format with the white space that the chat template has around its delimiters."""
         ...
 
 
@@ -50,10 +69,23 @@ class ThinkingFormat:
     """What the model writes to end its thinking."""
     end_suffix: str
     """What stands between `end` and the answer."""
+    before_end: str = "\n"
+    """What stands between the thinking and `end`."""
 
-    def assistant_text(self, thinking: str, answer: str) -> str:
-        """The assistant's turn as fine-tuning sees it, without the end-of-turn token."""
-        return f"{self.start}{thinking}\n{self.end}{self.end_suffix}{answer}"
+    @property
+    def opening(self) -> str:
+        """The delimiter that opens the thinking, without white space."""
+        return self.start.strip()
+
+    @property
+    def close(self) -> str:
+        """What ends the thinking and begins the answer."""
+        return self.end + self.end_suffix
+
+    @property
+    def empty(self) -> str:
+        """A block without thinking."""
+        return self.start + self.before_end + self.close
 
 
 class ChatTokenizer(Protocol):
@@ -70,21 +102,86 @@ class ChatTokenizer(Protocol):
 
 S1 = ThinkingFormat(name="s1", start="<|im_start|>think\n", end="<|im_start|>answer", end_suffix="\n")
 THINK = ThinkingFormat(name="think", start="<think>\n", end="</think>", end_suffix="\n\n")
+MAGISTRAL = ThinkingFormat(name="magistral", start="[THINK]", end="[/THINK]", end_suffix="", before_end="")
+GEMMA = ThinkingFormat(name="gemma", start="<|channel>thought\n", end="<channel|>", end_suffix="", before_end="")
+HARMONY = ThinkingFormat(
+    name="harmony",
+    start="<|channel|>analysis<|message|>",
+    end="<|end|>",
+    end_suffix="<|start|>assistant<|channel|>final<|message|>",
+    before_end="",
+)
+FORMATS = {each.name: each for each in (THINK, MAGISTRAL, GEMMA, HARMONY, S1)}
+_MARKS = {"think": "</think>", "magistral": "[/THINK]", "gemma": "<channel|>", "harmony": "<|channel|>"}
+"""The control token by which a model is known to have been trained to think so."""
 
 
-def detect_format(tokenizer: Tokenizer) -> ThinkingFormat:
-    """The format that a tokenizer's special tokens call for: `<think>` models, else ChatML models as s1.
+def native_format(tokenizer: ModelTokenizer) -> ThinkingFormat | None:
+    """The format that a model was trained to think in: as its export says, or by control tokens and template."""
+    if tokenizer.tuned_format is not None:
+        return tokenizer.tuned_format
+    for name, mark in _MARKS.items():
+        if tokenizer.special_id(mark) is not None or mark in tokenizer.chat_template:
+            return tokenizer.fitted(FORMATS[name])
+    return None
+
+
+def detect_format(tokenizer: ModelTokenizer) -> ThinkingFormat:
+    """The format that a model was trained to think in; for other ChatML models s1.
 
     Raises ValueError where neither fits: the campaign must then name the format.
     """
-    if tokenizer.special_id("</think>") is not None:
-        return THINK
+    if (native := native_format(tokenizer)) is not None:
+        return native
     if tokenizer.special_id("<|im_start|>") is not None:
         return S1
     raise ValueError(
-        "the tokenizer has neither </think> nor <|im_start|>: set model.format to 's1' or 'think', or to 'custom' "
-        "with model.start and model.end"
+        "neither tokenizer nor chat template tells how the model thinks: set model.format to "
+        f"{', '.join(map(repr, FORMATS))}, or to 'custom' with model.start and model.end"
     )
+
+
+def resolve_format(model: Thinker, tokenizer: ModelTokenizer) -> ThinkingFormat:
+    """The format that the settings name, or the one that the tokenizer calls for."""
+    if model.format == "custom":
+        assert model.start is not None
+        assert model.end is not None  # the settings' validation saw to both
+        suffix = "\n" if model.end_suffix is None else model.end_suffix
+        return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=suffix)
+    return detect_format(tokenizer) if model.format == "auto" else tokenizer.fitted(FORMATS[model.format])
+
+
+def split_thinking(text: str, thinking_format: ThinkingFormat | None = None) -> tuple[str, str] | None:
+    """Thinking and answer of a text that holds them with their delimiters; None for one that merely mentions some.
+
+    Thinking is delimited where the text begins with its opening, or where its end stands on a line of its own.
+    """
+    for each in [*([thinking_format] if thinking_format else []), *FORMATS.values()]:
+        opening, end = re.escape(each.opening), re.escape(each.end)
+        if each.end_suffix.strip():
+            end += re.escape(each.end_suffix.strip())
+        found = re.match(rf"\s*{opening}(.*?){end}(.*)\Z", text, re.DOTALL) if opening else None
+        found = found or re.match(rf"(.*?)\n[ \t]*{end}[ \t]*(?:\n(.*))?\Z", text, re.DOTALL)
+        if found:
+            return found[1].strip(), (found[2] or "").strip()
+    return None
+
+
+def behind(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text that other text stands before: without the space that some tokenizers put before all text."""
+    line = tokenizer.encode("\n")
+    return tokenizer.encode(text) if len(line) == 1 else tokenizer.encode("\n" + text)[len(line) :]
+
+
+def literal(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text in which control tokens are mere text, behind other text."""
+    cuts = control_cuts(tokenizer, text)
+    return [i for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) for i in behind(tokenizer, text[a:b])]
+
+
+def control_cuts(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Where to cut a text so that no control token in it is recognised."""
+    return [found.start() + 1 for found in MARKUP.finditer(text) if tokenizer.special_id(found[0]) is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,25 +196,48 @@ class ForcingIds:
     wait: TokenIds
     final_answer: TokenIds
     newline: TokenIds
+    """Before `close` where the cap cut the thinking in the middle of a line."""
     newline_ending: frozenset[int]
     """Ids whose text ends in a newline."""
     eos: TokenIds
+    end_text: TextStop | None = None
+    """A delimiter of ordinary tokens: found in the text, however its tokens merge with what stands around it."""
+    start: TokenIds = ()
+    """What opens thinking: it is never drawn in an answer, nor first in a thinking that is already open."""
+    start_text: TextStop | None = None
+    """The same where it is of ordinary tokens."""
+
+    @property
+    def fits_engine(self) -> bool:
+        """Whether the automaton inside an engine can force it."""
+        return len(self.end) == 1 if self.end_text is None else self.end_text.length <= MAX_TEXT_BYTES
+
+    @property
+    def engine_limits(self) -> str:
+        """What of it is a request of its own all the same."""
+        return "" if self.end_text is None else ", but for Waits and delimiters cut in another way than in training"
 
 
+@lru_cache(maxsize=256)
 def forcing_ids(tokenizer: Tokenizer, thinking_format: ThinkingFormat, budget: Budget) -> ForcingIds:
-    end = tuple(tokenizer.encode(thinking_format.end))
-    close = tuple(tokenizer.encode(thinking_format.end + thinking_format.end_suffix))
-    if close[: len(end)] != end:
-        close = end + tuple(tokenizer.encode(thinking_format.end_suffix))
-    onset_is_special = tokenizer.special_id(tokenizer.decode(end[:1])) is not None
+    """The texts of a budget and a format. The close is the one that training puts behind a thinking."""
+    end = behind(tokenizer, thinking_format.end)
+    close = behind(tokenizer, thinking_format.close)
+    start = behind(tokenizer, thinking_format.opening)
+    ends_special = tokenizer.special_id(tokenizer.decode(end[:1])) is not None
+    starts_special = bool(start) and tokenizer.special_id(tokenizer.decode(start[:1])) is not None
+    single = starts_special or len(start) < 2
     return ForcingIds(
-        end=end[:1] if onset_is_special else end,
-        close=close,
-        wait=tuple(tokenizer.encode(budget.wait_text)),
-        final_answer=tuple(tokenizer.encode(budget.final_answer_text)),
-        newline=tuple(tokenizer.encode("\n")),
+        end=tuple(end[:1] if ends_special else end),
+        close=tuple(close),
+        wait=tuple(literal(tokenizer, budget.wait_text)),
+        final_answer=tuple(literal(tokenizer, budget.final_answer_text)),
+        newline=tuple(behind(tokenizer, thinking_format.before_end)),
         newline_ending=newline_ending(tokenizer),
         eos=tokenizer.eos_ids,
+        end_text=None if ends_special else text_stop(tokenizer, thinking_format.end),
+        start=tuple(start[:1] if single else start),
+        start_text=None if single else text_stop(tokenizer, thinking_format.opening),
     )
 
 
@@ -125,13 +245,3 @@ def forcing_ids(tokenizer: Tokenizer, thinking_format: ThinkingFormat, budget: B
 def newline_ending(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids whose text ends in a newline."""
     return frozenset(i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).endswith("\n"))
-
-
-def resolve_format(model: Model, tokenizer: Tokenizer) -> ThinkingFormat:
-    """The format that the campaign names, or the one that the tokenizer calls for."""
-    if model.format == "custom":
-        assert model.start is not None
-        assert model.end is not None  # the campaign's validation saw to both
-        suffix = "\n" if model.end_suffix is None else model.end_suffix
-        return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=suffix)
-    return {"s1": S1, "think": THINK}.get(model.format) or detect_format(tokenizer)

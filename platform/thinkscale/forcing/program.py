@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from thinkscale.domain.budget import Budget, ThinkingEnd
-from thinkscale.domain.generation import Completion, Request, Sampling, TokenIds, derived_seed
+from thinkscale.domain.generation import Completion, Finish, Request, Sampling, TokenIds, derived_seed
 from thinkscale.domain.sample import Thought
 from thinkscale.forcing.formats import ForcingIds
 
 Program = Generator["Step", Any, Any]
+Part = Literal["thinking", "answer"]
+Forced = tuple[tuple[Part, TokenIds], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,9 @@ class Ask:
     """
 
     request: Request
+    part: Part
+    forced: Forced = ()
+    """What was put into the text since the last request, delimiters apart."""
     marks: Mapping[int, Callable[[TokenIds], Fork]] = field(default_factory=dict)
 
 
@@ -68,7 +73,7 @@ def think(
     cap = room if budget.max_thinking_tokens is None else min(budget.max_thinking_tokens, room)
     trunk = Trunk(prompt_ids=prompt_ids)
     while len(trunk.thinking) < cap:
-        completion = yield Ask(request=continue_thinking(trunk, cap, ids, sampling))
+        completion = yield continue_thinking(trunk, cap, ids, sampling)
         trunk = trunk.with_completion(completion)
         if completion.finish == "stop":
             if trunk.waits_used == budget.num_waits:
@@ -94,6 +99,11 @@ class Trunk:
     @property
     def decoded_tokens(self) -> int:
         return len(self.thinking) - sum(stop - start for start, stop in self.forced) + self.stop_tokens
+
+    @property
+    def last_wait(self) -> Forced:
+        """A Wait that was just appended."""
+        return (("thinking", self.thinking[slice(*self.forced[-1])]),) if self.fresh and self.forced else ()
 
     @property
     def own_end(self) -> ThinkingEnd:
@@ -134,16 +144,25 @@ def overflow(prompt_ids: TokenIds) -> Thought:
     return Thought(thinking_ids=(), answer_ids=(), end="overflow", waits_used=0, prompt_tokens=len(prompt_ids))
 
 
-def continue_thinking(trunk: Trunk, cap: int, ids: ForcingIds, sampling: Sampling) -> Request:
-    """The request for the rest of the thinking, at most up to the cap."""
+def continue_thinking(trunk: Trunk, cap: int, ids: ForcingIds, sampling: Sampling) -> Ask:
+    """The rest of the thinking, at most up to the cap."""
     prefix = trunk.prompt_ids + trunk.thinking
-    return Request(
+    request = Request(
         prompt_ids=prefix,
         max_tokens=cap - len(trunk.thinking),
-        stops=(ids.end,),
-        forbid_first=(ids.end[0], *ids.eos) if trunk.fresh else (),
-        sampling=_sampling_at(sampling, "think", len(prefix)),
+        stops=() if ids.end_text else (ids.end,),
+        stop_text=ids.end_text,
+        forbid_first=first_forbidden(ids, trunk),
+        sampling=sampling_at(sampling, "think", len(prefix)),
     )
+    return Ask(request=request, part="thinking", forced=trunk.last_wait)
+
+
+def first_forbidden(ids: ForcingIds, trunk: Trunk) -> TokenIds:
+    """What may not come next in a thinking: its opening, which is there already, and right after a Wait its end."""
+    if trunk.fresh:
+        return (ids.end[0], *ids.eos)
+    return () if trunk.thinking or ids.start[:1] == ids.end[:1] else ids.start[:1]
 
 
 def answer(
@@ -154,28 +173,69 @@ def answer(
     given = ids.final_answer if end == "cap" else ()
     if end == "cap" and prefix[-1] not in ids.newline_ending:
         prefix += ids.newline
-    prefix += ids.close + given
-    request = Request(
-        prompt_ids=prefix,
-        max_tokens=budget.max_answer_tokens,
-        sampling=_sampling_at(sampling, "answer", len(prefix)),
-    )
-    completion = yield Ask(request=request)
-    answer_decoded = len(completion.ids) + len(completion.stop_ids)
+    forced = (*trunk.last_wait, *((("answer", given),) if given else ()))
+    spoken = yield from speak(prefix + ids.close + given, budget.max_answer_tokens, ids, sampling, forced)
     return Thought(
         thinking_ids=trunk.thinking,
-        answer_ids=given + completion.ids,
+        answer_ids=given + spoken.ids,
         end=end,
         waits_used=trunk.waits_used,
         forced_positions=trunk.forced,
-        answer_finish=completion.finish,
+        answer_finish=spoken.finish,
         prompt_tokens=len(trunk.prompt_ids),
-        decoded_tokens=trunk.decoded_tokens + answer_decoded,
-        answer_decoded_tokens=answer_decoded,
+        decoded_tokens=trunk.decoded_tokens + spoken.decoded_tokens,
+        answer_decoded_tokens=spoken.decoded_tokens,
     )
 
 
-def _sampling_at(sampling: Sampling, phase: str, position: int) -> Sampling:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spoken:
+    """An answer, or as much of it as there is."""
+
+    ids: TokenIds = ()
+    finish: Finish = "stop"
+    decoded_tokens: int = 0
+
+
+def speak(
+    prefix: TokenIds,
+    max_tokens: int,
+    ids: ForcingIds,
+    sampling: Sampling,
+    forced: Forced = (),
+    said: Spoken | None = None,
+    refused: TokenIds = (),
+) -> Generator[Step, Completion, Spoken]:
+    """An answer in which thinking is not opened again: where the model would, it has to say something else.
+
+    Args:
+        said: what there is of it already, and `refused`: what may not come next.
+    """
+    said = said or Spoken()
+    while len(said.ids) < max_tokens:
+        whole = prefix + said.ids
+        request = Request(
+            prompt_ids=whole,
+            max_tokens=max_tokens - len(said.ids),
+            stops=(ids.start,) if ids.start and not ids.start_text else (),
+            stop_text=ids.start_text,
+            forbid_first=refused,
+            sampling=sampling_at(sampling, "answer", len(whole) + len(refused)),
+        )
+        completion = yield Ask(request=request, part="answer", forced=forced)
+        opened = completion.finish == "stop" and completion.stop_ids[-1:] not in {(eos,) for eos in ids.eos}
+        said = Spoken(
+            ids=said.ids + completion.ids,
+            finish="length" if opened else completion.finish,
+            decoded_tokens=said.decoded_tokens + len(completion.ids) + len(completion.stop_ids),
+        )
+        if not opened:
+            break
+        refused, forced = (() if completion.ids else refused) + (completion.stop_ids or ids.start)[:1], ()
+    return said
+
+
+def sampling_at(sampling: Sampling, phase: str, position: int) -> Sampling:
     """Each request of one sample draws from a stream of its own, and the same one at every rerun."""
     if sampling.seed is None or sampling.temperature == 0:
         return sampling

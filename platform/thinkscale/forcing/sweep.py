@@ -16,7 +16,6 @@ from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.domain.sample import Thought
 from thinkscale.forcing.formats import ForcingIds
 from thinkscale.forcing.program import (
-    Ask,
     Fork,
     Join,
     Step,
@@ -100,7 +99,7 @@ def sweep(
 
         start, longest = len(trunk.thinking), max(alive.values())
         marks = {cap - start: at_mark(trunk) for cap in sorted(set(alive.values())) if cap < longest}
-        completion = yield Ask(request=continue_thinking(trunk, longest, ids, sampling), marks=marks)
+        completion = yield replace(continue_thinking(trunk, longest, ids, sampling), marks=marks)
         trunk = trunk.with_completion(completion)
         if completion.finish == "length":
             yield at_cap(trunk)

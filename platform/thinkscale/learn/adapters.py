@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from thinkscale.domain.campaign import Train
 
-ADAPTED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTED = ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"]
 
 
 def add(model: nn.Module, settings: Train) -> None:

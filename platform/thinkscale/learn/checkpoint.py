@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -70,7 +70,7 @@ class CheckpointFolder:
         self.fs, self.path, self._check = fs, path, check
         self._asynchronous = asynchronous
         self._group: Any = None
-        self._stager: DefaultStager | None = None
+        self._stager: BlockingAsyncStager | None = None
         self._pending: tuple[int, Callable[[], object]] | None = None
 
     def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None:
@@ -92,8 +92,8 @@ class CheckpointFolder:
             return self.finish()
         # Its collectives run beside those of the next steps, so they need a process group of their own.
         self._group = self._group or dist.new_group(backend="gloo")
-        if model.device.type == "cuda":  # pinned memory, kept from one checkpoint to the next
-            self._stager = self._stager or DefaultStager(StagingOptions(True, False, False, True))
+        # On a GPU into pinned memory, kept from one checkpoint to the next (DefaultStager of torch 2.11 keeps nothing).
+        self._stager = self._stager or BlockingAsyncStager(cache_staged_state_dict=model.device.type == "cuda")
         written: Any = async_save(state, storage_writer=writer, process_group=self._group, async_stager=self._stager)
         self._pending = step, written.result
         return None

@@ -24,7 +24,6 @@ from thinkscale.learn.model import PackedCausalLM, stored_parameters, whole_para
 FILE_BYTES = 4 << 30
 COPIED = (
     "config.json",
-    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -57,13 +56,22 @@ class CardFacts:
 
 
 def export_weights(
-    model: PackedCausalLM, base: Path, directory: Path, on_file: Callable[[Path], None], *, file_bytes: int = FILE_BYTES
+    model: PackedCausalLM,
+    base: Path,
+    directory: Path,
+    on_file: Callable[[Path], None],
+    *,
+    file_bytes: int = FILE_BYTES,
+    eos_ids: Sequence[int] = (),
+    thinking_format: Mapping[str, str] | None = None,
 ) -> None:
     """Write the weights (adapters merged) and the base model's other files, in its dtype. All ranks call it.
 
     Args:
         directory: a local directory for one file at a time; used on rank 0 only.
         on_file: called on rank 0 with each finished file, which may then be removed.
+        eos_ids: what ends a text of the tuned model, in its generation config beside the base model's own.
+        thinking_format: how it was trained to think, in its tokenizer's config, where it is found when it is served.
 
     Raises:
         SaveError: on all ranks, where rank 0 lacks room or permission.
@@ -88,7 +96,7 @@ def export_weights(
         on_file(path)
 
     def write_small_files() -> None:
-        for small in _small_files(model, base, directory, files, dtype):
+        for small in _small_files(model, base, directory, files, dtype, eos_ids, thinking_format):
             on_file(small)
 
     for file, names in files.items():
@@ -124,9 +132,22 @@ def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> d
 
 
 def _small_files(
-    model: PackedCausalLM, base: Path, directory: Path, files: Mapping[str, list[str]], dtype: torch.dtype
+    model: PackedCausalLM,
+    base: Path,
+    directory: Path,
+    files: Mapping[str, list[str]],
+    dtype: torch.dtype,
+    eos_ids: Sequence[int],
+    thinking_format: Mapping[str, str] | None,
 ) -> list[Path]:
     written = [Path(shutil.copyfile(base / name, directory / name)) for name in COPIED if (base / name).exists()]
+    path = directory / "tokenizer_config.json"
+    if thinking_format is not None and path.exists():
+        config = {**json.loads(path.read_text(encoding="utf-8")), "thinking_format": dict(thinking_format)}
+        path.write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    if (generation := _generation_config(base, eos_ids)) is not None:
+        written.append(directory / "generation_config.json")
+        written[-1].write_text(json.dumps(generation, indent=1))
     if len(files) > 1:
         total = sum(p.numel() for _, _, p in stored_parameters(model)) * dtype.itemsize
         index: dict[str, Any] = {
@@ -137,6 +158,15 @@ def _small_files(
         path.write_text(json.dumps(index, indent=1, sort_keys=True))
         written.append(path)
     return written
+
+
+def _generation_config(base: Path, eos_ids: Sequence[int]) -> dict[str, Any] | None:
+    """The base model's generation config, in which what was trained to end a turn ends a generation."""
+    path = base / "generation_config.json"
+    config: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    own = config.get("eos_token_id")
+    ids = [*eos_ids, *(own if isinstance(own, list) else [] if own is None else [own])]
+    return {**config, "eos_token_id": list(dict.fromkeys(ids))} if ids else config or None
 
 
 def model_card(facts: CardFacts, history: Sequence[StepMetrics]) -> str:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.trace import Trace
-from thinkscale.forcing.formats import ThinkingFormat, Tokenizer
+from thinkscale.forcing.formats import ThinkingFormat, Tokenizer, behind, literal, split_thinking
 
 ANSWER_PREFIX = "Answer: "
 
 PromptIds = Callable[[str, ThinkingFormat | None], TokenIds]
-"""The ids that evaluation prompts with: of a question alone, or with the start of thinking appended."""
+"""The ids that evaluation prompts with: of a question before its start of thinking, or with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,13 +85,30 @@ def tokenize(
 
 
 def _sample(trace: Trace, tokenizer: Tokenizer, prompt_ids: PromptIds, thinking_format: ThinkingFormat) -> Sample:
-    """The prompt's ids exactly as evaluation gives them, then the rest of the turn, encoded in one piece."""
+    """The prompt's ids exactly as evaluation gives them, then the rest of the turn.
+
+    Thinking, delimiter and answer are encoded apart, so that the delimiter is the one that budget forcing appends.
+    A trace that holds its delimiters is split at them; one that mentions a delimiter keeps it as text.
+    """
     question = prompt_ids(trace.question, None)
     prompt = prompt_ids(trace.question, thinking_format)
-    turn = thinking_format.assistant_text(trace.thinking, answer_text(trace.answer))
-    rest = tokenizer.encode(turn.removeprefix(thinking_format.start))
-    ids = np.array([*prompt, *rest, tokenizer.eos_ids[0]], dtype=np.int32)
+    thinking, answer = split_trace(trace, thinking_format)
+    body = literal(tokenizer, thinking + thinking_format.before_end)
+    close = behind(tokenizer, thinking_format.close)
+    rest = [*body, *close, *literal(tokenizer, answer_text(answer)), tokenizer.eos_ids[0]]
+    ids = np.array([*prompt, *rest], dtype=np.int32)
     return Sample(question_id=trace.question_id, ids=ids, loss_from=_common_prefix(question, prompt))
+
+
+def split_trace(trace: Trace, thinking_format: ThinkingFormat) -> tuple[str, str]:
+    """Thinking and answer without delimiters; an answer that stands in the thinking counts where it is the trace's."""
+    thinking, answer = trace.thinking, trace.answer
+    if (parts := split_thinking(thinking, thinking_format)) is not None:
+        thinking, said = parts
+        answer = said if answer in said else answer
+    if (parts := split_thinking(answer, thinking_format)) is not None:
+        thinking, answer = thinking or parts[0], parts[1]
+    return thinking.strip(), answer
 
 
 def answer_text(answer: str) -> str:

@@ -27,20 +27,16 @@ from torch.utils.checkpoint import checkpoint
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import adapters, attention, recompute
 from thinkscale.learn.context import ALONE, row_group
+from thinkscale.learn.families import FAMILIES, UnsupportedModelError, check_directory
 from thinkscale.learn.loss import cross_entropy
 from thinkscale.learn.packing import Row
 from thinkscale.learn.recompute import Recompute
 
-FAMILIES = ("llama", "qwen2", "qwen3")
 STATE_SHARE = 2 / 3
 """A step's weights and gradients are gathered and reduced once, not once a row, where they and the optimizer's
 state take at most so much of a device's memory."""
 HOST_STATE_BYTES = 24 << 30
 """What may be taken where training runs on CPUs."""
-
-
-class UnsupportedModelError(ValueError):
-    """A model cannot be fine-tuned here; the message names it and says which can."""
 
 
 def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
@@ -67,6 +63,8 @@ class PackedCausalLM(nn.Module):
         self.config = inner.config
         self.model: Any = inner.model
         self.lm_head: nn.Linear | None = None if config.tie_word_embeddings else inner.lm_head
+        for layer in self.model.layers:
+            layer.norms = FAMILIES[self.config.model_type]
         self._keeps_whole = False
         self._full_row_tokens, self._recomputed_share = 1, 0.0
         self._gradient_numbers = 0.0  # of the compute type, that fit where a step's gradients will be
@@ -130,15 +128,8 @@ def read_config(directory: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(directory)
-    if config.model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"{directory.name}: models of type {config.model_type!r} cannot be fine-tuned; "
-            f"supported are {', '.join(FAMILIES)}"
-        )
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise UnsupportedModelError(f"{directory.name}: sliding-window attention is not supported")
-    return config
+    check_directory(directory)
+    return AutoConfig.from_pretrained(directory)
 
 
 def load_model(directory: Path, settings: Train, *, device: torch.device, context_parallel: int = 1) -> PackedCausalLM:
@@ -270,9 +261,10 @@ def _compiled_layer(layer: Any, hidden: torch.Tensor, **inputs: Any) -> torch.Te
 
 
 def _decoder_layer(layer: Any, hidden: torch.Tensor, *, recompute_feed_forward: bool, **inputs: Any) -> torch.Tensor:
-    """The pre-norm layer that all FAMILIES share, of transformers' own parts."""
-    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **inputs)
-    hidden = hidden + attended
+    """A decoder layer of transformers' own parts, with the norms that its family has."""
+    norms = layer.norms
+    attended, _ = layer.self_attn(hidden_states=_normed(layer, norms.before_attention, hidden), **inputs)
+    hidden = hidden + _normed(layer, norms.after_attention, attended)
     if recompute_feed_forward:
         inner: torch.Tensor = checkpoint(_feed_forward, layer, hidden, use_reentrant=False, preserve_rng_state=False)
         return hidden + inner
@@ -280,7 +272,12 @@ def _decoder_layer(layer: Any, hidden: torch.Tensor, *, recompute_feed_forward: 
 
 
 def _feed_forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
+    inner = layer.mlp(_normed(layer, layer.norms.before_feed_forward, hidden))
+    return _normed(layer, layer.norms.after_feed_forward, inner)
+
+
+def _normed(layer: Any, norm: str | None, hidden: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = hidden if norm is None else getattr(layer, norm)(hidden)
     return result
 
 
@@ -301,6 +298,10 @@ def _load_weights(model: PackedCausalLM, directory: Path, seed: int) -> None:
         path = files[name]
         handle = handles.setdefault(path, safe_open(directory / path, framework="pt"))
         stored = handle.get_slice(name)
+        if stored.get_dtype() not in ("BF16", "F16", "F32", "F64"):
+            raise UnsupportedModelError(
+                f"{directory.name}: {name} is stored as {stored.get_dtype()}, quantised: take the bfloat16 checkpoint"
+            )
         if tuple(stored.get_shape()) != tuple(parameter.shape):
             raise ValueError(
                 f"{directory}/{path}: {name} has shape {stored.get_shape()}, config.json says {list(parameter.shape)}"

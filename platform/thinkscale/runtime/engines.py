@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
 import threading
 from collections.abc import Coroutine, Mapping
 from functools import lru_cache
@@ -20,7 +19,7 @@ from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
 from thinkscale.domain.generation import EngineInfo
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
-from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.engines.tokenizer import TEMPLATE_DATE, ModelTokenizer
 from thinkscale.store.models import directory_hash, local_model
 
 T = TypeVar("T")
@@ -40,6 +39,8 @@ class EngineSettings:
     reference: str
     serve: Serve
     threads: int
+    date: str = TEMPLATE_DATE
+    """What a chat template that prints a date takes for today."""
     endpoint: str | None = None
     """Base URL of a server that serves `reference`; None: the engine runs here."""
 
@@ -65,7 +66,7 @@ async def start_engine(settings: EngineSettings, directory: Path, tokenizer: Mod
         model=settings.reference,
         model_hash=directory_hash(directory, ("config.json", "*.safetensors")),
         tokenizer_hash=directory_hash(directory, ("tokenizer*", "*.model", "vocab*", "merges.txt")),
-        chat_template_hash=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16],
+        chat_template_hash=tokenizer.template_hash,
     )
     return engine
 
@@ -89,7 +90,7 @@ class EngineLoop:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._directory = local_model(settings.reference)
-        self.tokenizer = ModelTokenizer(self._directory)
+        self.tokenizer = ModelTokenizer(self._directory, date=settings.date)
         self._loop = asyncio.new_event_loop()
         self._building = asyncio.Lock()
         self._is_dead = False

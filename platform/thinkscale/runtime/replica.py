@@ -40,7 +40,7 @@ class Replica:
 
     async def __init__(self, settings: EngineSettings, owner: str | None = None) -> None:  # type: ignore[misc]
         directory = local_model(settings.reference)
-        self.tokenizer = ModelTokenizer(directory)
+        self.tokenizer = ModelTokenizer(directory, date=settings.date)
         self.engine: Engine = await start_engine(settings, directory, self.tokenizer)
         self._died = ""
         self._calls: set[asyncio.Task[Any]] = set()

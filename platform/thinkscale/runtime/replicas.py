@@ -91,7 +91,10 @@ def start_replicas(
         max_constructor_retry_count=START_ATTEMPTS,
     )(Replica)
     settings = EngineSettings(
-        reference=model_reference, serve=campaign.serve, threads=campaign.resources.threads_per_actor
+        reference=model_reference,
+        serve=campaign.serve,
+        threads=campaign.resources.threads_per_actor,
+        date=campaign.model.date,
     )
     app = deployment.bind(settings, owner)
     return run_application(app, name, route_prefix=None, what=f"replicas of {model_reference}")

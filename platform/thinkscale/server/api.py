@@ -129,6 +129,7 @@ class OpenAiApi:
             "created": self._started,
             "owned_by": "thinkscale",
             "max_model_len": self._engine.info.context_tokens,
+            "thinking": {"format": self._served.thinking_format.name, "forced": self._served.forced},
         }
 
     def _check_model(self, name: str) -> None:

@@ -7,6 +7,7 @@ is unknown or asks for what is not there is refused: an answer that silently ign
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -49,6 +50,24 @@ class Thinking(_Body):
     """Begins the answer where `max_tokens` cut the thinking."""
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class TemplateSwitches(_Body):
+    """What vLLM's and SGLang's clients send to switch thinking."""
+
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
+
+
+class Reasoning(_Body):
+    """OpenRouter's way to say how much to think."""
+
+    enabled: bool | None = None
+    effort: Effort | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
 class StreamOptions(_Body):
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -70,6 +89,8 @@ class _Common(_Body):
     stream_options: StreamOptions | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     thinking: Thinking | None = None
+    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = None
+    """vLLM's name of a cap; -1: none."""
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -106,6 +127,7 @@ class Message(_Body):
     name: str | None = None
     # What comes back in this server's and OpenAI's answers, so that they can be sent again as they are.
     reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -138,11 +160,36 @@ class ChatBody(_Common):
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     store: Literal[False] | None = None
+    chat_template_kwargs: TemplateSwitches | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
     service_tier: str | None = None
 
     @property
     def total_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def effort(self) -> Effort | None:
+        return self.reasoning_effort or (self.reasoning.effort if self.reasoning else None)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether nothing in the request switches thinking off."""
+        switches, reasoning = self.chat_template_kwargs or TemplateSwitches(), self.reasoning or Reasoning()
+        said = (switches.enable_thinking, switches.thinking, reasoning.enabled, (self.thinking or Thinking()).enabled)
+        return False not in said and self.effort != "none"
+
+    def cap(self, efforts: Mapping[Any, int]) -> int | None:
+        """The thinking tokens that the names of other servers allow at most. Raises ApiError for an unknown effort."""
+        caps = [self.thinking_token_budget, self.reasoning.max_tokens if self.reasoning else None]
+        if self.effort not in (None, "none"):
+            if self.effort not in efforts:
+                raise ApiError(
+                    400, f"reasoning_effort {self.effort!r} is unknown: {', '.join(efforts)}", param="reasoning_effort"
+                )
+            caps.append(efforts[self.effort])
+        return min((cap for cap in caps if cap is not None and cap >= 0), default=None)
 
 
 class CompletionBody(_Common):
@@ -202,18 +249,26 @@ def parse(kind: type[BodyT], data: bytes) -> BodyT:
 
 _NAMES = {
     name
-    for kind in (ChatBody, CompletionBody, Message, TextPart, Thinking, StreamOptions, ResponseFormat)
+    for kind in (ChatBody, CompletionBody, Message, TextPart, Thinking, TemplateSwitches, Reasoning, StreamOptions,
+                 ResponseFormat)
     for name in kind.model_fields
-}
+}  # fmt: skip
 """Names of fields: pydantic puts the types of a union's members among them."""
 
 
 def budget(
-    thinking: Thinking, *, total_tokens: int | None, room: int, final_answer_tokens: int, answer_tokens: int
+    thinking: Thinking,
+    *,
+    cap: int | None,
+    total_tokens: int | None,
+    room: int,
+    final_answer_tokens: int,
+    answer_tokens: int,
 ) -> Budget:
     """A budget of at most `total_tokens` for thinking, final-answer text and answer together.
 
     Args:
+        cap: thinking tokens at most, where there is room for them; `thinking.max_tokens` must have room.
         total_tokens: the completion's length; None: what there is room for.
         room: tokens that the context leaves for thinking and answer, the final-answer text apart.
         final_answer_tokens: tokens of that text, which begins the answer where the thinking is cut.
@@ -248,6 +303,7 @@ def budget(
     most = share - kept
     if asked is not None:
         most = asked if total_tokens is not None else min(asked, most)
+    most = most if cap is None else min(cap, most)
     return Budget(
         max_thinking_tokens=most,
         num_waits=thinking.waits,

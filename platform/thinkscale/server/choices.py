@@ -16,10 +16,10 @@ from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampli
 from thinkscale.domain.sample import Thought
 from thinkscale.domain.service import Service
 from thinkscale.engines.stopping import check_request, check_sampling
-from thinkscale.engines.streaming import Told, think
+from thinkscale.engines.streaming import Told, tell_program, think
 from thinkscale.engines.tokenizer import ModelTokenizer, TextStream
-from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, forcing_ids
-from thinkscale.forcing.program import thinking_room
+from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, control_cuts, forcing_ids
+from thinkscale.forcing.program import Spoken, speak, thinking_room
 from thinkscale.server.bodies import ApiError, ChatBody, CompletionBody, Thinking, budget
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -30,7 +30,7 @@ MAX_FORCED_TOKENS = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One completion to be made: plain (`request`), or forced (`prompt_ids`, `budget`, `ids`)."""
+    """One completion: plain (`request`; with `ids` it may not open thinking), or forced (`budget`, `ids`)."""
 
     sampling: Sampling
     stop_texts: tuple[str, ...]
@@ -84,20 +84,31 @@ class Served:
     thinking_format: ThinkingFormat
     service: Service
 
+    @property
+    def forced(self) -> str:
+        """Where thinking is forced, for the record."""
+        ids = forcing_ids(self.tokenizer, self.thinking_format, Budget())
+        inside = self.info.engine == "vllm" and ids.fits_engine
+        return f"inside the engine{ids.engine_limits}" if inside else "by continuation"
+
 
 def chat_choices(body: ChatBody, served: Served) -> list[Choice]:
     """Raises ApiError or ValueError where the request is impossible."""
-    thinking = body.thinking or Thinking()
+    thinking, model, given = body.thinking or Thinking(), served.service.model, served.thinking_format
     messages = [message.for_template() for message in body.messages]
-    if served.service.model.system_prompt and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": served.service.model.system_prompt})
-    prompt = served.tokenizer.chat_ids(messages, served.thinking_format if thinking.enabled else None)
+    if model.system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": model.system_prompt})
+    # A format that nobody has named is no reason to put an empty block of it before a model that may not know it.
+    known = given if body.thinks or model.format != "auto" else None
+    prompt = served.tokenizer.chat_ids(messages, known, thinking=body.thinks, effort=body.effort)
     count = _count(body.n, 1, served)
-    if thinking.enabled:
-        return [_forced(body, prompt, thinking, body.total_tokens, i, served) for i in range(count)]
+    if body.thinks:
+        cap = body.cap(served.service.reasoning_efforts)
+        return [_forced(body, prompt, thinking, cap, body.total_tokens, i, served) for i in range(count)]
     room = served.info.context_tokens - len(prompt)
+    ids = forcing_ids(served.tokenizer, given, Budget())
     length = body.total_tokens or max(room, 1)
-    return [_plain(body, prompt, length, i, served) for i in range(count)]
+    return [replace(_plain(body, prompt, length, i, served), ids=ids) for i in range(count)]
 
 
 def completion_choices(body: CompletionBody, served: Served) -> list[Choice]:
@@ -110,10 +121,12 @@ def completion_choices(body: CompletionBody, served: Served) -> list[Choice]:
     choices = []
     for number, prompt in enumerate(prompts):
         for i in range(count):
-            if body.thinking is not None and body.thinking.enabled:
-                start = tuple(served.tokenizer.encode(served.thinking_format.start))
+            cap, thinking = body.thinking_token_budget, body.thinking
+            if thinking.enabled if thinking is not None else cap is not None:
+                start = tuple(behind(served.tokenizer, served.thinking_format.start))
                 whole = prompt if prompt[-len(start) :] == start else prompt + start
-                choice = _forced(body, whole, body.thinking, body.max_tokens, i, served, number)
+                cap = None if cap == -1 else cap
+                choice = _forced(body, whole, thinking or Thinking(), cap, body.max_tokens, i, served, number)
             else:
                 length = body.max_tokens or DEFAULT_COMPLETION_TOKENS
                 choice = _plain(body, prompt, length, i, served, number)
@@ -140,6 +153,11 @@ async def run_choice(engine: Engine, tokenizer: ModelTokenizer, choice: Choice, 
 
 async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> Completion | Thought:
     tell = None if teller is None else teller.tell
+    if choice.request is not None and choice.ids is not None and not choice.sampling.penalises_generated:
+        request = choice.request
+        program = speak(request.prompt_ids, request.max_tokens, choice.ids, request.sampling)
+        spoken: Spoken = await tell_program(engine, program, tell)
+        return Completion(ids=spoken.ids, finish=spoken.finish)
     if choice.request is not None:
         on_tokens = None if tell is None else (lambda ids: tell(Told("answer", ids)))
         return await engine.generate(choice.request, on_tokens)
@@ -264,6 +282,7 @@ def _forced(
     body: ChatBody | CompletionBody,
     prompt: TokenIds,
     thinking: Thinking,
+    cap: int | None,
     total_tokens: int | None,
     number: int,
     served: Served,
@@ -271,7 +290,7 @@ def _forced(
 ) -> Choice:
     texts = Budget(num_waits=thinking.waits, wait_text=thinking.wait_text, final_answer_text=thinking.final_answer_text)
     ids = forcing_ids(served.tokenizer, served.thinking_format, texts)
-    if {*ids.wait} & {*ids.end, *ids.eos}:
+    if control_cuts(served.tokenizer, thinking.wait_text) or {*ids.wait} & {*ids.end, *ids.eos}:
         raise ApiError(
             400, "thinking.wait_text holds a token that ends thinking or the text", param="thinking.wait_text"
         )
@@ -283,7 +302,7 @@ def _forced(
         )
     sampling, stop_texts = body.sampling(number), body.stop_texts()
     check_sampling(sampling, served.info)
-    if sampling.penalises_generated and (stop_texts or len(ids.end) > 1):
+    if sampling.penalises_generated and (stop_texts or ids.end_text or len(ids.end) > 1):
         raise ApiError(
             400,
             "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format whose "
@@ -297,6 +316,7 @@ def _forced(
         prompt_ids=prompt,
         budget=budget(
             thinking,
+            cap=cap,
             total_tokens=total_tokens,
             room=room,
             final_answer_tokens=len(ids.final_answer),

@@ -10,6 +10,9 @@ from typing import Any
 from thinkscale.server.bodies import ChatBody, CompletionBody
 from thinkscale.server.choices import Delta, Outcome
 
+REASONING = ("reasoning_content", "reasoning")
+"""What clients call the thinking: both names are given."""
+
 
 class Reply:
     """The answer to one request."""
@@ -55,23 +58,23 @@ class Reply:
     def _choice(self, index: int, outcome: Outcome) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "finish_reason": outcome.finish, "logprobs": None}
         if self._chat:
-            message = {"role": "assistant", "content": outcome.content, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": outcome.content, "refusal": None}
             if outcome.reasoning is not None:
-                message["reasoning_content"] = outcome.reasoning
+                message |= dict.fromkeys(REASONING, outcome.reasoning)
             choice["message"] = message
         else:
             choice["text"] = outcome.content
             if outcome.reasoning is not None:
-                choice["reasoning_content"] = outcome.reasoning
+                choice |= dict.fromkeys(REASONING, outcome.reasoning)
             if self._ids:
                 choice["token_ids"] = list(outcome.token_ids)
         return {**choice, **_thinking(outcome)}
 
     def _delta(self, delta: Delta) -> dict[str, Any]:
-        name = "reasoning_content" if delta.part == "thinking" else "content"
+        reasoning: dict[str, Any] = dict.fromkeys(REASONING, delta.text)
         if self._chat:
-            return {"delta": {name: delta.text}}
-        texts = {"text": delta.text} if delta.part == "answer" else {"text": "", name: delta.text}
+            return {"delta": reasoning if delta.part == "thinking" else {"content": delta.text}}
+        texts = {"text": delta.text} if delta.part == "answer" else {"text": "", **reasoning}
         return texts | ({"token_ids": list(delta.ids)} if self._ids else {})
 
     def _part(self, index: int, what: dict[str, Any], finish: str | None) -> dict[str, Any]:

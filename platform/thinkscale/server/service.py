@@ -52,7 +52,9 @@ class HttpReplica(Replica):
         context = min(service.serve.context_tokens, most or service.serve.context_tokens)
         settings = service.serve.model_copy(update={"context_tokens": context})
         threads = min(service.threads, os.cpu_count() or 1)
-        await super().__init__(EngineSettings(reference=service.model.base, serve=settings, threads=threads))
+        await super().__init__(
+            EngineSettings(reference=service.model.base, serve=settings, threads=threads, date=service.model.date)
+        )
         thinking_format = resolve_format(service.model, self.tokenizer)
         self._api = OpenAiApi(
             self.engine, self.tokenizer, thinking_format, service, keys=keys, on_engine_error=self.note

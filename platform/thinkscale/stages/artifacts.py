@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
+from thinkscale.store.models import local_model
 
 
 def campaign_artifact(campaign: Campaign, store: Store, name: str) -> Artifact:
@@ -19,3 +21,8 @@ def benchmark_artifacts(campaign: Campaign, store: Store) -> dict[str, Artifact]
 def fingerprints(**artifacts: Artifact) -> dict[str, str]:
     """Fingerprints of committed artifacts. Raises ArtifactError where one is not complete."""
     return {name: artifact.require().fingerprint for name, artifact in artifacts.items()}
+
+
+def template_hash(campaign: Campaign, reference: str) -> str:
+    """Of the rendered chat template of a model, the campaign's date in it: prompts of another are others."""
+    return ModelTokenizer(local_model(reference, weights=False), date=campaign.model.date).template_hash

@@ -23,7 +23,7 @@ from thinkscale.runtime.asks import Grade, answered, run_asks
 from thinkscale.runtime.dropping import dropped_row
 from thinkscale.runtime.engines import EngineSettings, tokenizer_of
 from thinkscale.runtime.segments import Actors, Result
-from thinkscale.stages.artifacts import campaign_artifact, fingerprints
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import DIFFICULTY, DROPPED, question_row, questions, table
@@ -50,6 +50,7 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
         output,
         {
             "model": reference,
+            "template": template_hash(campaign, reference),
             "difficulty": campaign.difficulty.model_dump(exclude={"models"}),
             "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
             "base": campaign.model.base,
@@ -66,7 +67,12 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
 
 
 def engine_settings(campaign: Campaign, reference: str) -> EngineSettings:
-    return EngineSettings(reference=reference, serve=campaign.serve, threads=campaign.resources.threads_per_actor)
+    return EngineSettings(
+        reference=reference,
+        serve=campaign.serve,
+        threads=campaign.resources.threads_per_actor,
+        date=campaign.model.date,
+    )
 
 
 def engine_actors(campaign: Campaign) -> Actors:

@@ -18,13 +18,14 @@ from thinkscale.domain.generation import Sampling, derived_seed
 from thinkscale.domain.sample import Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
-from thinkscale.forcing.formats import detect_format, forcing_ids
+from thinkscale.forcing.formats import forcing_ids, resolve_format
 from thinkscale.forcing.program import think
 from thinkscale.grading.verdict import Graded
 from thinkscale.runtime.asks import Grade, answered, run_asks
 from thinkscale.runtime.dropping import dropped_row, licences
 from thinkscale.runtime.engines import tokenizer_of
 from thinkscale.runtime.segments import Actors, Result, run_segments
+from thinkscale.stages.artifacts import template_hash
 from thinkscale.stages.difficulty import engine_settings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
@@ -66,9 +67,12 @@ def distill(campaign: Campaign, store: Store) -> bool:
     check_terms(campaign)
     source = Artifact(store, f"{campaign.name}/selected")
     output = Artifact(store, f"{campaign.name}/traces")
+    config = {"teacher": campaign.teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed}
+    if campaign.teacher.model is not None:
+        config["template"] = template_hash(campaign, campaign.teacher.model)
     stage = begin_stage(
         output,
-        {"teacher": campaign.teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed},
+        config,
         {"selected": source.require().fingerprint},
         lambda: slices(source, campaign.difficulty.segment_rows),
     )
@@ -136,14 +140,19 @@ class FromTeacher:
         return float(row["trace_tokens"] or 0)
 
     async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: dict[str, Any]) -> Thinking:
-        teacher, thinking_format = self.campaign.teacher, detect_format(tokenizer)
+        teacher = self.campaign.teacher
+        thinking_format = resolve_format(teacher, tokenizer)
         budget = Budget(max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens)
         program = think(
-            tokenizer.prompt_ids(row["question"], thinking_format),
+            tokenizer.prompt_ids(row["question"], thinking_format, teacher.system_prompt),
             budget,
             forcing_ids(tokenizer, thinking_format, budget),
             context_tokens=engine.info.context_tokens,
-            sampling=Sampling(temperature=teacher.temperature, seed=derived_seed(self.campaign.seed, row["id"], 0)),
+            sampling=Sampling(
+                temperature=teacher.temperature,
+                top_p=teacher.top_p,
+                seed=derived_seed(self.campaign.seed, row["id"], 0),
+            ),
         )
         thought: Thought = await run(engine, program)
         return Thinking(

@@ -11,7 +11,7 @@ from thinkscale.runtime.engines import check_same_engine
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.replicas import metered_replicas
-from thinkscale.stages.artifacts import campaign_artifact, fingerprints
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
 from thinkscale.stages.rounds import BenchmarkRun, longest_thinking
 from thinkscale.store.artifact import Artifact, fingerprint
 from thinkscale.store.filesystem import Store
@@ -30,7 +30,7 @@ def evaluate(campaign: Campaign, store: Store) -> bool:
             source = campaign_artifact(campaign, store, f"benchmarks/{benchmark.name}")
             output = SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark.name).artifact
             inputs = {**fingerprints(benchmark=source), "model": model_input}
-            stage, run = _begin(campaign, store, model, benchmark.name, source, output, inputs)
+            stage, run = _begin(campaign, store, (model, reference), benchmark.name, source, output, inputs)
             if stage is not None:
                 run.resume(stage.done)
                 begun.append((stage, run))
@@ -64,15 +64,17 @@ async def _evaluate_model(
 def _begin(
     campaign: Campaign,
     store: Store,
-    model: str,
+    model: tuple[str, str],
     benchmark: str,
     source: Artifact,
     output: Artifact,
     inputs: dict[str, str],
 ) -> tuple[Stage | None, BenchmarkRun]:
-    run = BenchmarkRun(campaign, model, benchmark, source, output, lambda: _known_tokens(campaign, store, benchmark))
+    """`model`: its name and its reference."""
+    run = BenchmarkRun(campaign, model[0], benchmark, source, output, lambda: _known_tokens(campaign, store, benchmark))
     config = {
         "model": campaign.model.model_dump(),
+        "template": template_hash(campaign, model[1]),
         "evaluate": campaign.evaluate.model_dump(exclude={"benchmarks", "models", "segment_questions"}),
         "segment_questions": campaign.evaluate.segment_questions,
         "seed": campaign.seed,

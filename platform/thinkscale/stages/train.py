@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,7 +27,9 @@ import ray
 from thinkscale.domain.campaign import Campaign, Train
 from thinkscale.domain.ledger import Ledger
 from thinkscale.domain.trace import Trace
+from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import ThinkingFormat, resolve_format
+from thinkscale.learn.families import check_directory
 from thinkscale.learn.masking import Sample, Tokenized, tokenize
 from thinkscale.runtime.board import BOARD_TIMEOUT_S, Board, show
 from thinkscale.store.artifact import Artifact, Manifest, StoredFile, new_attempt
@@ -62,6 +64,10 @@ class Job:
     context_parallel: int
     samples: Any
     """Object reference to the list of samples."""
+    eos_ids: tuple[int, ...]
+    """What ends a text of the tuned model; the first was trained."""
+    thinking_format: dict[str, str]
+    """How it is trained to think."""
     artifact: Artifact
     board: Any
     """Actor handle of `Board`."""
@@ -77,21 +83,24 @@ def train(campaign: Campaign, store: Store) -> Manifest:
     """
     traces = Artifact(store, f"{campaign.name}/traces")
     traces_manifest = traces.require()
+    check_directory(local_model(campaign.model.base, weights=False))
     base = local_model(campaign.model.base)
+    tokenizer = ModelTokenizer(base, date=campaign.model.date)
     artifact = Artifact(store, f"{campaign.name}/model")
     artifact.begin(
         {
             "model": campaign.model.model_dump(mode="json"),
             "train": campaign.train.model_dump(mode="json", exclude=RESOURCE_SETTINGS),
+            "template": tokenizer.template_hash,
         },
         {"traces": traces_manifest.fingerprint, "base": directory_hash(base, ("*.safetensors", "*.json", "*.jinja"))},
     )
     if (manifest := artifact.manifest()) is not None:
         return manifest
     rows = traces.read(TRACES.names).to_pylist()
-    tokenized = _tokenize(campaign, base, rows)
+    tokenized = _tokenize(campaign, base, tokenizer, rows)
     began = time.monotonic()
-    outcome = _fit(campaign, artifact, base, tokenized.samples)
+    outcome = _fit(campaign, artifact, base, tokenized.samples, tokenizer)
     manifest = _commit(
         campaign, artifact, outcome, tokenized, rows, traces_manifest, elapsed_s=time.monotonic() - began
     )
@@ -99,7 +108,7 @@ def train(campaign: Campaign, store: Store) -> Manifest:
     return manifest
 
 
-def _tokenize(campaign: Campaign, base: Path, rows: list[dict[str, Any]]) -> Tokenized:
+def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: list[dict[str, Any]]) -> Tokenized:
     """The samples. Refuses before any device is held what could only fail later."""
     for setting, used, module, extra in (
         ("train.lora_rank", campaign.train.lora_rank > 0, "peft", "lora"),
@@ -107,21 +116,21 @@ def _tokenize(campaign: Campaign, base: Path, rows: list[dict[str, Any]]) -> Tok
     ):
         if used and find_spec(module) is None:
             raise TrainingError(f"{setting} needs the package {module}: pip install 'thinkscale[{extra}]'")
-    from thinkscale.engines.tokenizer import ModelTokenizer
     from thinkscale.learn.model import read_config
 
     config = read_config(base)
-    tokenizer = ModelTokenizer(base)
+    thinking_format = resolve_format(campaign.model, tokenizer)
 
-    def prompt_ids(question: str, thinking_format: ThinkingFormat | None) -> tuple[int, ...]:
-        return tokenizer.prompt_ids(question, thinking_format, campaign.model.system_prompt)
+    def prompt_ids(question: str, opened: ThinkingFormat | None) -> tuple[int, ...]:
+        make = tokenizer.question_ids if opened is None else tokenizer.prompt_ids
+        return make(question, thinking_format, campaign.model.system_prompt)
 
     fields = set(Trace.__dataclass_fields__)
     tokenized = tokenize(
         [Trace(**{name: value for name, value in row.items() if name in fields}) for row in rows],
         tokenizer=tokenizer,
         prompt_ids=prompt_ids,
-        thinking_format=resolve_format(campaign.model, tokenizer),
+        thinking_format=thinking_format,
         context_tokens=campaign.train.context_tokens,
         overlong=campaign.train.overlong,
     )
@@ -138,7 +147,9 @@ def _tokenize(campaign: Campaign, base: Path, rows: list[dict[str, Any]]) -> Tok
     return tokenized
 
 
-def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Sample, ...]) -> dict[str, Any]:
+def _fit(
+    campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Sample, ...], tokenizer: ModelTokenizer
+) -> dict[str, Any]:
     """Run the workers to their end, showing progress meanwhile; returns what rank 0 returned."""
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -160,6 +171,8 @@ def _fit(campaign: Campaign, artifact: Artifact, base: Path, samples: tuple[Samp
         settings=campaign.train,
         context_parallel=resources.context_parallel,
         samples=ray.put(samples),
+        eos_ids=tokenizer.eos_ids,
+        thinking_format=asdict(resolve_format(campaign.model, tokenizer)),
         artifact=artifact,
         board=board,
     )
@@ -279,7 +292,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
                 files.append(job.artifact.add_file(path, f"export/{path.name}", attempt))
                 path.unlink()
 
-            export_weights(model, base, Path(scratch), upload)
+            export_weights(model, base, Path(scratch), upload, eos_ids=job.eos_ids, thinking_format=job.thinking_format)
     except StoppedError as stopped:
         if notice is None:
             return {"error": f"{stopped}. Run again: training goes on from there."}

