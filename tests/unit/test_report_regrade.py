@@ -6,7 +6,7 @@ import pytest
 
 from made_samples import made_questions, made_samples
 from thinkscale.domain.sample import Verdict
-from thinkscale.grading.verdict import GradingPool
+from thinkscale.grading.pool import GradingPool
 from thinkscale.report.regrade import by_rules, disagreements, regrade, with_verdicts
 from thinkscale.store.schemas import SAMPLES, questions
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 
 BATCH_ROWS = 2_000
 JSON_LINES = (".jsonl", ".ndjson", ".json")

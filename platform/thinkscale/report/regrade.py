@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from thinkscale.domain.question import Question
 from thinkscale.domain.sample import Verdict
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

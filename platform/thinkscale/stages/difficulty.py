@@ -22,7 +22,8 @@ from thinkscale.domain.question import Question
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 from thinkscale.runtime.dropping import dropped_row
 from thinkscale.runtime.segments import Actors, Result, run_segments, slices
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints

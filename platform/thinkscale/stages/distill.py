@@ -23,7 +23,8 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import detect_format, forcing_ids
 from thinkscale.forcing.program import think
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 from thinkscale.runtime.dropping import dropped_row, licences
 from thinkscale.runtime.segments import Actors, Result, run_segments, slices
 from thinkscale.stages.difficulty import EngineLoop

@@ -16,7 +16,7 @@ from typing import Any
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.engine import EngineError
-from thinkscale.grading.verdict import GradingPool
+from thinkscale.grading.pool import GradingPool
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.replicas import replicas_held, start_replicas, stop_replicas

@@ -28,7 +28,8 @@ from thinkscale.engines.factory import build_engine, model_context
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.grading import equivalence, extraction, notation, verdict
 from thinkscale.grading.judge import Judge, ReplyCache
-from thinkscale.grading.verdict import GRADERS, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import GRADERS
 from thinkscale.report.regrade import Disagreement, Grade, by_rules, disagreements
 from thinkscale.report.regrade import regrade as regrade_part
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest, StoredFile, fingerprint

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from thinkscale.domain.campaign import Evaluate
 from thinkscale.domain.question import Question
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 from thinkscale.report.metrics import COLUMNS, points, tally
 from thinkscale.stages.regrade import grading_facts
 from thinkscale.stages.sampling import Item
