@@ -239,4 +239,8 @@ def test_what_is_read_in_part_or_hedged_is_not_correct(pool: GradingPool) -> Non
 
 def test_what_surrounds_a_right_answer_does_not_count(pool: GradingPool) -> None:
     found = {case: pool.grade(*case) for case in RIGHT}
-    assert [(*case, verdict.verdict, verdict.extracted_answer) for case, verdict in found.items() if verdict.verdict != "correct"] == []
+    assert [
+        (*case, verdict.verdict, verdict.extracted_answer)
+        for case, verdict in found.items()
+        if verdict.verdict != "correct"
+    ] == []

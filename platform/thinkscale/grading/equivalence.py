@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from thinkscale.grading.expressions import Unread, read, spelled
-from thinkscale.grading.notation import Quantity, clean, is_product, quantity, radix, unit_measure, words_of
+from thinkscale.grading.notation import Quantity, clean, is_hedged, is_product, quantity, radix, unit_measure, words_of
 
 RELATIVE_TOLERANCE = 2e-6
 """How far a decimal may be from the reference it rounds."""
@@ -82,6 +82,9 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
         return texts_equal(reference, answer)
     if words_of(plain_reference) and texts_equal(reference, answer):
         return True
+    times = [_TIME.fullmatch(text.lower()) for text in (plain_reference, plain_answer)]
+    if all(times):
+        return texts_equal(reference, answer)
     for one, other in ((plain_reference, plain_answer), (plain_answer, plain_reference)):
         if "." in one and "," not in one and _DECIMAL_COMMA.fullmatch(other):
             return one == other.replace(",", ".")
@@ -126,7 +129,10 @@ def _quantities_equal(left: Quantity, right: Quantity, reference: str, answer: s
         else:
             unlike = not _unit_words(left.unit) & _unit_words(right.unit)
     is_decimal = "." in reference or "." in answer
-    equal = any(left.value == scale * right.value or (is_decimal and _close(left.value, scale * right.value)) for scale in scales)
+    equal = any(
+        left.value == scale * right.value or (is_decimal and _close(left.value, scale * right.value))
+        for scale in scales
+    )
     return None if equal and unlike else equal
 
 
@@ -179,11 +185,17 @@ def expressions_equal(reference: str, answer: str) -> bool | None:
         return right.upper() == digits if other is None else int(digits, base) == int(*other)
     if (found := radix(right)) is not None:
         right = str(int(*found))
-    left, unit = _without_unit(left)
+    value = quantity(left)
+    left, unit = (
+        (str(value.value), None) if value is not None and value.unit and not is_product(left) else _without_unit(left)
+    )
     right, other_unit = _without_unit(right)
     if unit and other_unit and unit != other_unit:
         return False if unit[0] != other_unit[0] else None
-    return _equal(left, right)
+    equal = _equal(left, right)
+    if equal is None and value is not None and is_hedged(right):
+        return False  # whatever else it says, it does not say this number
+    return equal
 
 
 def _spelled(text: str) -> str:
@@ -201,7 +213,9 @@ def _spelled(text: str) -> str:
     return _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
 
 
-_UNIT_AFTER = re.compile(r"(?<=[\d})i]) ((?:square |cubic |sq\.? )?[A-Za-z]{2,}(?:[ /][A-Za-z]+){0,3} ?(?:\^ ?\{? ?[23] ?\}?)?)$")
+_UNIT_AFTER = re.compile(
+    r"(?<=[\d})i]) ((?:square |cubic |sq\.? )?[A-Za-z]{2,}(?:[ /][A-Za-z]+){0,3} ?(?:\^ ?\{? ?[23] ?\}?)?)$"
+)
 
 
 def _without_unit(text: str) -> tuple[str, Any]:
@@ -244,6 +258,12 @@ class _Value:
             return _all([*(_is_name(side) or _equal(self.text, side) for side in other.sides[:-1]), _equal(self.text, other.sides[-1])]
                         ) if other.is_chain else _unequal(self.text)  # fmt: skip
         if not isinstance(other, _Value):
+            if (
+                isinstance(other, _Listing)
+                and not other.brackets
+                and all(_equal(self.text, item) for item in other.items)
+            ):
+                return True  # one value said twice
             return other.equals(self) if isinstance(other, _Matrix | _Union) else _unequal(self.text, *other.values())
         try:
             return _values_equal(read(self.text), read(other.text), "." in self.text + other.text)
@@ -270,7 +290,9 @@ def _ratios_equal(left: str, right: str) -> bool | None:
     if all(parts):
         return [Fraction(part) for part in left.split(":")] == [Fraction(part) for part in right.split(":")]
     quotients = [text.replace(":", "/", 1) for text in (left, right)]
-    if any(part is not None and part[2].count(":") == 1 for part in parts) and all(quantity(text) for text in quotients):
+    if any(part is not None and part[2].count(":") == 1 for part in parts) and all(
+        quantity(text) for text in quotients
+    ):
         return plainly_equal(*quotients)
     return None
 
@@ -445,7 +467,9 @@ class _Matrix:
         return None if any(None in row for row in options) or ordered is None else False
 
 
-_ENVIRONMENT = re.compile(r"(?:\\\{|\(|\[)? ?\\begin\{([a-zA-Z]*)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\{\1\*?\} ?(?:\\?[)\]}.])?", re.DOTALL)
+_ENVIRONMENT = re.compile(
+    r"(?:\\\{|\(|\[)? ?\\begin\{([a-zA-Z]*)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\{\1\*?\} ?(?:\\?[)\]}.])?", re.DOTALL
+)
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "cases", "dcases", "psmallmatrix")
 _CONDITION = re.compile(r"^(?:,|if|for|when|where|\\textif| )+|(?:,|;|\.| )+$")
 
@@ -462,29 +486,26 @@ def _structure(text: str) -> _Value | _Relation | _Listing | _Union | _Matrix:
         if not rows or len(rows) * len(rows[0]) > MOST_ITEMS:
             raise Unread(text)
         return _Matrix(text, rows, match[1].endswith("cases"))
-    if "\\begin" in text:
-        raise Unread(text)
-    parts = _split(text, r"\\cup|(?<![A-Za-z\\])or(?![A-Za-z])")
+    parts, _ = _split(text, r"\\cup|(?<![A-Za-z\\])or(?![A-Za-z])")
     if len(parts) > 1:
         forms = [_structure(part) for part in parts]
         forms = [form.interval() or form if isinstance(form, _Relation) else form for form in forms]
         if all(isinstance(form, _Listing) for form in forms) and ("\\cup" in text or all(map(_is_interval, forms))):
             return _Union(text, forms)
-    items = _split(text, r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+    items, _ = _split(text, r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
     if len(items) > 1:
         return _listing("", items, text)
-    relation = _split(text, _SIGN.pattern)
-    if len(relation) > 1:
-        signs = _signs(text)
-        if not all(relation) or len(signs) != len(relation) - 1:
+    sides, signs = _split(text, _SIGN.pattern)
+    if signs:
+        if not all(sides):
             raise Unread(text)
-        return _Relation(text, relation, signs)
+        return _Relation(text, sides, signs)
     for opening, closing, brackets in _BRACKETS:
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
             inner = text[len(opening) : -len(closing)]
             if brackets == "{}" and (builder := _set_builder(inner)) is not None:
                 return builder
-            items = _split(inner, "[,;]") if _balanced(inner) else []
+            items = _split(inner, "[,;]")[0] if _balanced(inner) else []
             if len(items) > 1 or (brackets in ("{}", "<>") and items and opening != "{"):
                 return _listing(brackets, items, text)
     if text.count("\\pm") + text.count("\\mp") == 1 and "\\pm" in text:
@@ -499,7 +520,12 @@ _BUILDER = re.compile(r" ?(\(?[A-Za-z]\)?)(?: ?\\in ?\\mathbb\{R\})? ?[|:] ?(.*)
 
 
 def _is_interval(form: Any) -> bool:
-    return isinstance(form, _Listing) and form.brackets in ("()", "(]", "[)", "[]") and len(form.items) == 2 and not form.text
+    return (
+        isinstance(form, _Listing)
+        and form.brackets in ("()", "(]", "[)", "[]")
+        and len(form.items) == 2
+        and not form.text
+    )
 
 
 def _listing(brackets: str, items: list[str], text: str) -> _Listing:
@@ -508,7 +534,9 @@ def _listing(brackets: str, items: list[str], text: str) -> _Listing:
     if len(items) > MOST_ITEMS:
         raise Unread(text)
     if brackets in ("", "{}"):
-        items = [item.replace("\\pm", sign) for item in items for sign in (("+", "-") if item.count("\\pm") == 1 else ("",))]
+        items = [
+            item.replace("\\pm", sign) for item in items for sign in (("+", "-") if item.count("\\pm") == 1 else ("",))
+        ]
     return _Listing(brackets, items, text)
 
 
@@ -528,32 +556,27 @@ def _balanced(text: str) -> bool:
     return depth == 0
 
 
-def _split(text: str, separator: str) -> list[str]:
-    """The parts between separators outside all brackets. Raises Unread where the brackets do not match."""
-    parts, depth, start = [], 0, 0
-    for match in re.finditer(rf"\\[()\[\]{{}}]|\\langle|\\rangle|[(\[{{]|[)\]}}]|{separator}", text):
+_NESTING = r"\\[()\[\]{}]|\\(?:langle|rangle|begin|end)(?![a-z])|[(\[{]|[)\]}]"
+
+
+def _split(text: str, separator: str) -> tuple[list[str], list[str]]:
+    """The parts between separators outside all brackets, and those. Raises Unread where the brackets do not match."""
+    parts, found, depth, start = [], [], 0, 0
+    for match in re.finditer(f"{_NESTING}|{separator}", text):
         token = match[0].removeprefix("\\")
-        if token in ("(", "[", "{", "langle"):
+        if token in ("(", "[", "{", "langle", "begin"):
             depth += 1
-        elif token in (")", "]", "}", "rangle"):
+        elif token in (")", "]", "}", "rangle", "end"):
             depth -= 1
             if depth < 0:
                 raise Unread(text)
         elif depth == 0:
             parts.append(text[start : match.start()].strip())
+            found.append(match[0])
             start = match.end()
     if depth:
         raise Unread(text)
-    return [*parts, text[start:].strip()]
-
-
-def _signs(text: str) -> list[str]:
-    depth, found = 0, []
-    for match in re.finditer(rf"[(\[{{]|[)\]}}]|{_SIGN.pattern}", text):
-        depth += (match[0] in "([{") - (match[0] in ")]}")
-        if depth == 0 and match[0] not in "([{)]}":
-            found.append(match[0])
-    return found
+    return [*parts, text[start:].strip()], found
 
 
 def _values_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:
@@ -656,6 +679,3 @@ def _equations_equal(left: _Relation, right: _Relation) -> bool | None:
     if ratio.free_symbols or ratio == 0:
         return False
     return bool(sign == others if sign in ("=", "\\ne") or ratio.is_positive else sign == _TURNED[others])
-
-
-Equal = Callable[[str, str], "bool | None"]

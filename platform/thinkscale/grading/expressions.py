@@ -32,7 +32,9 @@ _SYMBOLS = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma tau upsilon phi "
     "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar aleph".split()
 )
-_ACCENTS = frozenset("bar hat vec overline tilde dot ddot mathcal mathbb mathscr mathfrak overrightarrow widehat".split())
+_ACCENTS = frozenset(
+    "bar hat vec overline tilde dot ddot mathcal mathbb mathscr mathfrak overrightarrow widehat".split()
+)
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _BARS = {"|": "|", "\\lvert": "\\rvert", "\\vert": "\\vert"}
 _ROUNDED = {"\\lfloor": "floor", "\\lceil": "ceiling"}

@@ -13,7 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
-from thinkscale.grading.notation import clean, is_prose, number, number_text, number_word, option_letters, quantity, words_of
+from thinkscale.grading.notation import (
+    clean,
+    is_hedged,
+    is_prose,
+    number,
+    number_text,
+    number_word,
+    option_letters,
+    quantity,
+    words_of,
+)
 
 TAIL_CHARACTERS = 40_000
 """Only so much of the end of a response is read: an answer stands at the end."""
@@ -224,9 +234,9 @@ def _region(text: str, start: int, lines: int) -> str:
     return text[start : min(end, start + LONGEST_ANSWER)].strip()
 
 
-
 def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None:
     """The answer within a region that announces one, or None where it holds nothing of that kind."""
+    region = next((box for _, box in _boxes(region)), region)  # a box within a box
     if kind == "choice":
         letters = option_letters(region, options, announced=True)
         return None if letters is None else Found(letters, region)
@@ -281,18 +291,9 @@ _COMMENT = re.compile(
     re.IGNORECASE,
 )
 """What follows "the answer is" where it announces no answer."""
-_IS = re.compile(r"(?:\b(?:is|are|be|equals|equal to|makes|gives|becomes|of exactly)\b|'s\b|\bso\b|[=:])(?!\s*(?:the|an?)\s*$)")
-_HEDGE = re.compile(
-    r"\b(?:or|either|neither|nor|between|at least|at most|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|not|cannot"
-    r"|unless|else|otherwise|if|when|maybe|perhaps|possibly|except|impossible|mod(?:ulo)?|under|over|above|below|to \d)\b|n't\b"
-    r"|\\(?:pm|mp|ge|le|geq|leq|ne|neq)\b|[<>≥≤]|\bor more\b|\d\+(?=\W*$)",
-    re.IGNORECASE,
+_IS = re.compile(
+    r"(?:\b(?:is|are|be|equals|equal to|makes|gives|becomes|of exactly)\b|'s\b|\bso\b|[=:])(?!\s*(?:the|an?)\s*$)"
 )
-
-
-def is_hedged(text: str) -> bool:
-    """Whether a text names more than one value, or a bound or a condition with it."""
-    return bool(_HEDGE.search(text))
 
 
 def _without_explanation(text: str) -> str:
@@ -341,14 +342,16 @@ def _expression_in(region: str, kind: AnswerKind) -> str | None:
 
 
 def _chain_end(text: str) -> str:
-    """Of `3 * 4 = 12` the last part."""
-    return number_text(text.rpartition("=")[2]) or text
+    """Of `3 * 4 = 12` the last part, of `8:00` the hour."""
+    return number_text(text.rpartition("=")[2].removesuffix(":00")) or text
 
 
 def _said_by_formulas(head: str, formulas: Sequence[_Formula], kind: AnswerKind) -> str | None:
     start = formulas[0].start
     if head[:start].strip(" *_:(\"'"):  # a sentence: what it says stands after its verb
-        verbs = [match.end() for match in _IS.finditer(head) if not any(f.start < match.start() < f.end for f in formulas)]
+        verbs = [
+            match.end() for match in _IS.finditer(head) if not any(f.start < match.start() < f.end for f in formulas)
+        ]
         start = verbs[-1] if verbs else start
         value = number_text(head[start:])
         if value is not None:
@@ -386,7 +389,9 @@ def _said_in_words(text: str, kind: AnswerKind) -> str | None:
         return tail.strip()
     if re.match(r"[^\w(]{0,4}\d", tail):
         return _first_number(tail)
-    return _last_number(tail) or _last_number(text) or (number_word(tail) if kind == "integer" or is_prose(text) else None)
+    return (
+        _last_number(tail) or _last_number(text) or (number_word(tail) if kind == "integer" or is_prose(text) else None)
+    )
 
 
 _OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s?[*+/-]\s?\d")

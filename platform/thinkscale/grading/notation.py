@@ -162,7 +162,9 @@ def unit_measure(unit: str) -> tuple[Counter[str], Fraction] | None:
     return (dimensions, factor) if dimensions else None
 
 
-_CURRENCY = re.compile(r"(?:([$€£¥₹]|USD|EUR|Rs\.?)|(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly)) ?")
+_CURRENCY = re.compile(
+    r"(?:([$€£¥₹]|USD|EUR|Rs\.?)|(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly)) ?"
+)
 _NEGATIVE = re.compile(r"(?:negative|minus) ", re.IGNORECASE)
 _UNIT = re.compile(r"(?:[A-Za-zμ /$€£¥₹¢.'()-]|\\cdot|\^ ?\{? ?-?\d ?\}?)+", re.ASCII)
 _LEADING = re.compile(
@@ -240,7 +242,7 @@ def _is_unit(text: str, attached: bool) -> bool:
         return False
     if unit_measure(text) is not None:
         return True
-    words = re.findall(r"[A-Za-zμ]+", text)
+    words = [] if "\\" in text else re.findall(r"[A-Za-zμ]+", text)
     if attached:
         return len(words) > 0 and words[0] in _ORDINALS and all(len(word) > 2 for word in words[1:])
     return bool(words) and all(
@@ -350,11 +352,28 @@ def is_prose(text: str) -> bool:
     return len(words_of(text)) > 4
 
 
+_HEDGE = re.compile(
+    r"\b(?:or|either|neither|nor|between|at least|at most|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|not|cannot"
+    r"|unless|else|otherwise|if|when|maybe|perhaps|possibly|except|impossible|mod(?:ulo)?|under|over|above|below|to \d)\b|n't\b"
+    r"|\\(?:pm|mp|ge|le|geq|leq|ne|neq|lt|gt)\b|[<>≥≤]|\d ?[+](?=\W*$)|\d ?- ?\d+$",
+    re.IGNORECASE,
+)
+
+
+def is_hedged(text: str) -> bool:
+    """Whether a text names more than one value, or a bound or a condition with it."""
+    return bool(_HEDGE.search(text))
+
+
 def words_of(text: str) -> list[str]:
     """The words of two and more letters that are no LaTeX commands."""
     return _WORD.findall(_COMMAND.sub(" ", text))
+
+
 _JOIN = r"(?: ?(?:,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|\by\b|\bo\b|\be\b|和|或|与|及|と) ?(?:possibly |maybe |perhaps )?)+"
-_SEVERAL = re.compile(rf"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])")
+_SEVERAL = re.compile(
+    rf"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
+)
 _RUN = re.compile(r"[(\[]?([A-Z]{2,10})[)\]]?(?![A-Za-z0-9'])")
 _LETTER = re.compile(
     r"[ (\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[ (\[{*_`\"':]{0,40}([A-Za-z])(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
@@ -387,8 +406,12 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
             return letter
     if announced:
         bare = re.sub(r"[*$`]|\\(?:quad|[,;: ])", "", plain)
-        if (several := _SEVERAL.match(bare)) or ((several := _RUN.match(bare)) and "".join(sorted({*several[1]})) == several[1]):
-            letters = sorted(set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])" if several.re is _SEVERAL else "[A-Z]", several[0])))
+        if (several := _SEVERAL.match(bare)) or (
+            (several := _RUN.match(bare)) and "".join(sorted({*several[1]})) == several[1]
+        ):
+            letters = sorted(
+                set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])" if several.re is _SEVERAL else "[A-Z]", several[0]))
+            )
             if all(letter in (allowed if several.re is _RUN else _LETTERS) for letter in letters):
                 return ",".join(letters)
         match = _LETTER.match(plain)

@@ -65,7 +65,7 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
     equal: bool | None
     if kind == "choice":
         equal = answer == right
-    elif texts_equal(reference, found.whole):
+    elif (kind == "text" or words_of(reference)) and texts_equal(reference, found.whole):
         equal = True
     elif kind == "text":
         equal = texts_equal(reference, answer)
