@@ -14,7 +14,13 @@ from thinkscale.grading.equivalence import expressions_equal, nesting, plainly_e
 from thinkscale.grading.extraction import extract, find
 from thinkscale.grading.notation import number, option_letters, words_of
 
-GRADERS: dict[AnswerKind, str] = {"integer": "integer/2", "math": "math/2", "choice": "choice/2", "text": "text/2"}
+GRADERS: dict[AnswerKind, str] = {
+    "integer": "integer/2",
+    "math": "math/2",
+    "choice": "choice/2",
+    "text": "text/2",
+    "code": "none/1",
+}
 """Name and version of the rule grader of each kind; the version changes when a verdict could."""
 
 
@@ -58,7 +64,7 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
     found = find(kind, item.response, item.options, lines=reference.strip().count("\n") + 1)
     answer = None if found is None else found.answer
     right = option_letters(reference, item.options, announced=True) if kind == "choice" else reference.strip()
-    if not right or (kind == "integer" and number(reference) is None):
+    if not right or kind == "code" or (kind == "integer" and number(reference) is None):
         return verdict_of(kind, "ungradable", answer), "", ""
     if found is None or answer is None:
         return verdict_of(kind, "unanswered", None), "", ""

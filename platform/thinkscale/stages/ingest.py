@@ -6,6 +6,7 @@ are good is decided in `curate`.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -27,12 +28,12 @@ from thinkscale.store.ingest import Piece, Unreadable, plan, read, source_finger
 from thinkscale.store.locations import IngestError
 from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, table
 
-INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata({"thinkscale.schema": "ingested/1"})
-"""The pool before exact duplicates are dropped, each row with the key of its canonical text."""
+INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata({"thinkscale.schema": "ingested/2"})
+"""The pool before exact duplicates are dropped, each row with the key of its canonical text and answer."""
 
 
 def ingest(campaign: Campaign, store: Store) -> Manifest:
-    """`pool`: every source read, normalised and checked for quality, exact duplicates dropped.
+    """`pool`: every source read, normalised and checked for quality, exact duplicates (of text and answer) dropped.
 
     Raises:
         IngestError: a file cannot be opened or read on, a column is unknown, or no row is left.
@@ -44,10 +45,13 @@ def ingest(campaign: Campaign, store: Store) -> Manifest:
         return manifest
     halves = np.concatenate([_halves(rows.column("exact_key")) for rows in ingested.iter_tables(["exact_key"])])
     drops: dict[int, Drop] = {}
-    ids = Column(ingested, "id")
+    ids, places = Column(ingested, "id"), Column(ingested, "locator")
     for same in sorted(groups(halves[:, 0], halves[:, 1]), key=lambda same: int(same[0])):
-        why = Drop("exact_duplicate", {"kept": ids[int(same[0])]})
+        why = Drop("exact_duplicate", {"kept": ids[int(same[0])], "from": places[int(same[0])]})
         drops |= dict.fromkeys(same[1:].tolist(), why)
+    disputed = sum(len(set(halves[same, 1].tolist())) > 1 for same in groups(halves[:, 0]))
+    if disputed:
+        print(f"ingest       {disputed:,} texts have several reference answers: all of them are kept", file=sys.stderr)
     return drop_rows("ingest", ingested, output, done, drops, QUESTIONS, campaign.curate.segment_rows)
 
 
@@ -102,7 +106,7 @@ class IngestPiece:
             question = normalise_question(row)
             fault = first_fault(question, rules)
             if fault is None:
-                kept.append({**question_row(question), "exact_key": exact_key(question.question)})
+                kept.append({**question_row(question), "exact_key": exact_key(question.question, question.answer)})
             else:
                 detail = {"evidence": fault[1], "locator": question.locator}
                 dropped.append(dropped_row("ingest", question.id, fault[0], detail, question))
