@@ -305,8 +305,8 @@ def _letter(value: Any, answer: str, options: Options) -> str:
         return letters[value]
     if (label := answer.strip().strip("().: ").upper()) in options.labels:
         return letters[options.labels.index(label)]
-    if match := re.fullmatch(r"\(?([A-Za-z])\)?[.:]?", answer.strip()):
-        return match.group(1).upper()
+    if label in letters:
+        return label
     if (
         _LETTERS.fullmatch(answer.strip())
         and (named := sorted(set(re.findall("[A-Z]", answer))))

@@ -142,6 +142,6 @@ def _python(text: str) -> Any:
     if text.startswith("[") and text.count("(") < text.count(")"):
         text = text.removesuffix(")")
     text = _BETWEEN.sub(", ", text)
-    if not re.search(r"[,'\"]", text):
+    if text.startswith("[") and not re.search(r"[,'\"]", text):
         return text.strip("[]").split()
     return ast.literal_eval(text)
