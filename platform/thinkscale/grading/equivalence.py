@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 from typing import Any
 
 from thinkscale.grading.expressions import Unread, read, spelled
-from thinkscale.grading.notation import Quantity, clean, is_hedged, is_product, quantity, radix, unit_measure, words_of
+from thinkscale.grading.notation import (
+    VOCABULARY, Quantity, clean, is_hedged, is_product, quantity, radix, unit_measure, words_of,
+)  # fmt: skip
 
 RELATIVE_TOLERANCE = 2e-6
 """How far a decimal may be from the reference it rounds."""
 DIGITS = 30
-"""Two formulas without variables are equal where so many digits are, less a third for rounding."""
+"""To so many digits formulas are evaluated; they are equal where two thirds of them agree."""
 MOST_ITEMS = 200
 """Of a list that is compared item by item."""
 
@@ -42,20 +43,9 @@ def _folded_text(text: str) -> str:
     return _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
 
 
-_PHRASES = {
-    "dne": ("dne", "d.n.e", "does not exist", "doesn't exist", "limit does not exist", "limit doesn't exist", "no limit exists"),
-    "\\emptyset": ("no solution", "no solutions", "no real solution", "no real solutions", "there is no solution", "none",
-                   "there are no solutions", "no solution exists", "empty set", "\\emptyset", "\\varnothing", "\\{\\}", "{}"),
-    "(-\\infty,\\infty)": ("all real numbers", "all reals", "set of all real numbers", "set of all reals", "every real number",
-                           "\\mathbb{r}", "\\mathbb r", "any real number", "all real values", "x\\in\\mathbb{r}"),
-    "infinitely many": ("infinitely many", "infinitely many solutions", "infinite number of solutions", "infinite solutions"),
-    "\\infty": ("infinity", "positive infinity", "+\\infty", "\\infty", "diverges to infinity"),
-    "-\\infty": ("negative infinity", "minus infinity", "-\\infty", "-infinity"),
-}  # fmt: skip
-_PHRASE = {_folded_text(phrase): name for name, phrases in _PHRASES.items() for phrase in phrases}
+_PHRASE = {_folded_text(phrase): name for name, phrases in VOCABULARY["phrases"].items() for phrase in phrases}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
-_ONE_WORD = ("yes", "no", "true", "false")
-_OPTION = re.compile(r"\([A-Z]\)")
+_OPTION = re.compile(r"yes|no|true|false|\([a-z]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’ .-])*[^\W\d_]\.?|\([A-Za-z]\)")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|operatorname)(?![a-z])")
 
@@ -63,94 +53,67 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|operatorname)(?
 def plainly_equal(reference: str, answer: str) -> bool | None:
     """Whether two mathematical answers are equal where that shows at once, None where it takes algebra."""
     left, right = quantity(reference), quantity(answer)
-    plain_reference, plain_answer = clean(reference), clean(answer)
-    if left is not None and is_product(plain_reference):
-        left = None
-    if left is not None and right is None and "=" not in plain_reference:
-        right = _assigned(plain_answer)
+    plain, said = clean(reference), clean(answer)
+    left = None if left is not None and is_product(plain) else left
+    if left is not None and right is None and "=" not in plain:
+        name, sign, value = said.partition("=")  # what a name is said to be, as in `m = 20 grams`
+        right = quantity(value) if sign and _is_name(name) else None
     if left is not None and right is not None:
         return _quantities_equal(left, right, reference, answer)
-    if _compact(plain_reference) == _compact(plain_answer):
-        return True
     known = _PHRASE.get(_folded_text(reference))
-    if known is not None and known == _PHRASE.get(_folded_text(answer)):
+    if _compact(plain) == _compact(said) or (known is not None and known == _PHRASE.get(_folded_text(answer))):
         return True
-    if plain_reference.lower() in _ONE_WORD or _OPTION.fullmatch(plain_reference):
-        first = re.match(r"\(?[A-Za-z]+\)?", plain_answer)
-        return first is not None and first[0].strip("()").lower() == plain_reference.strip("()").lower()
-    if _is_words(reference, plain_reference) and (texts_equal(reference, answer) or _WORDS.fullmatch(plain_answer)):
+    if _OPTION.fullmatch(plain.lower()):
+        first = re.match(r"\(?[A-Za-z]+\)?", said)
+        return first is not None and first[0].strip("()").lower() == plain.strip("()").lower()
+    same = bool(words_of(plain)) and texts_equal(reference, answer)
+    both_words = known is None and _WORDS.fullmatch(plain) and _WORDS.fullmatch(said)
+    if same or (both_words and (_TEXT_COMMAND.search(reference) or any(len(word) > 3 for word in words_of(plain)))):
+        return same
+    if _TIME.fullmatch(plain.lower()) and _TIME.fullmatch(said.lower()):
         return texts_equal(reference, answer)
-    if words_of(plain_reference) and texts_equal(reference, answer):
-        return True
-    times = [_TIME.fullmatch(text.lower()) for text in (plain_reference, plain_answer)]
-    if all(times):
-        return texts_equal(reference, answer)
-    for one, other in ((plain_reference, plain_answer), (plain_answer, plain_reference)):
+    for one, other in ((plain, said), (said, plain)):
         if "." in one and "," not in one and _DECIMAL_COMMA.fullmatch(other):
             return one == other.replace(",", ".")
     return None
 
 
-def _is_words(text: str, plain: str) -> bool:
-    """Whether a text means what its words say, and its letters are no variables."""
-    if not _WORDS.fullmatch(plain) or _folded_text(text) in _PHRASE:
-        return False
-    return bool(_TEXT_COMMAND.search(text)) or any(len(word) > 3 for word in words_of(plain))
-
-
-def _assigned(text: str) -> Quantity | None:
-    """What a name is said to be, as in `AB = 5` and `m = 20 grams`."""
-    name, sign, value = text.partition("=")
-    return quantity(value) if sign and _is_name(name) else None
-
-
-_NAME = re.compile(r" ?(?:\\?[A-Za-z]+'* ?(?:_ ?(?:\w|\{[^{}]*\}))? ?(?:\([^()=]*\) ?)?){1,6}")
-_POINT = re.compile(r" ?\((?:[A-Za-z](?:_\{?\w+\}?)?,? ?)+\) ?")
+_NAME = re.compile(
+    r" ?(?:\\?[A-Za-z]+'* ?(?:_ ?(?:\w|\{[^{}]*\}))? ?(?:\([^()=]*\) ?)?){1,6}| ?\((?:[A-Za-z](?:_\{?\w+\}?)?,? ?)+\) ?"
+)
 
 
 def _is_name(text: str) -> bool:
     """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `Area`, `(x, y)`."""
-    return bool(_NAME.fullmatch(text) or _POINT.fullmatch(text)) and len(text) <= 60
+    return len(text) <= 60 and _NAME.fullmatch(text) is not None
 
 
 def _quantities_equal(left: Quantity, right: Quantity, reference: str, answer: str) -> bool | None:
     """By value and, where both say it, unit; other words for what is counted are for a judge."""
-    scales = [Fraction(1)]
+    scales, unlike = [Fraction(1)], False
     if ("%" in reference) != ("%" in answer):
         scales.append(Fraction(1, 100) if "%" in answer else Fraction(100))
-    unlike = False
     if left.unit and right.unit:
         one, other = unit_measure(left.unit), unit_measure(right.unit)
-        if one is not None and other is not None:
-            if "unit" not in one[0] + other[0]:
-                if {**one[0]} != {**other[0]}:
-                    return False
-                scales = [other[1] / one[1]]
-        else:
-            unlike = not _unit_words(left.unit) & _unit_words(right.unit)
-    is_decimal = "." in reference or "." in answer
-    equal = any(
-        left.value == scale * right.value or (is_decimal and _close(left.value, scale * right.value))
-        for scale in scales
-    )
+        if one is None or other is None:
+            words = [{word.lower().removesuffix("s") for word in words_of(unit)} for unit in (left.unit, right.unit)]
+            unlike = not words[0] & words[1]
+        elif "unit" not in one[0] + other[0]:
+            if one[0] != other[0]:
+                return False
+            scales = [other[1] / one[1]]
+    off = Fraction(RELATIVE_TOLERANCE) * abs(left.value) if "." in reference or "." in answer else 0
+    equal = any(abs(left.value - scale * right.value) <= off for scale in scales)
     return None if equal and unlike else equal
 
 
-def _unit_words(unit: str) -> set[str]:
-    return {word.lower().removesuffix("s") for word in re.findall(r"[A-Za-z]+", unit)}
-
-
-def _close(left: Fraction, right: Fraction) -> bool:
-    return abs(left - right) <= Fraction(RELATIVE_TOLERANCE) * abs(left)
+_MODULUS = re.compile(r"\(? ?\\?[pb]?mod ?\{? ?(\w+) ?\}?\)?")
 
 
 def _compact(text: str) -> str:
     """Without the blanks that part no two numbers and no two letters."""
     text = _MODULUS.sub(r"\\pmod\1", spelled(text))
     return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=[0-9]) (?=[A-Za-z])", "", text)
-
-
-_MODULUS = re.compile(r"\(? ?\\?[pb]?mod ?\{? ?(\w+) ?\}?\)?")
 
 
 def nesting(text: str) -> int:
@@ -162,16 +125,6 @@ def nesting(text: str) -> int:
     return deepest
 
 
-_SYNONYMS = (
-    ("\\varnothing", "\\emptyset"), ("\\infinity", "\\infty"), ("\\leqslant", "\\le "), ("\\geqslant", "\\ge "), ("\\leq", "\\le"),
-    ("\\geq", "\\ge"), ("<=", "\\le "), (">=", "\\ge "), ("\\lt", "<"), ("\\gt", ">"), ("\\neq", "\\ne "), ("!=", "\\ne "),
-    ("\\mathbb R", "\\mathbb{R}"), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\mid", "|"), ("\\dots", "\\ldots"),
-    ("\\cdots", "\\ldots"), ("...", "\\ldots "),
-)  # fmt: skip
-_RATIO = re.compile(r"(\d+) (?:to|:) (\d+)", re.ASCII)
-_MEMBER = re.compile(r"(?:\(?[A-Za-z](?: ?, ?[A-Za-z])*\)?) ?\\in ?")
-
-
 def expressions_equal(reference: str, answer: str) -> bool | None:
     """Whether two formulas, lists, sets, intervals, matrices or equations are equal; None where one was not all read.
 
@@ -179,23 +132,31 @@ def expressions_equal(reference: str, answer: str) -> bool | None:
     and take any amount of memory on hostile text.
     """
     left, right = _spelled(reference), _spelled(answer)
-    if (found := radix(left)) is not None:
-        digits, base = found
-        other = radix(right)
-        return right.upper() == digits if other is None else int(digits, base) == int(*other)
-    if (found := radix(right)) is not None:
-        right = str(int(*found))
+    one, other = radix(left), radix(right)
+    if one is not None:
+        return right.upper() == one[0] if other is None else int(*one) == int(*other)
+    right = right if other is None else str(int(*other))
     value = quantity(left)
-    left, unit = (
-        (str(value.value), None) if value is not None and value.unit and not is_product(left) else _without_unit(left)
-    )
+    left, unit = _without_unit(left)
     right, other_unit = _without_unit(right)
+    if value is not None and value.unit and not is_product(left):
+        left, unit = str(value.value), None
     if unit and other_unit and unit != other_unit:
         return False if unit[0] != other_unit[0] else None
     equal = _equal(left, right)
-    if equal is None and value is not None and is_hedged(right):
-        return False  # whatever else it says, it does not say this number
-    return equal
+    # Whatever else a hedge says, it does not say this number.
+    return False if equal is None and value is not None and is_hedged(right) else equal
+
+
+_SYNONYMS = (
+    ("\\varnothing", "\\emptyset"), ("\\infinity", "\\infty"), ("\\leqslant", "\\le "), ("\\geqslant", "\\ge "),
+    ("\\leq", "\\le"), ("\\geq", "\\ge"), ("<=", "\\le "), (">=", "\\ge "), ("\\lt", "<"), ("\\gt", ">"), ("\\neq", "\\ne "),
+    ("!=", "\\ne "), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\mid", "|"), ("\\dots", "\\ldots"), ("\\cdots", "\\ldots"),
+    ("...", "\\ldots "),
+)  # fmt: skip
+_RATIO = re.compile(r"(\d+) to (\d+)", re.ASCII)
+_MEMBER = re.compile(r"\(?[A-Za-z](?: ?, ?[A-Za-z])*\)? ?\\in ?")
+_UNIT_AFTER = re.compile(r"(?<=[\d})i]) ((?:square |cubic |sq\.? )?[A-Za-z]{2,}(?:[ /][A-Za-z]+){0,3} ?(?:\^ ?\{? ?[23] ?\}?)?)$")
 
 
 def _spelled(text: str) -> str:
@@ -205,17 +166,9 @@ def _spelled(text: str) -> str:
         return phrase
     for one, other in _SYNONYMS:
         text = text.replace(one, other)
-    text = text.replace("\\lldots", "\\ldots")
-    if match := _RATIO.fullmatch(text):
-        text = f"{match[1]}:{match[2]}"
     if _SIGN.search(text):
         text = text.replace("\\lor", "or").replace("\\vee", "or")
-    return _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
-
-
-_UNIT_AFTER = re.compile(
-    r"(?<=[\d})i]) ((?:square |cubic |sq\.? )?[A-Za-z]{2,}(?:[ /][A-Za-z]+){0,3} ?(?:\^ ?\{? ?[23] ?\}?)?)$"
-)
+    return _MEMBER.sub("", _RATIO.sub(r"\1:\2", text), count=1) if _MEMBER.match(text) else _RATIO.sub(r"\1:\2", text)
 
 
 def _without_unit(text: str) -> tuple[str, Any]:
@@ -225,174 +178,90 @@ def _without_unit(text: str) -> tuple[str, Any]:
     return (text, None) if match is None or measure is None else (text[: len(text) - len(match[0])], measure)
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What kind of thing a text is."""
+
+    kind: str
+    """value, relation, or for anything with items what encloses them: nothing, {}, <> (a vector), (), [), ...; cup for a
+    union, and rows and columns of a matrix."""
+    text: str
+    items: tuple[str | _Form, ...] = ()
+    signs: tuple[str, ...] = ()
+    """Of a relation, between its sides."""
+    name: str = ""
+    """What an interval was said of."""
+
+    @property
+    def names(self) -> bool:
+        """Whether it says what something is: `x = 3`."""
+        return self.kind == "relation" and {*self.signs} == {"="} and _is_name(str(self.items[0]))
+
+    def leaves(self) -> Iterator[str]:
+        for item in self.items or (self.text,):
+            yield from item.leaves() if isinstance(item, _Form) else [item]
+
+
 def _all(results: Iterable[bool | None]) -> bool | None:
     """False where one is, None where one is not known, else True."""
-    known: bool | None = True
-    for result in results:
-        if result is False:
-            return False
-        known = None if result is None else known
-    return known
+    known = [*results]
+    return False if False in known else None if None in known else True
 
 
-def _equal(left: str, right: str) -> bool | None:
-    """Two pieces of cleaned text."""
-    plain = plainly_equal(left, right)
-    if plain is not None:
+def _equal(left: str | _Form, right: str | _Form) -> bool | None:
+    """Two pieces of cleaned text, or what they were read as."""
+    if isinstance(left, str) and isinstance(right, str) and (plain := plainly_equal(left, right)) is not None:
         return plain
     try:
-        one, other = _structure(left), _structure(right)
+        one, other = (piece if isinstance(piece, _Form) else _structure(piece) for piece in (left, right))
+        return _forms_equal(one, other)
     except Unread:
         return None
-    return one.equals(other)
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """Anything that is no other form."""
-
-    text: str
-
-    def equals(self, other: Any) -> bool | None:
-        if isinstance(other, _Relation):  # the reference is a value: an equation says which
-            return _all([*(_is_name(side) or _equal(self.text, side) for side in other.sides[:-1]), _equal(self.text, other.sides[-1])]
-                        ) if other.is_chain else _unequal(self.text)  # fmt: skip
-        if not isinstance(other, _Value):
-            if (
-                isinstance(other, _Listing)
-                and not other.brackets
-                and all(_equal(self.text, item) for item in other.items)
-            ):
-                return True  # one value said twice
-            return other.equals(self) if isinstance(other, _Matrix | _Union) else _unequal(self.text, *other.values())
+def _forms_equal(one: _Form, other: _Form) -> bool | None:
+    if "relation" in (one.kind, other.kind):
+        one, other = (_as_relation(form) for form in (one, other))
+    if one.kind == other.kind == "relation":
+        return _relations_equal(one, other)
+    if one.names:
+        return _equal(one.items[-1], other.text)
+    if other.kind == "relation" and {*other.signs} == {"="}:  # `x = 3 + 4 = 7`: all of it is said
+        return _all(_is_name(str(side)) or _equal(one.text, side) for side in other.items[:-1]) and _equal(one.text, other.items[-1])
+    if one.kind == other.kind == "value":
         try:
-            return _values_equal(read(self.text), read(other.text), "." in self.text + other.text)
+            return _values_equal(read(one.text), read(other.text), "." in one.text + other.text)
         except Unread:
-            return _ratios_equal(self.text, other.text)
+            return _ratios_equal(one.text, other.text)
+    if one.kind == "value" and other.kind == "" and all(_equal(one.text, item) for item in other.items):
+        return True  # one value said twice
+    kinds, count = {one.kind, other.kind}, len(one.items)
+    comparable = len(kinds) == 1 or kinds == {"", "{}"} or (
+        not kinds & {"{}", "cup", "value", "relation"} and ("" in kinds or "<>" in kinds or (count > 2 and kinds == {"()", "[]"}))
+    )  # fmt: skip
+    if not comparable or count != len(other.items) or (one.name and other.name and one.name != other.name):
+        dots = any("\\ldots" in leaf for form in (one, other) for leaf in form.leaves())
+        return None if dots else _unlike(one, other)
+    if kinds <= {"", "{}", "cup"} and "\\ldots" not in one.items:
+        return _matched(one.items, other.items)
+    return _all(map(_equal, one.items, other.items))
 
-    def values(self) -> Iterator[str]:
-        yield self.text
+
+def _as_relation(form: _Form) -> _Form:
+    """An interval as the inequality that said it."""
+    sides, signs = _split(form.text, _SIGN.pattern) if form.name and "{" not in form.text[:2] else ([], [])
+    return _Form("relation", form.text, tuple(sides), tuple(signs)) if signs else form
 
 
-def _unequal(*texts: str) -> bool | None:
-    """False for forms that cannot be equal, if only they were read."""
-    try:
-        for text in texts:
-            _structure(text) if "\\ldots" not in text else read(text)
-    except Unread:
-        return None
+def _unlike(*forms: _Form) -> bool | None:
+    """Forms that cannot be equal are not, if only they were all read."""
+    for leaf in (leaf for form in forms for leaf in form.leaves()):
+        if quantity(leaf) is None and not _WORDS.fullmatch(leaf):
+            read(leaf)  # raises Unread
     return False
 
 
-def _ratios_equal(left: str, right: str) -> bool | None:
-    """`10:15` and the time `10:15`; a ratio is its quotient too."""
-    parts = [re.fullmatch(r"(\d+(?:\.\d+)?)((?: ?: ?\d+(?:\.\d+)?){1,3})", text) for text in (left, right)]
-    if all(parts):
-        return [Fraction(part) for part in left.split(":")] == [Fraction(part) for part in right.split(":")]
-    quotients = [text.replace(":", "/", 1) for text in (left, right)]
-    if any(part is not None and part[2].count(":") == 1 for part in parts) and all(
-        quantity(text) for text in quotients
-    ):
-        return plainly_equal(*quotients)
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Relation:
-    """Sides with signs between them."""
-
-    text: str
-    sides: list[str]
-    signs: list[str]
-
-    @property
-    def is_chain(self) -> bool:
-        return set(self.signs) == {"="}
-
-    def values(self) -> Iterator[str]:
-        yield from self.sides
-
-    def equals(self, other: Any) -> bool | None:
-        if not isinstance(other, _Relation):
-            if self.is_chain and _is_name(self.sides[0]):
-                return _equal(self.sides[-1], other.text)
-            if (interval := self.interval()) is not None:
-                return interval.equals(other)
-            return _unequal(*self.sides, *other.values())
-        mine, theirs = self.interval(), other.interval()
-        if mine is not None and theirs is not None:
-            return mine.equals(theirs) if self.variable() == other.variable() else False
-        if self.is_chain and other.is_chain:
-            if _is_name(self.sides[0]) and _is_name(other.sides[0]):
-                same = _compact(self.sides[0]) == _compact(other.sides[0])
-                value = _equal(self.sides[-1], other.sides[-1])
-                if same or value is not True:
-                    return value if same else _equations_equal(self, other)
-            return _equations_equal(self, other)
-        if len(self.sides) == len(other.sides) == 2:
-            return _equations_equal(self, other)
-        pairs = [_all(map(_equal, self.sides, sides)) if signs == self.signs else False for sides, signs in (
-            (other.sides, other.signs), (other.sides[::-1], [_TURNED.get(sign, sign) for sign in other.signs[::-1]])
-        ) if len(sides) == len(self.sides)]  # fmt: skip
-        return True if True in pairs else None if None in pairs else _unequal(*self.sides, *other.sides)
-
-    def variable(self) -> str | None:
-        return next((side.strip() for side in self.sides if re.fullmatch(r" ?\\?[A-Za-z]+ ?", side)), None)
-
-    def interval(self) -> _Listing | None:
-        """What `a < x \\le b` says of `x`."""
-        sides, signs = self.sides, self.signs
-        if signs and signs[0] in (">", "\\ge"):
-            sides, signs = sides[::-1], [_TURNED[sign] for sign in signs[::-1] if sign in _TURNED]
-        if not set(signs) <= {"<", "\\le"} or len(signs) != len(sides) - 1 or self.variable() is None:
-            return None
-        at = next(i for i, side in enumerate(sides) if side.strip() == self.variable())
-        below, above = sides[:at], sides[at + 1 :]
-        if len(below) > 1 or len(above) > 1:
-            return None
-        opening = "(" if not below or signs[0] == "<" else "["
-        closing = ")" if not above or signs[-1] == "<" else "]"
-        return _Listing(opening + closing, [below[0] if below else "-\\infty", above[0] if above else "\\infty"])
-
-
-_TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """A list, tuple, interval, vector or set: what encloses it and its items."""
-
-    brackets: str
-    items: list[str]
-    text: str = ""
-
-    def values(self) -> Iterator[str]:
-        yield from self.items
-
-    def equals(self, other: Any) -> bool | None:
-        if isinstance(other, _Matrix | _Union):
-            return other.equals(self)
-        if isinstance(other, _Relation):
-            if other.is_chain and _is_name(other.sides[0]):
-                return _equal(self.text, other.sides[-1])
-            if (interval := other.interval()) is not None and self.brackets not in ("", "{}"):
-                return self.equals(interval)
-        if not isinstance(other, _Listing):
-            return _unequal(*self.items, *other.values())
-        if len(self.items) != len(other.items):
-            return None if "\\ldots" in self.items + other.items else _unequal(*self.items, *other.items)
-        dots = "\\ldots" in self.items + other.items
-        kinds = {self.brackets, other.brackets}
-        if kinds == {"", "{}"} or len(kinds) == 1 and kinds <= {"", "{}"}:
-            return _all(map(_equal, self.items, other.items)) if dots else _matched(self.items, other.items)
-        if kinds - {"", "<>"} and len(kinds - {"", "<>"}) > 1 and (len(self.items) == 2 or "{}" in kinds):
-            return _unequal(*self.items, *other.items)  # an open interval is no closed one, a set no tuple
-        if "{}" in kinds and "<>" in kinds:
-            return False
-        return _all(map(_equal, self.items, other.items))
-
-
-def _matched(left: Sequence[str], right: Sequence[str]) -> bool | None:
+def _matched(left: Iterable[str | _Form], right: Iterable[str | _Form]) -> bool | None:
     """Whether every item has its equal, in any order."""
     remaining, unknown = list(right), False
     for one in left:
@@ -406,92 +275,34 @@ def _matched(left: Sequence[str], right: Sequence[str]) -> bool | None:
     return None if unknown else True
 
 
-@dataclass(frozen=True, slots=True)
-class _Union:
-    """Sets joined by \\cup, or inequalities by "or"."""
-
-    text: str
-    parts: list[Any]
-
-    def values(self) -> Iterator[str]:
-        for part in self.parts:
-            yield from part.values()
-
-    def equals(self, other: Any) -> bool | None:
-        others = list(other.parts if isinstance(other, _Union) else [other])
-        if len(others) != len(self.parts):
-            return _unequal(*self.values(), *(other.values()))
-        unknown = False
-        for part in self.parts:
-            results = [part.equals(one) for one in others]
-            if True not in results:
-                if None not in results:
-                    return False
-                unknown = True
-                continue
-            others.pop(results.index(True))
-        return None if unknown else True
+def _ratios_equal(left: str, right: str) -> bool | None:
+    """`10:15` and the time `10:15`; a ratio is its quotient too."""
+    parts = [re.fullmatch(r"\d+(?:\.\d+)?(?: ?: ?\d+(?:\.\d+)?){1,3}", text) for text in (left, right)]
+    if all(parts):
+        return [Fraction(part) for part in left.split(":")] == [Fraction(part) for part in right.split(":")]
+    quotients = [text.replace(":", "/", 1) for text in (left, right)]
+    return plainly_equal(*quotients) if any(parts) and all(map(quantity, quotients)) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """Rows of entries, or the cases of a function (value and condition)."""
-
-    text: str
-    rows: list[list[str]]
-    cases: bool = False
-
-    def values(self) -> Iterator[str]:
-        for row in self.rows:
-            yield from row
-
-    def equals(self, other: Any) -> bool | None:
-        if isinstance(other, _Listing):
-            if other.brackets != "{}" and not self.cases and 1 in (len(self.rows), len(self.rows[0])):
-                return _Listing("<>", list(self.values())).equals(_Listing("<>", other.items))
-            return _unequal(*self.values(), *other.items)
-        if isinstance(other, _Relation) and other.is_chain and _is_name(other.sides[0]):
-            return _equal(self.text, other.sides[-1])
-        if not isinstance(other, _Matrix) or self.cases != other.cases:
-            return _unequal(*self.values(), *other.values())
-        if [len(row) for row in self.rows] != [len(row) for row in other.rows]:
-            return False
-        if not self.cases:
-            return _all(map(_equal, self.values(), other.values()))
-        ordered = _all(map(_equal, self.values(), other.values()))
-        if ordered is True:
-            return True
-        options = [[_all(map(_equal, one, two)) for two in other.rows] for one in self.rows]
-        if all(True in row for row in options) and len(options) == len(other.rows):
-            return True
-        return None if any(None in row for row in options) or ordered is None else False
+_ENVIRONMENT = re.compile(r"(?:\\\{|\(|\[)? ?\\begin\{([a-zA-Z]*)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\{\1\*?\} ?(?:\\?[)\]}.])?", re.DOTALL)
+_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "psmallmatrix", "array")
+_CONDITION = re.compile(r"^(?:,|if|for|when|where| )+|(?:,|;|\.| )+$")
+_BRACKETS = (("\\{", "\\}"), ("{", "}"), ("\\langle", "\\rangle"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]"))
+_SIGN = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|[=<>]")
+_TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+_BUILDER = re.compile(r" ?(\(?[A-Za-z]\)?)(?: ?\\in ?\\mathbb ?\{? ?R ?\}?)? ?[|:] ?(.*)")
 
 
-_ENVIRONMENT = re.compile(
-    r"(?:\\\{|\(|\[)? ?\\begin\{([a-zA-Z]*)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\{\1\*?\} ?(?:\\?[)\]}.])?", re.DOTALL
-)
-_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "cases", "dcases", "psmallmatrix")
-_CONDITION = re.compile(r"^(?:,|if|for|when|where|\\textif| )+|(?:,|;|\.| )+$")
-
-
-def _structure(text: str) -> _Value | _Relation | _Listing | _Union | _Matrix:
+def _structure(text: str) -> _Form:
     """What kind of thing a text is. Raises Unread where its brackets do not match, or it is too much."""
     text = text.strip()
     if match := _ENVIRONMENT.fullmatch(text):
-        if match[1] not in _MATRICES:
-            raise Unread(text)
-        rows = [[cell.strip() for cell in row.split("&")] for row in match[2].split("\\\\") if row.strip()]
-        if match[1].endswith("cases"):
-            rows = [[_CONDITION.sub("", cell.strip()).strip() for cell in row] for row in rows]
-        if not rows or len(rows) * len(rows[0]) > MOST_ITEMS:
-            raise Unread(text)
-        return _Matrix(text, rows, match[1].endswith("cases"))
+        return _rows(text, match[1], [[cell.strip() for cell in row.split("&")] for row in match[2].split("\\\\") if row.strip()])
     parts, _ = _split(text, r"\\cup|(?<![A-Za-z\\])or(?![A-Za-z])")
     if len(parts) > 1:
-        forms = [_structure(part) for part in parts]
-        forms = [form.interval() or form if isinstance(form, _Relation) else form for form in forms]
-        if all(isinstance(form, _Listing) for form in forms) and ("\\cup" in text or all(map(_is_interval, forms))):
-            return _Union(text, forms)
+        forms = tuple(map(_structure, parts))
+        if all(len(form.kind) == 2 for form in forms) and ("\\cup" in text or all(form.name for form in forms)):
+            return _Form("cup", text, forms)
     items, _ = _split(text, r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
     if len(items) > 1:
         return _listing("", items, text)
@@ -499,61 +310,58 @@ def _structure(text: str) -> _Value | _Relation | _Listing | _Union | _Matrix:
     if signs:
         if not all(sides):
             raise Unread(text)
-        return _Relation(text, sides, signs)
-    for opening, closing, brackets in _BRACKETS:
+        return _interval(text, sides, signs) or _Form("relation", text, tuple(sides), tuple(signs))
+    for opening, closing in _BRACKETS:
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
             inner = text[len(opening) : -len(closing)]
-            if brackets == "{}" and (builder := _set_builder(inner)) is not None:
-                return builder
-            items = _split(inner, "[,;]")[0] if _balanced(inner) else []
-            if len(items) > 1 or (brackets in ("{}", "<>") and items and opening != "{"):
-                return _listing(brackets, items, text)
-    if text.count("\\pm") + text.count("\\mp") == 1 and "\\pm" in text:
-        return _listing("", [text.replace("\\pm", sign) for sign in ("+", "-")], text)
-    return _Value(text)
+            kind = (opening[-1] + closing[-1]).replace("ee", "<>")
+            if kind == "{}" and (builder := _BUILDER.fullmatch(inner)):
+                said = _structure(builder[2])
+                return _Form(said.kind, text, said.items) if said.name == builder[1] else _Form("value", text)
+            try:
+                items, _ = _split(inner, "[,;]")
+            except Unread:  # `(1) + (2)`
+                continue
+            if len(items) > 1 or opening[0] == "\\":
+                return _listing(kind, items, text)
+    if text.count("\\pm") == 1:
+        return _listing("", [text], text)
+    return _Form("value", text)
 
 
-_BRACKETS = (("\\{", "\\}", "{}"), ("{", "}", "{}"), ("\\langle", "\\rangle", "<>"), ("(", ")", "()"), ("(", "]", "(]"), ("[", ")", "[)"),
-             ("[", "]", "[]"))  # fmt: skip
-_SIGN = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|[=<>]")
-_BUILDER = re.compile(r" ?(\(?[A-Za-z]\)?)(?: ?\\in ?\\mathbb\{R\})? ?[|:] ?(.*)")
+def _rows(text: str, name: str, rows: list[list[str]]) -> _Form:
+    """A matrix; one row or column is a vector, the cases of a function are a set of values with their conditions."""
+    cells = [cell for row in rows for cell in row]
+    if len(cells) > MOST_ITEMS or not cells or name not in (*_MATRICES, "cases", "dcases"):
+        raise Unread(text)
+    if name not in _MATRICES:
+        return _Form("{}", text, tuple(_Form("()", "", tuple(_CONDITION.sub("", cell).strip() for cell in row)) for row in rows))
+    return _Form("<>" if 1 in (len(rows), len(rows[0])) else f"{[len(row) for row in rows]}", text, tuple(cells))
 
 
-def _is_interval(form: Any) -> bool:
-    return (
-        isinstance(form, _Listing)
-        and form.brackets in ("()", "(]", "[)", "[]")
-        and len(form.items) == 2
-        and not form.text
-    )
-
-
-def _listing(brackets: str, items: list[str], text: str) -> _Listing:
-    """Items of a list, each that holds one \\pm as two."""
-    items = [item for item in items if item]
+def _listing(kind: str, items: list[str], text: str) -> _Form:
+    """Items of a list, each of a set that holds one \\pm as two."""
     if len(items) > MOST_ITEMS:
         raise Unread(text)
-    if brackets in ("", "{}"):
-        items = [
-            item.replace("\\pm", sign) for item in items for sign in (("+", "-") if item.count("\\pm") == 1 else ("",))
-        ]
-    return _Listing(brackets, items, text)
+    signs = {True: ("+", "-"), False: ("",)}
+    if kind in ("", "{}"):
+        items = [item.replace("\\pm", sign) if len(each) > 1 else item for item in items for each in [signs[item.count("\\pm") == 1]] for sign in each]
+    return _Form(kind, text, tuple(item for item in items if item))
 
 
-def _set_builder(inner: str) -> _Listing | None:
-    """`x \\mid 1 < x < 3` as the interval that it is."""
-    match = _BUILDER.fullmatch(inner)
-    form = _structure(match[2]) if match else None
-    return form.interval() if isinstance(form, _Relation) and form.variable() == (match and match[1]) else None
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        if depth < 0:
-            return False
-    return depth == 0
+def _interval(text: str, sides: list[str], signs: list[str]) -> _Form | None:
+    """What `a < x \\le b` says of `x`; None for another relation."""
+    name = next((side for side in sides if re.fullmatch(r"\\?[A-Za-z]+", side)), None)
+    if signs[0] in (">", "\\ge"):
+        sides, signs = sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
+    if name is None or not {*signs} <= {"<", "\\le"}:
+        return None
+    at = sides.index(name)
+    below, above = sides[:at], sides[at + 1 :]
+    if len(below) > 1 or len(above) > 1:
+        return None
+    brackets = ("(" if not below or signs[0] == "<" else "[") + (")" if not above or signs[-1] == "<" else "]")
+    return _Form(brackets, text, (*(below or ["-\\infty"]), *(above or ["\\infty"])), name=name)
 
 
 _NESTING = r"\\[()\[\]{}]|\\(?:langle|rangle|begin|end)(?![a-z])|[(\[{]|[)\]}]"
@@ -579,103 +387,67 @@ def _split(text: str, separator: str) -> tuple[list[str], list[str]]:
     return [*parts, text[start:].strip()], found
 
 
+def _relations_equal(left: _Form, right: _Form) -> bool | None:
+    """Whether two equations or inequalities say the same: their differences of sides are multiples of each other."""
+    import sympy
+
+    turned = (right.items[::-1], tuple(_TURNED[sign] for sign in right.signs[::-1]))
+    for sides, signs in ((right.items, right.signs), turned):
+        if signs == left.signs and _all(map(_equal, left.items, sides)) and (len(signs) > 1 or left.names or _has_letters(left)):
+            return True
+    if left.names and right.names and _compact(str(left.items[0])) == _compact(str(right.items[0])):
+        return _equal(left.items[-1], right.items[-1])
+    if len(left.items) != 2 or len(right.items) != 2:
+        return _unlike(left, right)
+    (a, b), (c, d) = (map(read, map(str, side.items)) for side in (left, right))
+    one, other = sympy.together(a - b), sympy.together(c - d)
+    is_equation = left.signs[0] in ("=", "\\ne")
+    if is_equation:
+        one, other = sympy.fraction(one)[0], sympy.fraction(other)[0]
+    if not (one.free_symbols and other.free_symbols):  # true or false: it is the sides that were asked for
+        same = _all([left.signs == right.signs, _values_equal(a, c, False), _values_equal(b, d, False)])
+        return None if same else same
+    ratio = sympy.simplify(one / other)
+    if ratio.free_symbols or ratio == 0:
+        return False
+    return left.signs == (right.signs if is_equation or ratio.is_positive else turned[1])
+
+
+def _has_letters(form: _Form) -> bool:
+    return any(read(leaf).free_symbols for leaf in form.leaves())
+
+
 def _values_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:
     """Whether two expressions are equal: by their digits, or at points where both are defined."""
     import sympy
 
     left, right = left.doit(), right.doit()
-    if left == right:
-        return True
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
-    if not symbols:
-        return _numbers_equal(left, right, is_decimal)
+    if left == right or (not symbols and sympy.oo in (abs(left), abs(right))):
+        return bool(left == right)
     agreed = 0
-    for point in islice(_points(len(symbols)), 8):
-        values = dict(zip(symbols, point, strict=True))
-        one, other = (_number(side.subs(values)) for side in (left, right))
-        if one is None or other is None:
+    for turn in range(1, 9 if symbols else 2):
+        # Points that no formula has in mind: positive ones, then of either sign.
+        point = [
+            sympy.Rational(1009 * turn + 577 * at + 13 * turn * at + 211, 991 * (1 + turn % 2)) * (-1 if turn > 4 and (at + turn) % 2 else 1)
+            for at in range(len(symbols))
+        ]
+        one, other = (sympy.N(side.subs(dict(zip(symbols, point, strict=True))), DIGITS) for side in (left, right))
+        if not all(side.is_number and side.is_finite for side in (one, other)):
             continue
         if any(value < 0 for value in point) and not (one.is_real and other.is_real):
             continue  # powers and logarithms have several branches there
-        if not _near(one, other, 10.0 ** (-DIGITS * 2 / 3)):
-            return _near(one, other, RELATIVE_TOLERANCE) and is_decimal and _simplified(left, right)
-        agreed += 1
-    return True if agreed >= 3 else _simplified(left, right) or None
+        off, size = abs(one - other), max(abs(one), abs(other))
+        if off <= 10.0 ** (-DIGITS * 2 / 3) * size:
+            agreed += 1
+        elif is_decimal and off <= RELATIVE_TOLERANCE * size and not symbols:
+            return True
+        else:  # what is exactly 0 has no digits
+            return min(abs(one), abs(other)) < 10.0 ** (-DIGITS / 2) * max(size, 1) and _simplified(left, right)
+    return True if agreed >= (3 if symbols else 1) else _simplified(left, right) or None
 
 
 def _simplified(left: Any, right: Any) -> bool:
     import sympy
 
-    difference = sympy.simplify(left - right)
-    return bool(difference.is_zero)
-
-
-def _points(count: int) -> Iterator[tuple[Any, ...]]:
-    """Points of `count` coordinates that no formula has in mind: positive ones, then of either sign."""
-    import sympy
-
-    for turn in range(1, 9):
-        signs = [1 if turn <= 4 or (index + turn) % 2 else -1 for index in range(count)]
-        yield tuple(
-            sign * sympy.Rational(1009 * turn + 577 * index + 13 * turn * index + 211, 991) / (1 + turn % 2)
-            for index, sign in enumerate(signs)
-        )
-
-
-def _number(value: Any) -> Any:
-    """The digits of an expression without variables; None where it has none."""
-    import sympy
-
-    found = sympy.N(value, DIGITS)
-    if found.is_number and not found.has(sympy.nan, sympy.zoo, sympy.oo) and found.is_finite is not False:
-        real, imaginary = found.as_real_imag()
-        if real.is_Float or real.is_Integer or real.is_Rational:
-            return sympy.N(real) if False else found
-    return None
-
-
-def _near(left: Any, right: Any, tolerance: float) -> bool:
-    return bool(abs(left - right) <= tolerance * max(abs(left), abs(right)))
-
-
-def _numbers_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:
-    import sympy
-
-    if sympy.oo in (abs(left), abs(right)):
-        return bool(left == right)
-    one, other = _number(left), _number(right)
-    if one is None or other is None:
-        return _simplified(left, right) or None
-    if _near(one, other, 10.0 ** (-DIGITS * 2 / 3)):
-        return True
-    if is_decimal and _near(one, other, RELATIVE_TOLERANCE):
-        return True
-    if min(abs(one), abs(other)) < 10.0 ** (-DIGITS / 2) * max(abs(one), abs(other), 1):
-        return _simplified(left, right)  # what is exactly 0 has no digits
-    return False
-
-
-def _equations_equal(left: _Relation, right: _Relation) -> bool | None:
-    """Whether two equations or inequalities say the same: their differences of sides are multiples of each other."""
-    import sympy
-
-    if len(left.sides) != 2 or len(right.sides) != 2:
-        if left.signs == right.signs:
-            return _all(map(_equal, left.sides, right.sides))
-        return _unequal(*left.sides, *right.sides)
-    try:
-        (a, b), (c, d) = (map(read, side.sides) for side in (left, right))
-    except Unread:
-        pairs = _all(map(_equal, left.sides, right.sides)) if left.signs == right.signs else None
-        return pairs or None
-    one, other = sympy.together(a - b), sympy.together(c - d)
-    sign, others = left.signs[0], right.signs[0]
-    if sign in ("=", "\\ne"):
-        one, other = sympy.fraction(one)[0], sympy.fraction(other)[0]
-    if not (one.free_symbols and other.free_symbols):  # a statement, true or false: it is the sides that were asked for
-        same = _all([sign == others, _values_equal(a, c, False), _values_equal(b, d, False)])
-        return None if same else same
-    ratio = sympy.simplify(one / other)
-    if ratio.free_symbols or ratio == 0:
-        return False
-    return bool(sign == others if sign in ("=", "\\ne") or ratio.is_positive else sign == _TURNED[others])
+    return bool(sympy.simplify(left - right).is_zero)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.grading.notation import (
+    VOCABULARY,
     clean,
     is_hedged,
     is_prose,
@@ -48,13 +49,12 @@ _BOXED = re.compile(r"\\(?:boxed|fbox|framebox) ?(?:\{|(\d+)\b)")
 _JOINS = re.compile(r"[\s$.,;:&\\()\[\]*]{0,24}(?:(?:and|or)\b)?[\s$,;:&\\()\[\]*]{0,24}", re.IGNORECASE)
 _JOINED_WORDS = re.compile(r"(?:[\s$,:\\()\[\]*]*[A-Za-z]+){0,3}?[\s$,:\\()\[\]*]*\b(?:and|or)\b[\s$,:\\()\[\]*]*")
 
-_COPULAS = r"is|are|es|son|est|sont|ist|lautet|sind|è|é|são|är|er|jest|to|bude|olan"
+_WORDS = VOCABULARY["words"]
 _MARKER = re.compile(
-    rf"""(?:\b(?:answers?|ans|antwort|lösung|respuesta|réponse|reponse|risposta|resposta|antwoord|svar|odpowiedź|odpověď|vastaus
-            |válasz|cevap|ответ|відповідь|đáp\ án|jawaban)\b|答案|正解|答え|答|정답|답|उत्तर|الجواب|الإجابة)
+    rf"""(?:\b(?:{_WORDS["answer"].replace(" ", "[ ]")})\b|{_WORDS["answer_without_blanks"]})
         (?:
             [ \t*_`"'”)\]】]{{0,8}} (?: : | [-=]> | → | = | [-–—][ ] | 是 | 为 | 為 | は | 은 | 는 | है
-              | \b(?:{_COPULAS}|(?:would|will|should|must)\ be)\b )
+              | \b(?:{_WORDS["is"]}|(?:would|will|should|must)\ be)\b )
           | [ ,][^.:=\n$\\]{{1,80}}? \b(?:is|are)\b
           | [ \t*_]{{0,8}} (?=\n)
         )""",
@@ -236,7 +236,8 @@ def _region(text: str, start: int, lines: int) -> str:
 
 def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None:
     """The answer within a region that announces one, or None where it holds nothing of that kind."""
-    region = next((box for _, box in _boxes(region)), region)  # a box within a box
+    if _BOXED.match(region):  # a box within a box
+        region = next((box for _, box in _boxes(region)), region)
     if kind == "choice":
         letters = option_letters(region, options, announced=True)
         return None if letters is None else Found(letters, region)

@@ -7,11 +7,14 @@ references nor verdicts, and evaluates nothing but plain numbers. Every rule tak
 from __future__ import annotations
 
 import re
+import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import resources
+from typing import Any
 
 LONGEST_NUMBER = 400
 """Characters of a number that is still read as one."""
@@ -101,39 +104,18 @@ class Quantity:
     """As it is written; empty where the number stands alone."""
 
 
-_DIMENSIONS: dict[str, dict[str, Fraction | int | str]] = {
-    "length": {"m meter metre": 1, "km kilometer kilometre": 1000, "cm centimeter centimetre": "0.01", "mm millimeter "
-               "millimetre": "0.001", "nm nanometer nanometre": "1e-9", "inch inche in": "0.0254", "ft foot feet": "0.3048",
-               "yd yard": "0.9144", "mi mile": "1609.344"},
-    "mass": {"g gram gm": 1, "kg kilogram": 1000, "mg milligram": "0.001", "lb lbs pound": "453.59237", "oz ounce": "28.349523125",
-             "ton tonne": 1000000},
-    "time": {"s sec second": 1, "ms millisecond": "0.001", "ns": "1e-9", "min minute": 60, "h hr hour": 3600, "day": 86400, "week": 604800,
-             "yr year": 31557600, "month": 2629800},
-    "volume": {"l L liter litre": 1, "ml mL milliliter millilitre cc": "0.001", "cl": "0.01", "dl": "0.1", "gal gallon": "3.785411784"},
-    "dollar": {"$ dollar USD usd buck": 1, "cent ¢": "0.01"},
-    "other": {"J joule": "J", "kJ kilojoule": "kJ", "eV": "eV", "W watt": "W", "kW kilowatt": "kW", "V volt": "V", "A ampere amp": "A",
-              "N newton": "N", "Pa pascal": "Pa", "K kelvin": "K", "C celsius": "C", "F fahrenheit": "F", "Hz hertz": "Hz",
-              "ohm": "ohm", "mol mole": "mol", "rad radian": "rad", "deg degree": "deg", "hp": "hp", "mph": "mph", "kph kmh": "kph",
-              "unit": "unit", "€ euro EUR eur": "euro", "£": "£", "¥ yen": "yen", "₹ Rs rs rupee": "rupee", "dozen": "dozen"},
-}  # fmt: skip
-_UNITS: dict[str, tuple[str, Fraction]] = {
-    name: (dimension, Fraction(factor)) if dimension != "other" else (str(factor), Fraction(1))
-    for dimension, units in _DIMENSIONS.items()
+VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
+"""Words that the graders know."""
+
+_UNITS = {
+    name: (dimension, Fraction(factor)) if dimension != "other" else (factor, Fraction(1))
+    for dimension, units in VOCABULARY["units"].items()
     for names, factor in units.items()
     for name in names.split()
 }
 _LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
 """Units of one letter; any other single letter after a number is a variable."""
-_NO_UNITS = frozenset((
-    "pi", "sqrt", "ln", "log", "sin", "cos", "tan", "exp", "theta", "inf", "infinity", "mod", "or", "and", "if", "to", "am",
-    "pm", "noon", "midnight", "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-    "november", "december", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "bc", "ad",
-    "bce", "ce", "not", "more", "less", "greater", "fewer", "times", "plus", "minus", "choose", "factorial", "squared",
-    "cubed", "over", "divided", "is", "are", "was", "has", "but", "either", "base", "modulo", "abs", "arctan", "arcsin", "arccos",
-    "north", "south", "east", "west", "where", "when", "while", "remainder", "thousand", "million", "billion", "trillion", "hundred",
-    "through", "until", "between", "vs", "versus", "maybe", "perhaps", "unless", "except", "otherwise", "wrong", "false", "incorrect",
-    "lower", "higher", "above", "below", "under", "without", "off", "ago", "least", "most", "approximately", "does", "cannot",
-))  # fmt: skip
+_NO_UNITS = frozenset(VOCABULARY["words"]["no_units"].split())
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3}
 _UNIT_TOKEN = re.compile(r"([A-Za-zμ$€£¥₹¢]+)'?(?: ?\^ ?\{? ?(-?\d) ?\}?)?|(/)|(?:\\cdot|[ .*()-])", re.ASCII)
 
@@ -309,13 +291,8 @@ def number_text(text: str) -> str | None:
     return None if value is None else str(value)
 
 
-_UNIT_WORDS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_NUMBER_WORDS = {word: value for value, word in enumerate(_UNIT_WORDS)} | {
-    word: 10 * tens
-    for tens, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
+_NUMBER_WORDS = {word: value for value, word in enumerate(VOCABULARY["words"]["numbers"].split())} | {
+    word: 10 * tens for tens, word in enumerate(VOCABULARY["words"]["tens"].split(), 2)
 }
 
 

@@ -27,7 +27,7 @@ from thinkscale.domain.sample import Verdict
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine, model_context
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.grading import equivalence, expressions, extraction, notation, verdict
+from thinkscale import grading
 from thinkscale.grading.judge import Judge, ReplyCache
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import GRADERS
@@ -40,6 +40,7 @@ from thinkscale.store.samples import SampleSet, sample_sets
 from thinkscale.store.schemas import VERDICTS, questions
 
 JUDGE_CONTEXT_TOKENS = 16_384
+_GRADING_FILES = ("equivalence", "expressions", "extraction", "notation", "verdict", "vocabulary")
 MODEL_FILES = ("config.json", "*.safetensors")
 
 _COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "answer"]
@@ -198,6 +199,7 @@ def grading_facts() -> dict[str, Any]:
     """What tells the installed graders from others: their versions, their code (a fix may forget to raise its
     version) and the version of math-verify."""
     digest = hashlib.sha256()
-    for module in (equivalence, expressions, extraction, verdict, notation):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    for file in sorted(Path(str(grading.__file__)).parent.iterdir()):
+        if file.name.partition(".")[0] in _GRADING_FILES:
+            digest.update(file.read_bytes())
     return {"graders": GRADERS, "grading_code": digest.hexdigest()[:16], "math_verify": metadata.version("math-verify")}
