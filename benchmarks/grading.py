@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from recording import record
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 
 FRAGMENTS = [
     "\\boxed{", "}", "{", "$", "$$", "\\[", "\\]", "\\(", "\\)", "\\frac", "\\sqrt", "^", "9^9^9^9^9", "10^{10^{10}}",

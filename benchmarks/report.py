@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from recording import record
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.question import Question
-from thinkscale.grading.verdict import GradingPool
+from thinkscale.grading.pool import GradingPool
 from thinkscale.report.page import build_report
 from thinkscale.report.regrade import by_rules, regrade
 from thinkscale.store.schemas import SAMPLES, questions_table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import __version__, pipeline
-from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind
+from thinkscale.domain.question import GRADED_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
@@ -206,18 +206,25 @@ def model_check(reference: str, overrides: tuple[str, ...], as_json: bool) -> No
 @cli.command()
 @click.argument("source", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", type=click.Path(dir_okay=False))
-@click.option("--kind", required=True, type=click.Choice(ANSWER_KINDS), help="How answers are compared.")
+@click.option("--kind", required=True, type=click.Choice(GRADED_KINDS), help="How answers are compared.")
 @click.option("--reference-field", required=True, help="The field with the right answer.")
 @click.option("--response-field", required=True, help="The field with the model's response.")
-@click.option("--options-field", help="The field with the list of options of choice questions.")
+@click.option("--options-field", help="The field with the options of choice questions.")
+@click.option("--force", is_flag=True, help="Overwrite TARGET if it exists.")
 def grade(
-    source: str, target: str, kind: AnswerKind, reference_field: str, response_field: str, options_field: str | None
-) -> None:
-    """Grade the responses in SOURCE into TARGET, which gains extracted_answer and verdict (JSONL or Parquet)."""
+    source: str, target: str, kind: AnswerKind, reference_field: str, response_field: str, options_field: str | None,
+    force: bool,
+) -> None:  # fmt: skip
+    """Grade the responses in SOURCE into TARGET, which gains extracted_answer and verdict.
+
+    SOURCE: JSONL, JSON, CSV or Parquet, also as .gz; TARGET: JSONL or Parquet. A response may be a list of several.
+    """
     from pathlib import Path
 
-    from thinkscale.report.grade_file import grade_file
+    from thinkscale.grading.voting import Vote
+    from thinkscale.report.grade_file import accuracy_lines, grade_file
 
+    votes: list[list[Vote]] = []
     counts = grade_file(
         kind,
         Path(source),
@@ -225,12 +232,16 @@ def grade(
         reference_field=reference_field,
         response_field=response_field,
         options_field=options_field,
+        force=force,
+        votes=votes,
     )
     total = sum(counts.values())
     for verdict in ("correct", "wrong", "unanswered", "ungradable"):
         count = counts.get(verdict, 0)
         click.echo(f"{verdict:<11}{count:>9,}{count / max(total, 1):>8.1%}")
-    click.echo(f"{'rows':<11}{total:>9,}")
+    click.echo(f"{'rows' if total == len(votes) else 'responses':<11}{total:>9,}")
+    for line in accuracy_lines(votes):
+        click.echo(line)
 
 
 @cli.group()
@@ -243,7 +254,7 @@ def benchmark() -> None:
 @click.option("--from", "paths", multiple=True, metavar="FILE", help="JSONL, JSON, CSV or Parquet: local, s3://, "
               "hf://datasets/OWNER/NAME/PATH, or a data set's OWNER/NAME. Known ones need none.")  # fmt: skip
 @click.option("--preset", help="The columns and kind of a known set of questions (`thinkscale benchmark list`).")
-@click.option("--kind", type=click.Choice(ANSWER_KINDS), help="How answers are compared; default: math, or choice "
+@click.option("--kind", type=click.Choice(GRADED_KINDS), help="How answers are compared; default: math, or choice "
               "where there are options.")  # fmt: skip
 @click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Which column holds question, "
               "answer, solution, options (a list, or columns as A,B,C,D), domain, metadata.level, ...; question and "
@@ -341,6 +352,8 @@ def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--judge", metavar="MODEL", help="A model that judges in place of the rule graders."),
         click.option("--judge-endpoint", metavar="URL", help="The OpenAI-compatible server that serves it; default: "
                      "it runs here."),
+        click.option("--judge-ungradable", is_flag=True, help="The judge is asked only about what the rule graders find "
+                     "ungradable."),
         ROOT,
         click.argument("campaign"),
     ):  # fmt: skip
@@ -348,36 +361,42 @@ def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _judge(model: str | None, endpoint: str | None) -> JudgeModel | None:
+def _judge(model: str | None, endpoint: str | None, ungradable_only: bool) -> JudgeModel | None:
     from thinkscale.stages.regrade import JudgeModel
 
     if endpoint is not None and model is None:
         raise click.UsageError("--judge-endpoint needs --judge, the model that it serves")
-    return None if model is None else JudgeModel(model=model, endpoint=endpoint)
+    if ungradable_only and model is None:
+        raise click.UsageError("--judge-ungradable needs --judge, the model that judges")
+    return None if model is None else JudgeModel(model=model, endpoint=endpoint, ungradable_only=ungradable_only)
 
 
 @cli.command()
 @judge_options
 @WAIT
-def regrade(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None, wait: bool) -> None:
+def regrade(
+    campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None, judge_ungradable: bool, wait: bool
+) -> None:
     """Grade the stored samples of CAMPAIGN again with the installed graders; needs no GPU and no cluster."""
     from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
-    where, by = locate_campaign(campaign, root), _judge(judge, judge_endpoint)
+    where, by = locate_campaign(campaign, root), _judge(judge, judge_endpoint, judge_ungradable)
     regrading.regrade(*where, judge=by, wait=wait, say=click.echo)
     click.echo("these verdicts count from now on; `thinkscale report` makes the report anew")
 
 
 @cli.command()
 @judge_options
-def audit(campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None) -> None:
+def audit(
+    campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None, judge_ungradable: bool
+) -> None:
     """List the stored verdicts of CAMPAIGN that the installed graders would not give, with both readings."""
     from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
-    differing = 0
-    for question, found in regrading.audit(*locate_campaign(campaign, root), judge=_judge(judge, judge_endpoint)):
+    differing, judging = 0, _judge(judge, judge_endpoint, judge_ungradable)
+    for question, found in regrading.audit(*locate_campaign(campaign, root), judge=judging):
         differing += 1
         answer = "withheld" if WITHHELD in question.metadata else found.answer[-200:]
         click.echo(f"{found.model} {found.sample_id}: reference {question.answer!r}, answer ends {answer!r}")

@@ -11,7 +11,8 @@ from test_curation import campaign
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.sample import Verdict
 from thinkscale.grading.extraction import extract
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 from thinkscale.stages.difficulty import score_difficulty
 from thinkscale.store import lineage
 from thinkscale.store.artifact import Artifact

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.grading.verdict import GradingPool
+from thinkscale.grading.pool import GradingPool
 from thinkscale.runtime.asking import Failed
 from thinkscale.runtime.engines import EngineLoop
 from thinkscale.runtime.segments import Result

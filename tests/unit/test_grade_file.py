@@ -110,11 +110,11 @@ def test_a_field_that_no_row_can_be_read_from_is_refused(tmp_path: Path) -> None
         )  # fmt: skip
 
 
-ODD: list[tuple[dict[str, Any], str]] = [
+ODD: list[tuple[dict[str, Any], str | list[str]]] = [
     ({"gold": "5"}, "unanswered"),
     ({"output": "5"}, "ungradable"),
     ({"gold": "5", "output": {"text": "5"}}, "unanswered"),
-    ({"gold": "5", "output": ["5", "6"]}, "unanswered"),
+    ({"gold": "5", "output": ["5", "6"]}, ["correct", "wrong"]),
     ({"gold": ["5"], "output": ["Answer: 5"]}, "correct"),
     ({"gold": float("nan"), "output": "5"}, "ungradable"),
     ({"gold": "", "output": "5"}, "ungradable"),

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkscale.domain.question import AnswerKind
-from thinkscale.grading.verdict import Graded, GradingPool, grade, judge_plainly
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded, grade, judge_plainly
 
 
 @pytest.mark.parametrize(

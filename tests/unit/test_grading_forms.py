@@ -9,7 +9,8 @@ import pytest
 from thinkscale.domain.question import AnswerKind
 from thinkscale.grading.extraction import extract
 from thinkscale.grading.notation import option_letters
-from thinkscale.grading.verdict import GradingPool, grade
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import grade
 
 EQUAL = [
     ("5", "$5$"),

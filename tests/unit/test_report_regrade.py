@@ -6,7 +6,7 @@ import pytest
 
 from made_samples import made_questions, made_samples
 from thinkscale.domain.sample import Verdict
-from thinkscale.grading.verdict import GradingPool
+from thinkscale.grading.pool import GradingPool
 from thinkscale.report.regrade import by_rules, disagreements, regrade, with_verdicts
 from thinkscale.store.schemas import SAMPLES, questions
 
@@ -28,7 +28,7 @@ def test_disagreements_carry_both_readings() -> None:
     (found,) = disagreements(samples, judged)
     row = samples.slice(3, 1).to_pylist()[0]
     assert found.sample_id == row["sample_id"]
-    assert (found.first.verdict, found.first.grader) == (row["verdict"], "integer/1")
+    assert (found.first.verdict, found.first.grader) == (row["verdict"], "integer/2")
     assert found.second == other
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from made_samples import made_campaign, made_questions
 from thinkscale.domain.campaign import Campaign
-from thinkscale.grading.verdict import GradingPool
+from thinkscale.grading.pool import GradingPool
 from thinkscale.stages.regrade import grading_facts
 from thinkscale.stages.rounds import BenchmarkRun, longest_thinking
 from thinkscale.stages.sampling import Item

@@ -37,9 +37,10 @@ class Duplicate:
     similarity: float
 
 
-def exact_key(question: str) -> bytes:
-    """16 bytes that are equal for questions whose canonical texts are."""
-    return hashlib.sha256(canonical(question).replace(" ", "").encode("utf-8", "surrogatepass")).digest()[:16]
+def exact_key(question: str, answer: str = "") -> bytes:
+    """8 bytes that are equal for questions whose canonical texts are, then 8 for the answers."""
+    texts = (canonical(text).replace(" ", "").encode("utf-8", "surrogatepass") for text in (question, answer))
+    return b"".join(hashlib.sha256(text).digest()[:8] for text in texts)
 
 
 def near_duplicates(pool: Pool, similarity: float) -> list[Duplicate]:

@@ -17,13 +17,12 @@ from thinkscale.domain.question import Question, question_id
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 _SPACES = dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " ")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_TRAILING = re.compile(r"[ \t]+(?=\n|$)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _NEGATIVE_SPACE = re.compile(r"(?<!\\)\\!(?![A-Za-z])")  # after a backslash it is a line's end and a factorial
 _THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|thinspace\b|displaystyle\b|left(?![a-z])|right(?![a-z]))|~")
-_LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}")
+_LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|emph|operatorname)\s{0,9}\{([^{}]*)\}")
 _WHITESPACE = re.compile(r"\s+")
 _SUPERSCRIPTS = {
     ord(sign): f"^{digit}" for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
@@ -40,7 +39,7 @@ def normalise(text: str) -> str:
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = _CONTROL.sub("", text.translate(_INVISIBLE).translate(_SPACES))
     text = _THOUSANDS.sub(",", _NEGATIVE_SPACE.sub("", text))
-    text = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", text))
+    text = _BLANK_LINES.sub("\n\n", "\n".join(line.rstrip(" \t") for line in text.split("\n")))
     return text.strip("\n").rstrip()
 
 
@@ -60,8 +59,8 @@ def normalise_question(question: Question) -> Question:
 def canonical(text: str) -> str:
     """The form in which two questions are compared. Equal for texts that differ in spacing, case or markup."""
     text = unicodedata.normalize("NFKC", normalise(text).translate(_SUPERSCRIPTS)).translate(_QUOTES)
-    while (plain := _LATEX_TEXT.sub(r" \1 ", text)) != text:
-        text = plain
+    for _ in range(8):  # nested, but not deep
+        text = _LATEX_TEXT.sub(r" \1 ", text)
     text = _LATEX_SPACE.sub(" ", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("$", " ")
     text = re.sub(r"\\[\[\]()]", " ", text)
     return _WHITESPACE.sub(" ", text).strip().casefold()

@@ -19,8 +19,8 @@ LONGEST_ANSWER = 2000
 
 _ASY = "[asy]"
 _BOXES = re.compile(r"[│┤┐└┴┬├─┼┘┌═║╔╗╚╝█░▒▓]")
-_DRAWN_LINE = re.compile(r"^[ \t]*[-+|/\\_#*=.:^v<>()o\[\]]{2,}[-+|/\\_#*=.:^v<>()o\[\] \t]*$")
-_IMAGE = re.compile(r"!\[[^\]]*\]|<img\b|\\includegraphics|\[image\]", re.IGNORECASE)
+_DRAWN_LINE = re.compile(r"[-+|/\\_#*=.:^v<>()o\[\]]{2}[-+|/\\_#*=.:^v<>()o\[\] \t]*")
+_IMAGE = re.compile(r"!\[[^\]\[]{0,500}\]|<img\b|\\includegraphics|\[image\]", re.IGNORECASE)
 _PICTURE = r"(?:figure|diagram|picture|image|drawing|illustration|graph|chart|map)s?"
 _FIGURE = re.compile(
     rf"\b(?:{_PICTURE} (?:(?:is |are )?shown )?(?:above|below|to the (?:left|right)|at (?:left|right))"
@@ -38,10 +38,12 @@ _OPEN_END = re.compile(
     r"|(?<!: )\b(?:and|or|the|of|with|to|that|where|is|are|such|if))$"  # a word after a colon is what is asked about
 )
 _CURRENCY = re.compile(r"\$ ?\.?\d|\d ?\$")
-_END_SPACING = re.compile(r"(?:\\[,;: ]|[$ ~])+$")
+_END_SPACING = re.compile(r"\\[,;:]?\Z")
 _NO_ANSWER = re.compile(
-    r"(?:n/?a|nan|null|undefined answer|unknown|see (?:the )?(?:solution|above|below)|(?:the )?proof|prove.*|todo"
-    r"|\?+|-+|no answer|not available|https?://\S+)",
+    r"[<#\[(]?(?:n/?a|nan|nat|null|nil|undefined answer|unknown|unk|see (?:the )?(?:solution|above|below)|(?:the )?proof|prove.*|todo|tbd"
+    r"|(?:answer |final answer )?not[ _-]?found|no[ _-]?(?:final )?answer(?: found)?|not[ _-]?available|unavailable|missing|unanswered"
+    r"|(?:value|ref|name|div/0)!|error|empty|placeholder|not[ _-]?(?:applicable|given|provided))[>\])!]?"
+    r"|\?+|-+|\.+|\[\s*\]|\{\s*\}|https?://\S+",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W\d_]+")
@@ -58,7 +60,7 @@ def missing_field(question: Question) -> str | None:
     """No question, no reference answer, or a multiple choice without its options."""
     if not question.question:
         return "the question is empty"
-    if not question.answer:
+    if not question.answer and question.kind != "code":
         return "the reference answer is empty"
     if question.kind == "choice" and len(question.options) < 2:
         return f"multiple choice with {len(question.options)} options"
@@ -75,7 +77,7 @@ def ascii_art(question: Question) -> str | None:
     if found := _BOXES.findall(question.question):
         return f"{len(found)} box-drawing characters" if len(found) >= 4 else None
     lines = question.question.splitlines()
-    drawn = [line for line in lines if _DRAWN_LINE.match(line) and line.strip(" -_=*.")]
+    drawn = [line for line in lines if _DRAWN_LINE.fullmatch(line.strip()) and line.strip(" -_=*.")]
     return f"{len(drawn)} drawn lines, as {drawn[0].strip()!r}" if len(drawn) >= 3 else None
 
 
@@ -105,7 +107,10 @@ def truncated(question: Question) -> str | None:
     opened, closed = text.count("\\begin{"), text.count("\\end{")
     if opened > closed:
         return f"{opened - closed} environments not ended"
-    match = _OPEN_END.search(_END_SPACING.sub("", text))
+    end = text[-200:].rstrip("$ ~\n\t")
+    while (shorter := _END_SPACING.sub("", end).rstrip("$ ~\n\t")) != end:
+        end = shorter
+    match = _OPEN_END.search(end)
     return f"ends in {match.group()!r}" if match else None
 
 
@@ -126,19 +131,26 @@ def wrong_language(question: Question) -> str | None:
 def absurd_answer(question: Question) -> str | None:
     """A reference answer that cannot be one of its kind."""
     answer = question.answer.strip()
+    if question.kind == "code":
+        return None
     if len(answer) > LONGEST_ANSWER:
         return f"{len(answer)} characters long"
-    if _NO_ANSWER.fullmatch(answer):
+    if is_no_answer(answer):
         return repr(answer)
     if question.kind == "integer" and not re.fullmatch(r"[-+]?\d[\d,]*(?:\.0*)?", answer.strip("$ ")):
         return f"{answer[:80]!r} is no integer"
     if question.kind == "choice":
         letters = [chr(ord("A") + i) for i in range(len(question.options))]
-        if answer not in letters:
+        if not set(answer.split(",")) <= set(letters):
             return f"{answer[:80]!r} is not one of {', '.join(letters)}"
     if not any(c.isalnum() or c in "∞∅" for c in answer):
         return f"{answer[:80]!r} holds neither letter nor digit"
     return None
+
+
+def is_no_answer(answer: str) -> bool:
+    """Whether a text stands where an answer is missing (`N/A`, `notfound`, `#REF!`)."""
+    return _NO_ANSWER.fullmatch(answer.strip()) is not None
 
 
 RULES: dict[str, Rule] = {

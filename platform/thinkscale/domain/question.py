@@ -6,14 +6,15 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-AnswerKind = Literal["integer", "math", "choice", "text"]
+AnswerKind = Literal["integer", "math", "choice", "text", "code"]
 """How an answer is compared with the reference: as an integer, as a mathematical expression, as the
-letter of an option, or as normalised text."""
+letter of an option, or as normalised text. Programs (`code`) are for training: nothing here can grade them."""
 
 WITHHELD = "withheld"
 """Key of the metadata of questions whose texts no terminal and no report page may show."""
 
 ANSWER_KINDS: tuple[str, ...] = get_args(AnswerKind)
+GRADED_KINDS = tuple(kind for kind in ANSWER_KINDS if kind != "code")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

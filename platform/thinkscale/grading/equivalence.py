@@ -1,22 +1,38 @@
-"""Whether two answers are the same: exactly for plain numbers and texts, by math-verify for the rest.
+"""Whether two answers are the same: exactly for plain numbers and texts, by sympy for formulas.
 
-Owns the comparison. The cheap part is bounded in time; `expressions_equal` is not, and untrusted text may
-keep it busy for ever: `grading.GradingPool` runs it in a process that can be killed.
+Owns the comparison. An answer is compared by what it means only where all of it was read; else it is the same as a
+text, or nobody knows (None). The cheap part is bounded in time; `expressions_equal` is not, and untrusted text may
+keep it busy for ever: `grading.pool` runs it in a process that can be killed.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from thinkscale.grading.notation import clean, number
+from thinkscale.grading.expressions import Unread, read, spelled
+from thinkscale.grading.notation import (
+    VOCABULARY,
+    Quantity,
+    clean,
+    is_hedged,
+    is_product,
+    quantity,
+    radix,
+    unit_measure,
+    words_of,
+)  # fmt: skip
 
 RELATIVE_TOLERANCE = 2e-6
 """How far a decimal may be from the reference it rounds."""
+DIGITS = 30
+"""To so many digits formulas are evaluated; they are equal where two thirds of them agree."""
+MOST_ITEMS = 200
+"""Of a list that is compared item by item."""
 
 
 def texts_equal(reference: str, answer: str) -> bool:
@@ -25,123 +41,87 @@ def texts_equal(reference: str, answer: str) -> bool:
 
 
 _LOOSE = re.compile(r" ?([,;:()\[\]{}|]) ?")
+_ARTICLE = re.compile(r"(?:the|a|an|it is|it's) (?=\S\S)")
+_TIME = re.compile(r"(\d{1,2}(?::\d\d)?) ?([ap])\.? ?m\b\.?")
 
 
 def _folded_text(text: str) -> str:
-    text = unicodedata.normalize("NFKC", clean(text)).casefold()
-    text = re.sub(r"\s+", " ", text)
-    return _LOOSE.sub(r"\1", text).strip(" .,;:!?'\"()[]{}")
+    text = " ".join(unicodedata.normalize("NFKC", clean(text)).casefold().split())
+    text = _LOOSE.sub(r"\1", _TIME.sub(r"\1 \2m", text)).strip(" .,;:!?'\"()[]{}")
+    return _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
 
 
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_PHRASE = {_folded_text(phrase): name for name, phrases in VOCABULARY["phrases"].items() for phrase in phrases}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
-_ONE_WORD = ("yes", "no", "true", "false")
-_OPTION = re.compile(r"\([A-Z]\)")
-_NAME = re.compile(r"\s*(?:\\[A-Za-z]+\s*)*[A-Za-z]{1,4}(?:_\{?\w+\}?)?\s*", re.ASCII)
-_WORDS = re.compile(r"[A-Za-z][A-Za-z'’ -]*[A-Za-z]|[A-Za-z]|\([A-Za-z]\)")
+_OPTION = re.compile(r"yes|no|true|false|\([a-z]\)")
+_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’ .-])*[^\W\d_]\.?|\([A-Za-z]\)")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|operatorname)(?![a-z])")
 
 
 def plainly_equal(reference: str, answer: str) -> bool | None:
     """Whether two mathematical answers are equal where that shows at once, None where it takes algebra."""
-    left, right = number(reference), number(answer)
-    if left is not None and right is None and "=" not in reference:
-        right = _assigned(answer)
+    left, right = quantity(reference), quantity(answer)
+    plain, said = clean(reference), clean(answer)
+    left = None if left is not None and is_product(plain) else left
+    if left is not None and right is None and "=" not in plain:
+        name, sign, value = said.partition("=")  # what a name is said to be, as in `m = 20 grams`
+        right = quantity(value) if sign and _is_name(name) else None
     if left is not None and right is not None:
-        return any(
-            left == scale * right or (_is_decimal(reference, answer) and _close(float(left), float(scale * right)))
-            for scale in _scales(reference, answer)
-        )
-    bare_reference, bare_answer = _compact(reference), _compact(answer)
-    if bare_reference == bare_answer:
+        return _quantities_equal(left, right, reference, answer)
+    known = _PHRASE.get(_folded_text(reference))
+    if _compact(plain) == _compact(said) or (known is not None and known == _PHRASE.get(_folded_text(answer))):
         return True
-    words = clean(reference)
-    if words.lower() in _ONE_WORD or _OPTION.fullmatch(words):
-        first = re.match(r"\(?[A-Za-z]+\)?", clean(answer))
-        return first is not None and first[0].strip("()").lower() == words.strip("()").lower()
-    if len(words) > 1 and _WORDS.fullmatch(words) and texts_equal(reference, answer):
-        return True
-    for one, other in ((bare_reference, bare_answer), (bare_answer, bare_reference)):
+    if _OPTION.fullmatch(plain.lower()):
+        first = re.match(r"\(?[A-Za-z]+\)?", said)
+        return first is not None and first[0].strip("()").lower() == plain.strip("()").lower()
+    same = bool(words_of(plain)) and texts_equal(reference, answer)
+    both_words = known is None and _WORDS.fullmatch(plain) and _WORDS.fullmatch(said)
+    if same or (both_words and (_TEXT_COMMAND.search(reference) or any(len(word) > 3 for word in words_of(plain)))):
+        return same
+    if _TIME.fullmatch(plain.lower()) and _TIME.fullmatch(said.lower()):
+        return texts_equal(reference, answer)
+    for one, other in ((plain, said), (said, plain)):
         if "." in one and "," not in one and _DECIMAL_COMMA.fullmatch(other):
             return one == other.replace(",", ".")
     return None
 
 
-def _assigned(text: str) -> Fraction | None:
-    """The number that a name is said to be, as in `AB = 5` and `m = 20 grams`."""
-    name, sign, value = clean(text).partition("=")
-    return number(value) if sign and _NAME.fullmatch(name) else None
+_NAME = re.compile(
+    r" ?(?:\\?[A-Za-z]+'* ?(?:_ ?(?:\w|\{[^{}]*\}))? ?(?:\([^()=]*\) ?)?){1,6}| ?\((?:[A-Za-z](?:_\{?\w+\}?)?,? ?)+\) ?"
+)
 
 
-def _scales(reference: str, answer: str) -> list[Fraction]:
-    """Factors that the answer may differ by: percent signs and the words for large numbers."""
-    scales = [Fraction(1)]
+def _is_name(text: str) -> bool:
+    """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `Area`, `(x, y)`."""
+    return len(text) <= 60 and _NAME.fullmatch(text) is not None
+
+
+def _quantities_equal(left: Quantity, right: Quantity, reference: str, answer: str) -> bool | None:
+    """By value and, where both say it, unit; other words for what is counted are for a judge."""
+    scales, unlike = [Fraction(1)], False
     if ("%" in reference) != ("%" in answer):
         scales.append(Fraction(1, 100) if "%" in answer else Fraction(100))
-    for word, scale in _SCALES.items():
-        if (word in reference) != (word in answer):
-            scales.append(Fraction(scale) if word in answer else Fraction(1, scale))
-    return scales
+    if left.unit and right.unit:
+        one, other = unit_measure(left.unit), unit_measure(right.unit)
+        if one is None or other is None:
+            words = [{word.lower().removesuffix("s") for word in words_of(unit)} for unit in (left.unit, right.unit)]
+            unlike = not words[0] & words[1]
+        elif "unit" not in one[0] + other[0]:
+            if one[0] != other[0]:
+                return False
+            scales = [other[1] / one[1]]
+    off = Fraction(RELATIVE_TOLERANCE) * abs(left.value) if "." in reference or "." in answer else 0
+    equal = any(abs(left.value - scale * right.value) <= off for scale in scales)
+    return None if equal and unlike else equal
 
 
-def _is_decimal(reference: str, answer: str) -> bool:
-    return "." in reference or "." in answer
-
-
-def _close(left: float, right: float) -> bool:
-    return abs(left - right) <= RELATIVE_TOLERANCE * abs(left)
+_MODULUS = re.compile(r"\(? ?\\?[pb]?mod ?\{? ?(\w+) ?\}?\)?")
 
 
 def _compact(text: str) -> str:
-    return re.sub(r"\s+", "", _spelled(text))
-
-
-_NAMES = re.compile(
-    r"(?<![\\A-Za-z])(pi|theta|alpha|beta|gamma|lambda|omega|infty|infinity|sin|cos|tan|ln|log)(?![A-Za-z])"
-)
-_ROOTS = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
-_MEMBER = re.compile(r"^[A-Za-z]\s*(?:\\in|=(?=[^=]*\\pm))\s*")
-_SYNONYMS = (
-    ("\\varnothing", "\\emptyset"), ("\\infinity", "\\infty"), ("\\leqslant", "\\le "), ("\\geqslant", "\\ge "),
-    ("\\mathbb R", "\\mathbb{R}"), ("**", "^"), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\mid", "|"),
-)  # fmt: skip
-
-
-_ALL_REALS = re.compile(r"(?:the set of )?all (?:real numbers|reals)", re.IGNORECASE)
-_RATIO = re.compile(r"(\d+) to (\d+)", re.ASCII)
-_UNIT_AFTER = re.compile(
-    r"(?<=[\d})i])\s+(?!(?:or|and|if|for|where|when|with|mod)\b)[a-z]{2,}(?:\s+[a-z]{2,}){0,2}\s*"
-    r"(?:\^\s*\{?\s*[23]\s*\}?)?$"
-)
-_INEQUALITY = re.compile(r"([A-Za-z])\s*(<|>|\\leq?|\\geq?)\s*([^<>=]+)")
-
-
-def _spelled(text: str) -> str:
-    """An expression with one spelling of what has several."""
-    text = _UNIT_AFTER.sub("", clean(text))
-    text = _NAMES.sub(r"\\\1", _ROOTS.sub(r"\\sqrt{\1}", text))
-    if _ALL_REALS.fullmatch(text):
-        return "\\mathbb{R}"
-    if match := _RATIO.fullmatch(text):
-        return f"{match[1]}:{match[2]}"
-    text = _as_union(text)
-    for one, other in _SYNONYMS:
-        text = text.replace(one, other)
-    return _MEMBER.sub("", text)
-
-
-def _as_union(text: str) -> str:
-    """`x < a or x > b` as a union of intervals; any other text as it is."""
-    parts = [_INEQUALITY.fullmatch(part.strip()) for part in re.split(r"\bor\b|\\lor\b|\\cup\b", text)]
-    found = [part for part in parts if part is not None]
-    if len(found) < 2 or len(found) < len(parts) or len({part[1] for part in found}) > 1:
-        return text
-    intervals = []
-    for part in found:
-        closed, bound = "e" in part[2], part[3].strip()
-        below = f"(-\\infty,{bound}{']' if closed else ')'}"
-        above = f"{'[' if closed else '('}{bound},\\infty)"
-        intervals.append(above if part[2] in (">", "\\ge", "\\geq") else below)
-    return "\\cup".join(intervals)
+    """Without the blanks that part no two numbers and no two letters."""
+    text = _MODULUS.sub(r"\\pmod\1", spelled(text))
+    return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=[0-9]) (?=[A-Za-z])", "", text)
 
 
 def nesting(text: str) -> int:
@@ -153,94 +133,349 @@ def nesting(text: str) -> int:
     return deepest
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """A list, tuple, interval or set: what encloses it and its items."""
+def expressions_equal(reference: str, answer: str) -> bool | None:
+    """Whether two formulas, lists, sets, intervals, matrices or equations are equal; None where one was not all read.
 
-    brackets: str
-    items: list[str]
-
-
-def _listing(text: str) -> _Listing | None:
-    """The items of an enumeration, None where the text is something else."""
-    text = text.strip()
-    inner, brackets = text, ""
-    if text.startswith("\\{") and text.endswith("\\}"):
-        inner, brackets = text[2:-2], "{}"
-    elif text[:1] in ("(", "[") and text[-1:] in (")", "]"):
-        inner, brackets = text[1:-1], text[0] + text[-1]
-    items = _split(inner)
-    if items is not None and len(items) == 1 and text.count("\\pm") == 1:
-        items = [text.replace("\\pm", sign) for sign in "+-"]
-    return None if items is None or len(items) < 2 else _Listing(brackets, items)
-
-
-def _split(text: str) -> list[str] | None:
-    """Split at the commas outside all brackets; None where the brackets do not match."""
-    text = re.sub(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", ",", text).replace(";", ",")
-    depth, items, start = 0, [], 0
-    for position, character in enumerate(text):
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-            if depth < 0:
-                return None
-        elif character == "," and depth == 0:
-            items.append(text[start:position])
-            start = position + 1
-    items.append(text[start:])
-    items = [item.strip() for item in items if item.strip()]
-    return items if depth == 0 else None
-
-
-def expressions_equal(reference: str, answer: str) -> bool:
-    """Whether two mathematical expressions, lists, sets, intervals or equations are equal (math-verify).
-
-    Lists and sets compare in any order, tuples and intervals in theirs, each item by itself. May run for
-    ever and take any amount of memory on hostile text.
+    Lists and sets compare in any order, tuples, vectors and intervals in theirs, each item by itself. May run for ever
+    and take any amount of memory on hostile text.
     """
     left, right = _spelled(reference), _spelled(answer)
-    listed_left, listed_right = _listing(left), _listing(right)
-    if listed_left and listed_right and len(listed_left.items) == len(listed_right.items):
-        return _listings_equal(listed_left, listed_right)
-    return _algebraically_equal(left, right)
+    one, other = radix(left), radix(right)
+    if one is not None:
+        return right.upper() == one[0] if other is None else int(*one) == int(*other)
+    right = right if other is None else str(int(*other))
+    value = quantity(left)
+    left, unit = _without_unit(left)
+    right, other_unit = _without_unit(right)
+    if value is not None and value.unit and not is_product(left):
+        left, unit = str(value.value), None
+    if unit and other_unit and unit != other_unit:
+        return False if unit[0] != other_unit[0] else None
+    equal = _equal(left, right)
+    # Whatever else a hedge says, it does not say this number.
+    return False if equal is None and value is not None and is_hedged(right) else equal
 
 
-def _listings_equal(left: _Listing, right: _Listing) -> bool:
-    ordered = {left.brackets, right.brackets} - {"", "{}"}
-    if len(ordered) > 1:
-        return False  # an open interval is not a closed one
-    if ordered:
-        return all(_items_equal(one, other) for one, other in zip(left.items, right.items, strict=True))
-    remaining = list(right.items)
-    for one in left.items:
-        match = next((other for other in remaining if _items_equal(one, other)), None)
-        if match is None:
+_SYNONYMS = (
+    ("\\varnothing", "\\emptyset"), ("\\infinity", "\\infty"), ("\\leqslant", "\\le "), ("\\geqslant", "\\ge "),
+    ("\\leq", "\\le"), ("\\geq", "\\ge"), ("<=", "\\le "), (">=", "\\ge "), ("\\lt", "<"), ("\\gt", ">"), ("\\neq", "\\ne "),
+    ("!=", "\\ne "), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\mid", "|"), ("\\dots", "\\ldots"), ("\\cdots", "\\ldots"),
+    ("...", "\\ldots "),
+)  # fmt: skip
+_RATIO = re.compile(r"(\d+) to (\d+)", re.ASCII)
+_MEMBER = re.compile(r"\(?[A-Za-z](?: ?, ?[A-Za-z])*\)? ?\\in ?")
+_UNIT_AFTER = re.compile(
+    r"(?<=[\d})i]) ((?:square |cubic |sq\.? )?[A-Za-z]{2,}(?:[ /][A-Za-z]+){0,3} ?(?:\^ ?\{? ?[23] ?\}?)?)$"
+)
+
+
+def _spelled(text: str) -> str:
+    """A cleaned text with one spelling of what has several."""
+    text = clean(text)
+    if (phrase := _PHRASE.get(_folded_text(text))) is not None:
+        return phrase
+    for one, other in _SYNONYMS:
+        text = text.replace(one, other)
+    if _SIGN.search(text):
+        text = text.replace("\\lor", "or").replace("\\vee", "or")
+    return _MEMBER.sub("", _RATIO.sub(r"\1:\2", text), count=1) if _MEMBER.match(text) else _RATIO.sub(r"\1:\2", text)
+
+
+def _without_unit(text: str) -> tuple[str, Any]:
+    """What a known unit after a formula is taken off, and its measure."""
+    match = _UNIT_AFTER.search(text[-80:])
+    measure = unit_measure(match[1]) if match else None
+    return (text, None) if match is None or measure is None else (text[: len(text) - len(match[0])], measure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What kind of thing a text is."""
+
+    kind: str
+    """value, relation, or for anything with items what encloses them: nothing, {}, <> (a vector), (), [), ...; cup for a
+    union, and rows and columns of a matrix."""
+    text: str
+    items: tuple[str | _Form, ...] = ()
+    signs: tuple[str, ...] = ()
+    """Of a relation, between its sides."""
+    name: str = ""
+    """What an interval was said of."""
+
+    @property
+    def names(self) -> bool:
+        """Whether it says what something is: `x = 3`."""
+        return self.kind == "relation" and {*self.signs} == {"="} and _is_name(str(self.items[0]))
+
+    def leaves(self) -> Iterator[str]:
+        for item in self.items or (self.text,):
+            yield from item.leaves() if isinstance(item, _Form) else [item]
+
+
+def _all(results: Iterable[bool | None]) -> bool | None:
+    """False where one is, None where one is not known, else True."""
+    known = [*results]
+    return False if False in known else None if None in known else True
+
+
+def _equal(left: str | _Form, right: str | _Form) -> bool | None:
+    """Two pieces of cleaned text, or what they were read as."""
+    if isinstance(left, str) and isinstance(right, str) and (plain := plainly_equal(left, right)) is not None:
+        return plain
+    try:
+        one, other = (piece if isinstance(piece, _Form) else _structure(piece) for piece in (left, right))
+        return _forms_equal(one, other)
+    except Unread:
+        return None
+
+
+def _forms_equal(one: _Form, other: _Form) -> bool | None:
+    if "relation" in (one.kind, other.kind):
+        one, other = (_as_relation(form) for form in (one, other))
+    if one.kind == other.kind == "relation":
+        return _relations_equal(one, other)
+    if one.names:
+        return _equal(one.items[-1], other.text)
+    if other.kind == "relation" and {*other.signs} == {"="}:  # `x = 3 + 4 = 7`: all of it is said
+        return _all(_is_name(str(side)) or _equal(one.text, side) for side in other.items[:-1]) and _equal(
+            one.text, other.items[-1]
+        )
+    if one.kind == other.kind == "value":
+        try:
+            return _values_equal(read(one.text), read(other.text), "." in one.text + other.text)
+        except Unread:
+            return _ratios_equal(one.text, other.text)
+    if one.kind == "value" and other.kind == "" and all(_equal(one.text, item) for item in other.items):
+        return True  # one value said twice
+    kinds, count = {one.kind, other.kind}, len(one.items)
+    comparable = len(kinds) == 1 or kinds == {"", "{}"} or (
+        not kinds & {"{}", "cup", "value", "relation"} and ("" in kinds or "<>" in kinds or (count > 2 and kinds == {"()", "[]"}))
+    )  # fmt: skip
+    if not comparable or count != len(other.items) or (one.name and other.name and one.name != other.name):
+        dots = any("\\ldots" in leaf for form in (one, other) for leaf in form.leaves())
+        return None if dots else _unlike(one, other)
+    if kinds <= {"", "{}", "cup"} and "\\ldots" not in one.items:
+        return _matched(one.items, other.items)
+    return _all(map(_equal, one.items, other.items))
+
+
+def _as_relation(form: _Form) -> _Form:
+    """An interval as the inequality that said it."""
+    sides, signs = _split(form.text, _SIGN.pattern) if form.name and "{" not in form.text[:2] else ([], [])
+    return _Form("relation", form.text, tuple(sides), tuple(signs)) if signs else form
+
+
+def _unlike(*forms: _Form) -> bool | None:
+    """Forms that cannot be equal are not, if only they were all read."""
+    for leaf in (leaf for form in forms for leaf in form.leaves()):
+        if quantity(leaf) is None and not _WORDS.fullmatch(leaf):
+            read(leaf)  # raises Unread
+    return False
+
+
+def _matched(left: Iterable[str | _Form], right: Iterable[str | _Form]) -> bool | None:
+    """Whether every item has its equal, in any order."""
+    remaining, unknown = list(right), False
+    for one in left:
+        results = [_equal(one, other) for other in remaining]
+        if True in results:
+            remaining.pop(results.index(True))
+        elif None in results:
+            unknown = True
+        else:
             return False
-        remaining.remove(match)
-    return True
+    return None if unknown else True
 
 
-def _items_equal(reference: str, answer: str) -> bool:
-    plain = plainly_equal(reference, answer)
-    return _algebraically_equal(reference, answer) if plain is None else plain
+def _ratios_equal(left: str, right: str) -> bool | None:
+    """`10:15` and the time `10:15`; a ratio is its quotient too."""
+    parts = [re.fullmatch(r"\d+(?:\.\d+)?(?: ?: ?\d+(?:\.\d+)?){1,3}", text) for text in (left, right)]
+    if all(parts):
+        return [Fraction(part) for part in left.split(":")] == [Fraction(part) for part in right.split(":")]
+    quotients = [text.replace(":", "/", 1) for text in (left, right)]
+    return plainly_equal(*quotients) if any(parts) and all(map(quantity, quotients)) else None
 
 
-def _algebraically_equal(reference: str, answer: str) -> bool:
-    from math_verify import verify
+_ENVIRONMENT = re.compile(
+    r"(?:\\\{|\(|\[)? ?\\begin\{([a-zA-Z]*)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\{\1\*?\} ?(?:\\?[)\]}.])?", re.DOTALL
+)
+_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "psmallmatrix", "array")
+_CONDITION = re.compile(r"^(?:,|if|for|when|where| )+|(?:,|;|\.| )+$")
+_BRACKETS = (("\\{", "\\}"), ("{", "}"), ("\\langle", "\\rangle"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]"))
+_SIGN = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|[=<>]")
+_TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+_BUILDER = re.compile(r" ?(\(?[A-Za-z]\)?)(?: ?\\in ?\\mathbb ?\{? ?R ?\}?)? ?[|:] ?(.*)")
 
-    return bool(verify(_parse(reference), _parse(answer), allow_set_relation_comp=True, timeout_seconds=None))
+
+def _structure(text: str) -> _Form:
+    """What kind of thing a text is. Raises Unread where its brackets do not match, or it is too much."""
+    text = text.strip()
+    if match := _ENVIRONMENT.fullmatch(text):
+        return _rows(
+            text, match[1], [[cell.strip() for cell in row.split("&")] for row in match[2].split("\\\\") if row.strip()]
+        )
+    parts, _ = _split(text, r"\\cup|(?<![A-Za-z\\])or(?![A-Za-z])")
+    if len(parts) > 1:
+        forms = tuple(map(_structure, parts))
+        if all(len(form.kind) == 2 for form in forms) and ("\\cup" in text or all(form.name for form in forms)):
+            return _Form("cup", text, forms)
+    items, _ = _split(text, r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+    if len(items) > 1:
+        return _listing("", items, text)
+    sides, signs = _split(text, _SIGN.pattern)
+    if signs:
+        if not all(sides):
+            raise Unread(text)
+        return _interval(text, sides, signs) or _Form("relation", text, tuple(sides), tuple(signs))
+    for opening, closing in _BRACKETS:
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            inner = text[len(opening) : -len(closing)]
+            kind = (opening[-1] + closing[-1]).replace("ee", "<>")
+            if kind == "{}" and (builder := _BUILDER.fullmatch(inner)):
+                said = _structure(builder[2])
+                return _Form(said.kind, text, said.items) if said.name == builder[1] else _Form("value", text)
+            try:
+                items, _ = _split(inner, "[,;]")
+            except Unread:  # `(1) + (2)`
+                continue
+            if len(items) > 1 or opening[0] == "\\":
+                return _listing(kind, items, text)
+    if text.count("\\pm") == 1:
+        return _listing("", [text], text)
+    return _Form("value", text)
 
 
-def _parse(expression: str) -> Any:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+def _rows(text: str, name: str, rows: list[list[str]]) -> _Form:
+    """A matrix; one row or column is a vector, the cases of a function are a set of values with their conditions."""
+    cells = [cell for row in rows for cell in row]
+    if len(cells) > MOST_ITEMS or not cells or name not in (*_MATRICES, "cases", "dcases"):
+        raise Unread(text)
+    if name not in _MATRICES:
+        return _Form(
+            "{}", text, tuple(_Form("()", "", tuple(_CONDITION.sub("", cell).strip() for cell in row)) for row in rows)
+        )
+    return _Form("<>" if 1 in (len(rows), len(rows[0])) else f"{[len(row) for row in rows]}", text, tuple(cells))
 
-    for name in ("math_verify.parser", "math_verify.grader"):
-        # They warn that their own time limit is off; ours is a process of its own.
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return parse(
-        f"${expression}$",
-        extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()],
-        parsing_timeout=None,  # type: ignore[arg-type]
-    )
+
+def _listing(kind: str, items: list[str], text: str) -> _Form:
+    """Items of a list, each of a set that holds one \\pm as two."""
+    if len(items) > MOST_ITEMS:
+        raise Unread(text)
+    signs = {True: ("+", "-"), False: ("",)}
+    if kind in ("", "{}"):
+        items = [
+            item.replace("\\pm", sign) if len(each) > 1 else item
+            for item in items
+            for each in [signs[item.count("\\pm") == 1]]
+            for sign in each
+        ]
+    return _Form(kind, text, tuple(item for item in items if item))
+
+
+def _interval(text: str, sides: list[str], signs: list[str]) -> _Form | None:
+    """What `a < x \\le b` says of `x`; None for another relation."""
+    name = next((side for side in sides if re.fullmatch(r"\\?[A-Za-z]+", side)), None)
+    if signs[0] in (">", "\\ge"):
+        sides, signs = sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
+    if name is None or not {*signs} <= {"<", "\\le"}:
+        return None
+    at = sides.index(name)
+    below, above = sides[:at], sides[at + 1 :]
+    if len(below) > 1 or len(above) > 1:
+        return None
+    brackets = ("(" if not below or signs[0] == "<" else "[") + (")" if not above or signs[-1] == "<" else "]")
+    return _Form(brackets, text, (*(below or ["-\\infty"]), *(above or ["\\infty"])), name=name)
+
+
+_NESTING = r"\\[()\[\]{}]|\\(?:langle|rangle|begin|end)(?![a-z])|[(\[{]|[)\]}]"
+
+
+def _split(text: str, separator: str) -> tuple[list[str], list[str]]:
+    """The parts between separators outside all brackets, and those. Raises Unread where the brackets do not match."""
+    parts, found, depth, start = [], [], 0, 0
+    for match in re.finditer(f"{_NESTING}|{separator}", text):
+        token = match[0].removeprefix("\\")
+        if token in ("(", "[", "{", "langle", "begin"):
+            depth += 1
+        elif token in (")", "]", "}", "rangle", "end"):
+            depth -= 1
+            if depth < 0:
+                raise Unread(text)
+        elif depth == 0:
+            parts.append(text[start : match.start()].strip())
+            found.append(match[0])
+            start = match.end()
+    if depth:
+        raise Unread(text)
+    return [*parts, text[start:].strip()], found
+
+
+def _relations_equal(left: _Form, right: _Form) -> bool | None:
+    """Whether two equations or inequalities say the same: their differences of sides are multiples of each other."""
+    import sympy
+
+    turned = (right.items[::-1], tuple(_TURNED[sign] for sign in right.signs[::-1]))
+    for sides, signs in ((right.items, right.signs), turned):
+        if (
+            signs == left.signs
+            and _all(map(_equal, left.items, sides))
+            and (len(signs) > 1 or left.names or _has_letters(left))
+        ):
+            return True
+    if left.names and right.names and _compact(str(left.items[0])) == _compact(str(right.items[0])):
+        return _equal(left.items[-1], right.items[-1])
+    if len(left.items) != 2 or len(right.items) != 2:
+        return _unlike(left, right)
+    (a, b), (c, d) = (map(read, map(str, side.items)) for side in (left, right))
+    one, other = sympy.together(a - b), sympy.together(c - d)
+    is_equation = left.signs[0] in ("=", "\\ne")
+    if is_equation:
+        one, other = sympy.fraction(one)[0], sympy.fraction(other)[0]
+    if not (one.free_symbols and other.free_symbols):  # true or false: it is the sides that were asked for
+        same = _all([left.signs == right.signs, _values_equal(a, c, False), _values_equal(b, d, False)])
+        return None if same else same
+    ratio = sympy.simplify(one / other)
+    if ratio.free_symbols or ratio == 0:
+        return False
+    return left.signs == (right.signs if is_equation or ratio.is_positive else turned[1])
+
+
+def _has_letters(form: _Form) -> bool:
+    return any(read(leaf).free_symbols for leaf in form.leaves())
+
+
+def _values_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:
+    """Whether two expressions are equal: by their digits, or at points where both are defined."""
+    import sympy
+
+    left, right = left.doit(), right.doit()
+    symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+    if left == right or (not symbols and sympy.oo in (abs(left), abs(right))):
+        return bool(left == right)
+    agreed = 0
+    for turn in range(1, 9 if symbols else 2):
+        # Points that no formula has in mind: positive ones, then of either sign.
+        point = [
+            sympy.Rational(1009 * turn + 577 * at + 13 * turn * at + 211, 991 * (1 + turn % 2))
+            * (-1 if turn > 4 and (at + turn) % 2 else 1)
+            for at in range(len(symbols))
+        ]
+        one, other = (sympy.N(side.subs(dict(zip(symbols, point, strict=True))), DIGITS) for side in (left, right))
+        if not all(side.is_number and side.is_finite for side in (one, other)):
+            continue
+        if any(value < 0 for value in point) and not (one.is_real and other.is_real):
+            continue  # powers and logarithms have several branches there
+        off, size = abs(one - other), max(abs(one), abs(other))
+        if off <= 10.0 ** (-DIGITS * 2 / 3) * size:
+            agreed += 1
+        elif is_decimal and off <= RELATIVE_TOLERANCE * size and not symbols:
+            return True
+        else:  # what is exactly 0 has no digits
+            return min(abs(one), abs(other)) < 10.0 ** (-DIGITS / 2) * max(size, 1) and _simplified(left, right)
+    return True if agreed >= (3 if symbols else 1) else _simplified(left, right) or None
+
+
+def _simplified(left: Any, right: Any) -> bool:
+    import sympy
+
+    return bool(sympy.simplify(left - right).is_zero)

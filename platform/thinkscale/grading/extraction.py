@@ -1,8 +1,9 @@
 r"""Reading the answer out of a model's response, as text.
 
 Owns where an answer stands: in `\boxed{}`, after "Answer:", "Final Answer:" or "the answer is", after
-`####`, or plainly at the end; of several explicit answers the last one counts. Knows nothing of what is
-right. Every scan is linear in the length of the response.
+`####`, or plainly at the end; of several explicit answers the last one counts. What stands around it (the sentence,
+an explanation after it) is left away, and only that: a hedge stays. Knows nothing of what is right. Every scan is
+linear in the length of the response.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
-from thinkscale.grading.notation import clean, is_prose, number_text, number_word, option_letters
+from thinkscale.grading.notation import (
+    VOCABULARY,
+    clean,
+    is_hedged,
+    is_prose,
+    number,
+    number_text,
+    number_word,
+    option_letters,
+    quantity,
+    words_of,
+)
 
 TAIL_CHARACTERS = 40_000
 """Only so much of the end of a response is read: an answer stands at the end."""
@@ -26,26 +38,32 @@ _THINKING_ENDS = ("</think>", "<|im_start|>answer", "</Thought>")
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 """Latin letters, digits and signs as Chinese and Japanese texts set them."""
 
-_TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<|im_start|>user")
-_NEXT_QUESTION = re.compile(r"\n[ \t#*]*(?:Question|Problem|Q)[ \t*]*:", re.IGNORECASE)
+_TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<|im_start|>user", "<|user|>", "<end_of_turn>")
+_NEXT_QUESTION = re.compile(
+    r"\n[ \t#*]{0,9}(?:(?:next|new) )?(?:question|problem|exercise|q|human|user|instruction|frage|问题)[ \t]?\d{0,3}[ \t*]{0,3}:",
+    re.IGNORECASE,
+)
 """A base model goes on to write itself the next question after its answer."""
 
-_BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(\d+)\b)")
+_BOXED = re.compile(r"\\(?:boxed|fbox|framebox) ?(?:\{|(\d+)\b)")
 _JOINS = re.compile(r"[\s$.,;:&\\()\[\]*]{0,24}(?:(?:and|or)\b)?[\s$,;:&\\()\[\]*]{0,24}", re.IGNORECASE)
 _JOINED_WORDS = re.compile(r"(?:[\s$,:\\()\[\]*]*[A-Za-z]+){0,3}?[\s$,:\\()\[\]*]*\b(?:and|or)\b[\s$,:\\()\[\]*]*")
 
+_WORDS = VOCABULARY["words"]
 _MARKER = re.compile(
-    r"""\b(?:answers?|ans)\b
+    rf"""(?:\b(?:{_WORDS["answer"].replace(" ", "[ ]")})\b|{_WORDS["answer_without_blanks"]})
         (?:
-            [ \t*_`"'”)]{0,8} (?: : | [-=]> | → | = | [-–—][ ] | \b(?:is|are|(?:would|will|should|must)\ be)\b )
-          | [ ,][^.:=\n$\\]{1,80}? \b(?:is|are)\b
-          | [ \t*_]{0,8} (?=\n)
+            [ \t*_`"'”)\]】]{{0,8}} (?: : | [-=]> | → | = | [-–—][ ] | 是 | 为 | 為 | は | 은 | 는 | है
+              | \b(?:{_WORDS["is"]}|(?:would|will|should|must)\ be)\b )
+          | [ ,][^.:=\n$\\]{{1,80}}? \b(?:is|are)\b
+          | [ \t*_]{{0,8}} (?=\n)
         )""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CHECKED = re.compile(r"\b(?:check|verify|confirm|double-check)(?:ing)?\b[^.\n]*$", re.IGNORECASE)
 _CHOICE_MARKER = re.compile(
-    r"\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)|\b(?:choose|select|pick|go with)\b",
+    r"(?<!not )(?<!n't )\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)"
+    r"|(?<!not )(?<!n't )(?<!never )\b(?:choose|select|pick|go with)\b|选项?(?:是|为)?|选择",
     re.IGNORECASE,
 )
 _EXCLAIMED = re.compile(r"[^!$\\]*!")
@@ -55,6 +73,7 @@ _HASHES = re.compile(r"^####[ \t]*(\S[^\n]{0,200})$", re.MULTILINE)
 _EMPTY_MARKER = re.compile(r"(?:\b(?:the|final|my)\s+){0,3}\banswers?[\s:*_#]*\Z", re.IGNORECASE)
 _LEAD_IN = re.compile(r"[\s:*_#>`\"“”'=-]*?(?=[^\s:*_#>`\"“”'=])")
 _SENTENCE_END = re.compile(r"(?<=[^.\s][.!?])\s+(?=[A-Z])|(?<=。)")
+_NEGATED = re.compile(r"\W{0,9}(?:not|neither|never|nicht|keine?r?|n't|isn't|non|pas|不是)\b", re.IGNORECASE)
 
 _OPENING = re.compile(r"\$\$|\\\[|\\\(|(?<!\\)\$")
 _CLOSING = {
@@ -63,6 +82,14 @@ _CLOSING = {
     "\\(": re.compile(r"\\\)"),
     "$": re.compile(r"(?<!\\)\$"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer, and all of the text that announced it where that is more."""
+
+    answer: str
+    whole: str
 
 
 def extract(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lines: int = 1) -> str | None:
@@ -74,13 +101,27 @@ def extract(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lin
         options: The texts of the options of a choice question.
         lines: How many lines an answer of kind `text` has.
     """
+    found = find(kind, response, options, lines=lines)
+    return None if found is None else found.answer
+
+
+def find(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lines: int = 1) -> Found | None:
+    """As `extract`, with the text that the answer was taken from."""
     text = answer_part(response)
-    for region in reversed(list(explicit_regions(text, kind, lines=lines))):
+    negated = None
+    for region, is_remark in reversed(list(explicit_regions(text, kind, lines=lines))):
+        if kind == "choice" and _NEGATED.match(region):
+            negated = negated or clean(region)
+            continue
+        if is_remark and _COMMENT.match(clean(region)):
+            continue
         found = _read(kind, region, options)
-        if found is not None and len(found) <= LONGEST_ANSWER:
+        if found is not None and len(found.answer) <= LONGEST_ANSWER:
             return found
-    found = _plain(kind, text, options, lines)
-    return found if found is not None and len(found) <= LONGEST_ANSWER else None
+    if negated:
+        return Found(negated, negated)
+    plain = _plain(kind, text, options, lines)
+    return Found(plain, plain) if plain is not None and len(plain) <= LONGEST_ANSWER else None
 
 
 def answer_part(response: str) -> str:
@@ -93,16 +134,19 @@ def answer_part(response: str) -> str:
         response = response.partition(delimiter)[0] or response
     response = response[-TAIL_CHARACTERS:].replace("\0", "").translate(_FULL_WIDTH)
     following = _NEXT_QUESTION.search(response)
-    if following and _MARKER.search(response, 0, following.start()):
+    if following and any(mark.search(response, 0, following.start()) for mark in (_MARKER, _BOXED, _HASHES)):
         return response[: following.start()]
+    for match in _HASHES.finditer(response):
+        if number(match[1]) is not None and "?" in response[match.end() :]:
+            return response[: match.end()]
     return response
 
 
-def explicit_regions(text: str, kind: AnswerKind, *, lines: int = 1) -> Iterator[str]:
-    """The pieces of a text that present themselves as the answer, in order."""
-    regions = [*_boxes(text), *_marked(text, kind, lines)]
-    for _, region in sorted(regions, key=lambda item: item[0]):
-        yield region
+def explicit_regions(text: str, kind: AnswerKind, *, lines: int = 1) -> Iterator[tuple[str, bool]]:
+    """The pieces of a text that present themselves as the answer, in order, and whether each could be a mere remark."""
+    boxes = [(start, box, False) for start, box in _boxes(text)]
+    for _, region, is_remark in sorted([*boxes, *_marked(text, kind, lines)], key=lambda item: item[0]):
+        yield region, is_remark
 
 
 def _boxes(text: str) -> list[tuple[int, str]]:
@@ -146,7 +190,7 @@ def _closing_brace(text: str, start: int) -> int | None:
     return None
 
 
-def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str]]:
+def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str, bool]]:
     for match in list(_MARKER.finditer(text))[-MOST_CANDIDATES:]:
         if _CHECKED.search(text[max(0, match.start() - 30) : match.start()]):
             continue
@@ -154,18 +198,18 @@ def _marked(text: str, kind: AnswerKind, lines: int) -> Iterator[tuple[int, str]
         if kind == "integer" and _EXCLAIMED.fullmatch(region):
             region = region[:-1]  # a sentence's end, where a box would hold a factorial
         if region:
-            yield match.end(), region
+            yield match.end(), region, match[0].rstrip()[-1].isalpha()
     other_markers = _CHOICE_MARKER if kind == "choice" else _LINE_MARKER
     for match in list(other_markers.finditer(text))[-MOST_CANDIDATES:]:
         region = _region(text, match.end(), lines)
         if region:
-            yield match.end(), region
+            yield match.end(), region, False
     for match in list(_TAGGED.finditer(text))[-MOST_CANDIDATES:]:
-        yield match.start(), match[1].strip()
+        yield match.start(), match[1].strip(), False
     for match in list(_HASHES.finditer(text))[-MOST_CANDIDATES:]:
         # A heading has the same form: count it only where nothing but a number or the end of the text follows.
         if number_text(match[1]) is not None or not text[match.end() :].strip():
-            yield match.start(), match[1]
+            yield match.start(), match[1], False
 
 
 def _region(text: str, start: int, lines: int) -> str:
@@ -174,6 +218,8 @@ def _region(text: str, start: int, lines: int) -> str:
     if lead is None:
         return ""
     start = lead.end()
+    if (sign := re.search(r"(?<![-=])>", lead[0])) and "\n" not in lead[0]:
+        start = lead.start() + sign.start()  # a bound; at the beginning of a line it is a quotation
     if text[start - 1 : start] in ("-", "=") and text[start : start + 1] not in ("", " "):
         start -= 1 if text[start - 1] == "-" else 0
     for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("\\begin{", "\\end{"), ("$\\begin{", "\\end{")):
@@ -188,15 +234,20 @@ def _region(text: str, start: int, lines: int) -> str:
     return text[start : min(end, start + LONGEST_ANSWER)].strip()
 
 
-def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> str | None:
+def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None:
     """The answer within a region that announces one, or None where it holds nothing of that kind."""
+    if _BOXED.match(region):  # a box within a box
+        region = next((box for _, box in _boxes(region)), region)
     if kind == "choice":
-        return option_letters(region, options, announced=True)
+        letters = option_letters(region, options, announced=True)
+        return None if letters is None else Found(letters, region)
     if kind == "text":
-        return _plain_text(region)
-    if kind == "integer":
-        return _number_in(region)
-    return _expression_in(region)
+        text = _plain_text(region)
+        return None if text is None else Found(text, text)
+    whole = clean(region)
+    answer = number_text(whole) if kind == "integer" else None
+    answer = answer or _expression_in(region, kind)
+    return None if answer is None else Found(answer, whole)
 
 
 def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> str | None:
@@ -209,12 +260,13 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
     rows = [row for row in stripped.splitlines() if row.strip()]
     if kind == "text":
         return _plain_text("\n".join(rows[-lines:]))
+    stripped = stripped[: len(stripped) - len(rows[-1])] + _without_explanation(rows[-1])
     if kind == "integer":
         return number_text(stripped) or _last_number(stripped)
     if formulas := _formulas(stripped):
         return _last_number(stripped[formulas[-1].end :]) or _joined(stripped, formulas)
     if len(rows) == 1 and not is_prose(rows[0]):
-        return _expression_in(rows[0])
+        return _expression_in(rows[0], kind)
     return _last_number(stripped)
 
 
@@ -228,7 +280,134 @@ _NUMBER = re.compile(
     r"(?:[1-9]\d{0,2}(?:,\d{3}){1,12}(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?",
     re.ASCII,
 )
-_OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s*[*+/-]\s*\d")
+_EXPLANATION = re.compile(
+    r"\b(?:since|because|as (?=the|it|we|there|\$)|where|which|whose|due to|namely|for (?:all|any|every|each|some)|so that|given that"
+    r"|assuming|obtained|i\.e|that is|as required|as desired|(?<=[,;(–—-] )not|(?:and|but) not|rather than|instead of|with \$?[a-zA-Z]\$? (?:an?|being))\b",
+    re.IGNORECASE,
+)
+_BEFORE_EXPLANATION = " \t,;:([{-–—*_.$"
+_COMMENT = re.compile(
+    r"(?:in)?(?:correct|valid|right|wrong|not\s+(?:given|clear|known|unique|correct)|indeed|therefore|thus|clearly|simply|given"
+    r"|obtained|found|verified|the(?=\s*$)|as|that)\b",
+    re.IGNORECASE,
+)
+"""What follows "the answer is" where it announces no answer."""
+_IS = re.compile(
+    r"(?:\b(?:is|are|be|equals|equal to|makes|gives|becomes|of exactly)\b|'s\b|\bso\b|[=:])(?!\s*(?:the|an?)\s*$)"
+)
+
+
+def _without_explanation(text: str) -> str:
+    """What stands before the words that say why."""
+    for match in _EXPLANATION.finditer(text):
+        before = text[: match.start()].rstrip(_BEFORE_EXPLANATION)
+        before = before.removesuffix("\\text").removesuffix("\\quad").removesuffix("\\ ").rstrip(_BEFORE_EXPLANATION)
+        if _closed(text[: match.start()]) and before and any(character.isalnum() for character in before):
+            return before + "$" * (before.count("$") % 2)
+    return text
+
+
+def _closed(text: str) -> bool:
+    """Whether no formula is open where a text ends, or only words are in it."""
+    return text.replace("\\$", "").count("$") % 2 == 0 or text.rstrip().endswith("\\text{")
+
+
+_ASIDE = re.compile(r"\s\(([^()]*)\)\W*$")
+
+
+def _without_aside(text: str) -> str:
+    """Without brackets at the end that hold words, or the same number again: `42 (six times seven)`, `ten (10)`."""
+    match = _ASIDE.search(text[-400:])
+    if match is None:
+        return text
+    before = text[: len(text) - len(match[0])].rstrip()
+    wordy = len(words_of(match[1])) > 1 or number_word(match[1]) is not None
+    same = number(match[1]) is not None and number(match[1]) == number(before)
+    return before if before and (wordy or same) else text
+
+
+def _expression_in(region: str, kind: AnswerKind) -> str | None:
+    """The value that a region announces: without the sentence around it, and all of it."""
+    head = _without_aside(_without_explanation(_SENTENCE_END.split(region, maxsplit=1)[0]))
+    text = clean(head)
+    if not text:
+        return None
+    if (found := quantity(text)) is not None:
+        return str(found.value) if kind == "integer" else text
+    formulas = _formulas(head)
+    if formulas:
+        return _said_by_formulas(head, formulas, kind)
+    if not words_of(text) or is_hedged(text):
+        return _chain_end(text) if kind == "integer" else text
+    return _said_in_words(text, kind) or text
+
+
+def _chain_end(text: str) -> str:
+    """Of `3 * 4 = 12` the last part, of `8:00` the hour."""
+    return number_text(text.rpartition("=")[2].removesuffix(":00")) or text
+
+
+def _said_by_formulas(head: str, formulas: Sequence[_Formula], kind: AnswerKind) -> str | None:
+    start = formulas[0].start
+    if head[:start].strip(" *_:(\"'"):  # a sentence: what it says stands after its verb
+        verbs = [
+            match.end() for match in _IS.finditer(head) if not any(f.start < match.start() < f.end for f in formulas)
+        ]
+        start = verbs[-1] if verbs else start
+        value = number_text(head[start:])
+        if value is not None:
+            return value if kind == "integer" else clean(head[start:])
+        start = min((f.start for f in formulas if f.start >= start), default=formulas[-1].start)
+    said = [formula for formula in formulas if formula.start >= start]
+    group = _group(head, said)
+    rest = head[group[-1].end :]
+    before = clean(head[:start])
+    text = ", ".join(part for part in (clean(formula.inner) for formula in group) if part)
+    if number(before) is not None and group == list(formulas):  # a number with its unit as a formula
+        return f"{before} {text}"
+    if rest.lstrip().startswith(("%", "\\%", "percent")):
+        text += "%"
+    unread = [formula for formula in said if formula not in group]
+    if (unread or re.search(r"\d", clean(rest))) and not is_prose(rest):
+        return clean(head)
+    if is_hedged(clean(rest).partition(",")[0]) or is_hedged(before[-12:]):
+        return clean(head)
+    if kind == "integer" and text:
+        return number_text(text) or _chain_end(text)
+    return text or None
+
+
+def _said_in_words(text: str, kind: AnswerKind) -> str | None:
+    """The number in a sentence: after its verb, at its beginning, or the only or last one. None where there is none."""
+    parts = re.split(r",\s|\band\b", text)
+    if len(parts) > 1 and all(re.match(r"\W*\d", part) for part in parts):
+        return None  # a list of amounts
+    tail = text[[match.end() for match in _IS.finditer(text)][-1] :] if _IS.search(text) else text
+    found = quantity(tail)
+    if found is not None and tail.strip():
+        return str(found.value) if kind == "integer" or is_prose(text) else tail.strip()
+    if _OPERATORS.search(tail) and not words_of(tail):
+        return tail.strip()
+    if re.match(r"[^\w(]{0,4}\d", tail):
+        return _first_number(tail)
+    return (
+        _last_number(tail) or _last_number(text) or (number_word(tail) if kind == "integer" or is_prose(text) else None)
+    )
+
+
+_OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s?[*+/-]\s?\d")
+
+
+def _first_number(text: str) -> str | None:
+    match = _NUMBER.search(text)
+    return number_text(match[0]) if match else None
+
+
+def _last_number(text: str) -> str | None:
+    last = None
+    for match in _NUMBER.finditer(clean(text)):
+        last = match[0]
+    return number_text(last) if last else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,62 +450,6 @@ def _is_currency(inner: str, after: str) -> bool:
     return (after.isdigit() or after == "") and (inner[-1].isspace() or is_prose(inner))
 
 
-def _number_in(region: str) -> str | None:
-    """The number that a region announces: all of it, else after its last equals sign, else its first or last one."""
-    head = _SENTENCE_END.split(region, maxsplit=1)[0]
-    for part in (head.rpartition("=")[2], head):
-        number = number_text(part)
-        if number is not None:
-            return number
-    tail = head.rpartition("=")[2].strip()
-    if formulas := _formulas(head):
-        inner = formulas[-1].inner.rpartition("=")[2]
-        number = number_text(inner)
-        if number is not None:
-            return number
-        tail = inner
-    if _OPERATORS.search(clean(tail)) and not is_prose(tail):
-        return clean(tail) or None
-    starts = re.match(r"[^\w(]{0,4}\d", clean(tail))
-    if starts:
-        return _first_number(tail)
-    return _last_number(tail) or _last_number(region) or number_word(tail)
-
-
-def _first_number(text: str) -> str | None:
-    match = _NUMBER.search(clean(text))
-    return number_text(match[0]) if match else None
-
-
-def _last_number(text: str) -> str | None:
-    last = None
-    for match in _NUMBER.finditer(clean(text)):
-        last = match[0]
-    return number_text(last) if last else None
-
-
-def _expression_in(region: str) -> str | None:
-    """The mathematical expression that a region announces."""
-    head = _SENTENCE_END.split(region, maxsplit=1)[0]
-    if formulas := _formulas(head):
-        value = _VALUE.match(head, formulas[-1].end)
-        return (value and number_text(value[1])) or _joined(head, formulas)
-    text = clean(head)
-    if not text or _COMMENT.match(text):
-        return None
-    if is_prose(text):
-        return _last_number(text)
-    return text
-
-
-_VALUE = re.compile(r"[^$]*?(?:\b(?:is|are|equals|equal to)\b|=)\s*([^$]+)$")
-_COMMENT = re.compile(
-    r"(?:in)?(?:correct|valid|right|wrong|not|indeed|therefore|thus|clearly|simply|given|obtained|found|verified|the|as|that)\b",
-    re.IGNORECASE,
-)
-"""What follows "the answer is" where it announces no answer."""
-
-
 def _joined(text: str, formulas: Sequence[_Formula]) -> str | None:
     """The last formula, together with those before it that only a comma or a conjunction separates."""
     group = [formulas[-1]]
@@ -339,3 +462,14 @@ def _joined(text: str, formulas: Sequence[_Formula]) -> str | None:
     tail = text[group[-1].end :].lstrip()
     percent = "%" if tail.startswith(("%", "\\%", "percent")) else ""
     return (", ".join(part for part in parts if part) + percent) or None
+
+
+def _group(text: str, formulas: Sequence[_Formula]) -> list[_Formula]:
+    """The first formula, together with those after it that only a comma or a conjunction separates."""
+    group = [formulas[0]]
+    for formula in formulas[1:]:
+        gap = text[group[-1].end : formula.start]
+        if "\n" in gap or not _joins(gap):
+            break
+        group.append(formula)
+    return group

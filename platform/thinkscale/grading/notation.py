@@ -1,14 +1,20 @@
 r"""The many ways to write one answer, brought to one form.
 
-Owns the reading of numbers, LaTeX wrappings, units and option letters as text. Knows neither references
-nor verdicts, and evaluates nothing but plain numbers.
+Owns the reading of numbers with their units, LaTeX wrappings and option letters as text. Knows neither
+references nor verdicts, and evaluates nothing but plain numbers. Every rule takes time linear in its text.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from importlib import resources
+from typing import Any
 
 LONGEST_NUMBER = 400
 """Characters of a number that is still read as one."""
@@ -16,79 +22,174 @@ LONGEST_NUMBER = 400
 LONGEST_TEXT = 40_000
 """Characters at the end of a text in which an option letter is looked for."""
 
+_GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "omicron",
+    "pi",
+    "rho",
+    ".",
+    "sigma",
+    "tau",
+    "upsilon",
+    "phi",
+    "chi",
+    "psi",
+    "omega",
+]
 _UNICODE = str.maketrans(
     {
+        **{chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(_GREEK) if name not in (".", "mu")},
+        **{chr(0x391 + i): f"\\{name.title()} " for i, name in enumerate(_GREEK) if name != "."},
+        **{
+            sign: " \\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", sign).split("\u2044"))
+            for sign in "½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+        },
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/",
-        "∕": "/", "π": "\\pi ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "≈": "\\approx ",
-        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "θ": "\\theta ", "°": "^\\circ ",
-        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2062": "", "\u200b": "", "\ufeff": "", "，": ",", "。": ".",
-        "：": ":", "（": "(", "）": ")", "％": "%", "½": " \\frac{1}{2}", "¼": " \\frac{1}{4}", "¾": " \\frac{3}{4}",
+        "∕": "/", "⁄": "/", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ",
+        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "°": "^\\circ ", "…": "\\ldots ", "∅": "\\emptyset ",
+        "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
+        "⟨": "\\langle ", "⟩": "\\rangle ", "′": "'", "’": "'", "µ": "μ",
+        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2062": "", "\u200b": "", "\ufeff": "", "，": ",",
+        "。": ".", "：": ":", "（": "(", "）": ")", "％": "%", "、": ",", "；": ";", "~": " ", "\0": "",
     }
 )  # fmt: skip
-_ROOT = re.compile(r"√\s*(?:(\d+|[A-Za-z])|\(([^()]*)\))")
-_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_SUPERSCRIPT_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_ROOT = re.compile(r"√ ?(?:(\d+|[A-Za-z])|\(([^()]*)\))")
+_SUPERSCRIPTS = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+")
+_SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
 _SPACING = re.compile(
-    r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?)(?![a-z]))|~"
+    r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|enspace|thinspace|displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?"
+    r"|,)(?![a-z]))|\\(?:hspace|vspace|phantom)\{[^{}]*\}"
 )
 _WRAPPERS = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathbf|mathrm|mathit|mathsf|mathtt|mathnormal|mbox|hbox"
-    r"|boldsymbol|bm|operatorname|boxed|fbox|emph|underline|bold)\s*\{([^{}]*)\}"
+    r"|boldsymbol|bm|operatorname|boxed|fbox|emph|underline|bold|rm|bf) ?\{([^{}]*)\}"
 )
-_DEGREES = re.compile(r"\s*\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree|\\degrees")
-_BAD_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
+_ROMAN = re.compile(r"\\(?:text|math)(?:rm|bf|it|sf|tt)? ([A-Za-z])(?![A-Za-z])")
+_DEGREES = re.compile(r" ?\^ ?\{? ?\\(?:circ|degree) ?\}?|\\degrees?")
+_TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)(?:{_DEGREES.pattern})")
+_SHORT_ARGUMENTS = re.compile(r"\\frac ?(\d|\{[^{}]*\}) ?(\d|[A-Za-z]|\{[^{}]*\})")
 _MARKUP = '*_`"“”'
 
 
 def clean(text: str) -> str:
     """An answer without wrappings, spacing commands, markup and final punctuation."""
-    text = text.replace("\0", "").translate(_UNICODE)
+    text = " ".join(text.translate(_UNICODE).split())
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
-    text = _SUPERSCRIPTS.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPT_DIGITS)}}}", text)
-    text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
-    text = re.sub(r"(?<!\\)\\!\s*", "", text)
+    for signs, mark in ((_SUPERSCRIPTS, "^"), (_SUBSCRIPTS, "_")):
+        text = signs.sub(lambda m, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', m[0])}}}", text)  # type: ignore[misc]
+    text = text.replace("−", "-").replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
+    text = re.sub(r"(?<!\\)\\! ?", "", text)
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
     text = _SPACING.sub(" ", text)
+    text = _ROMAN.sub(r" \1", text)
     for _ in range(4):  # wrappers nest, but not deep
         text, count = _WRAPPERS.subn(r" \1 ", text)
         if not count:
             break
+    if _TRIGONOMETRIC.search(text):
+        text = _IN_DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     text = _DEGREES.sub("", text)
-    text = _BAD_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _SHORT_ARGUMENTS.sub(lambda m: f"\\frac{_braced(m[1])}{_braced(m[2])}", text)
     for token in ("\\(", "\\)", "\\[", "\\]", "$$"):
         text = text.replace(token, " ")
-    text = re.sub(r"\s+", " ", text).strip()
+    text = " ".join(text.split())
     text = text.strip(_MARKUP + " ").rstrip(".;:,? ").strip(_MARKUP + " ")
     if len(text) > 1 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
-        text = text[1:-1].strip()
+        text = text[1:-1].strip().rstrip(".;:,? ")
     return text
 
 
-_CURRENCY_OR_HEDGE = re.compile(
-    r"^(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly|[$€£¥₹]|Rs\.?|USD)\s*"
-)
-_NEGATIVE = re.compile(r"^(?:negative|minus)\s+", re.IGNORECASE)
-# Possessive: words have one reading only, or a sentence costs time exponential in its letters.
-_UNIT = re.compile(r"(?:[A-Za-zµμ\s./'-]|\^\s*\{?-?\d\}?)+", re.ASCII)
+def _braced(argument: str) -> str:
+    return argument if argument.startswith("{") else f"{{{argument}}}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantity:
+    """An exact number and what it counts."""
+
+    value: Fraction
+    unit: str = ""
+    """As it is written; empty where the number stands alone."""
+
+
+VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
+"""Words that the graders know."""
+
+_UNITS = {
+    name: (dimension, Fraction(factor)) if dimension != "other" else (factor, Fraction(1))
+    for dimension, units in VOCABULARY["units"].items()
+    for names, factor in units.items()
+    for name in names.split()
+}
 _LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
 """Units of one letter; any other single letter after a number is a variable."""
-_NO_UNITS = frozenset(
-    {"pi", "sqrt", "ln", "log", "sin", "cos", "tan", "exp", "theta", "inf", "infinity", "mod", "or", "and", "if", "to"}
+_NO_UNITS = frozenset(VOCABULARY["words"]["no_units"].split())
+_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3}
+_UNIT_TOKEN = re.compile(r"([A-Za-zμ$€£¥₹¢]+)'?(?: ?\^ ?\{? ?(-?\d) ?\}?)?|(/)|(?:\\cdot|[ .*()-])", re.ASCII)
+
+
+def unit_measure(unit: str) -> tuple[Counter[str], Fraction] | None:
+    """Dimensions with their powers, and the factor to their base units; None where a word is no known unit."""
+    dimensions: Counter[str] = Counter()
+    factor, sign, power, at = Fraction(1), 1, 1, 0
+    while at < len(unit):
+        token = _UNIT_TOKEN.match(unit, at)
+        if token is None:
+            return None
+        at = token.end()
+        word = token[1]
+        if token[3] or word == "per":
+            sign = -1
+        elif word in _POWERS:
+            power = _POWERS[word]
+        elif word:
+            found = _UNITS.get(word) or _UNITS.get(word.lower()) or _UNITS.get(word.lower().removesuffix("s"))
+            if found is None:
+                return None
+            exponent = sign * (int(token[2]) if token[2] else power)
+            dimensions[found[0]] += exponent
+            factor, power = factor * found[1] ** exponent, 1
+    return (dimensions, factor) if dimensions else None
+
+
+_CURRENCY = re.compile(
+    r"(?:([$€£¥₹]|USD|EUR|Rs\.?)|(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly)) ?"
 )
+_NEGATIVE = re.compile(r"(?:negative|minus) ", re.IGNORECASE)
+_UNIT = re.compile(r"(?:[A-Za-zμ /$€£¥₹¢.'()-]|\\cdot|\^ ?\{? ?-?\d ?\}?)+", re.ASCII)
 _LEADING = re.compile(
-    r"[-+]?\s*(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d+)?"
-    r"(?:\s*\\frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\}|\s?/\s?\d+| \d+/\d+"
-    r"|\s*\\(?:times|cdot)\s*10\s*\^\s*\{?\s*[-+]?\d{1,3}\s*\}?)?",
+    r"[-+]? ?(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d+)?"
+    r"(?: ?\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}| ?/ ?\d+| \d+/\d+"
+    r"| ?\\(?:times|cdot) ?10 ?\^ ?\{? ?[-+]?\d{1,3} ?\}?)?",
     re.ASCII,
 )
-_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
-_FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([-+]?[\d.,]+)\s*\}", re.ASCII)
-_SLASHED = re.compile(r"([-+]?[\d.,]+)\s*/\s*([-+]?[\d.,]+)", re.ASCII)
-_MIXED = re.compile(r"([-+]?)(\d+)\s*(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?<=\s)(\d+)\s*/\s*(\d+))", re.ASCII)
+_PLAIN = re.compile(r"[-+]? ?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
+_FRACTION = re.compile(r"([-+]?) ?\\frac ?\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([-+]?[\d.,]+) ?\}", re.ASCII)
+_SLASHED = re.compile(r"([-+]?[\d.,]+) ?/ ?([-+]?[\d.,]+)", re.ASCII)
+_MIXED = re.compile(r"([-+]?)(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(?<= )(\d+) ?/ ?(\d+))", re.ASCII)
 _WORDS_ONLY = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,8}")
-_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\s*\\overline\s*\{(\d+)\}", re.ASCII)
-_SCIENTIFIC = re.compile(r"([-+]?[\d.,]+)\s*\\(?:times|cdot)\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?", re.ASCII)
+_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*) ?\\overline ?\{(\d+)\}", re.ASCII)
+_SCIENTIFIC = re.compile(r"([-+]?[\d.,]+) ?\\(?:times|cdot) ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?", re.ASCII)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(r" ?(thousand|million|billion|trillion)\b ?")
+_RADIX = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{? ?(\d{1,2}|two|eight|ten|sixteen) ?\}?")
+_RADIX_WORDS = {"two": 2, "eight": 8, "ten": 10, "sixteen": 16}
+_ORDINALS = ("st", "nd", "rd", "th")
 
 
 def number(text: str) -> Fraction | None:
@@ -96,32 +197,64 @@ def number(text: str) -> Fraction | None:
 
     A percent sign is dropped: `50%` is 50.
     """
+    found = quantity(text)
+    return None if found is None else found.value
+
+
+def quantity(text: str) -> Quantity | None:
+    """The number and the unit of a text that is nothing else; None for anything else.
+
+    Letters that touch a number are a unit only where they are the name of one: `7xy` is a product. A single letter
+    is one where it could be (`5m`): `is_product` says which texts would rather be products.
+    """
     if len(text) > LONGEST_NUMBER or not (text := clean(text)):
         return None
-    previous = None
+    currency, previous = "", None
     while previous != text:
         previous = text
-        text = _NEGATIVE.sub("-", text)
+        text = _NEGATIVE.sub("-", text, count=1) if _NEGATIVE.match(text) else text
         sign = text[:1] if text[:1] in "-+" else ""
-        text = sign + _CURRENCY_OR_HEDGE.sub("", text[len(sign) :].lstrip())
-    text = text.rstrip("% $").strip()
+        rest = text[len(sign) :].lstrip()
+        if match := _CURRENCY.match(rest):
+            currency, rest = match[1] or currency, rest[match.end() :]
+        text = sign + rest
+    text = re.sub(r"%| ?\bper ?cent\b", "", text).rstrip("$ ")
     value = _bare_number(text)
     if value is not None:
-        return value
+        return Quantity(value=value, unit=currency)
     leading = _LEADING.match(text)
-    if leading is None or not _is_unit(text[leading.end() :].strip("% $")):
+    value = _bare_number(leading[0].strip()) if leading is not None else None
+    if leading is None or value is None:
         return None
-    return _bare_number(leading[0].strip())
+    rest = text[leading.end() :]
+    while scale := _SCALE.match(rest):
+        value, rest = value * _SCALES[scale[1]], rest[scale.end() :]
+    attached = bool(rest) and rest[0].isalpha() and not leading[0].endswith(" ")
+    unit = rest.strip()
+    if unit and not _is_unit(unit, attached):
+        return None
+    return Quantity(value=value, unit=unit or currency)
 
 
-def _is_unit(text: str) -> bool:
-    """Whether what follows a number is its unit (`cm^2`, `square units`, `dollars per day`), not a factor."""
+def is_product(text: str) -> bool:
+    """Whether a text is a number and a letter that touches it: in a reference a product, whatever unit it could be."""
+    return re.fullmatch(r"[-+]?[\d.,]+[A-Za-z]", text.strip("$ .")) is not None
+
+
+def _is_unit(text: str, attached: bool) -> bool:
+    """Whether what follows a number is what it counts (`cm^2`, `square units`, `dollars per day`), not a factor."""
     if not _UNIT.fullmatch(text):
         return False
-    words = re.findall(r"[A-Za-zµμ]+", text)
+    if unit_measure(text) is not None:
+        return True
+    words = [] if "\\" in text else re.findall(r"[A-Za-zμ]+", text)
+    if attached:
+        return len(words) > 0 and words[0] in _ORDINALS and all(len(word) > 2 for word in words[1:])
     return bool(words) and all(
-        word in _LETTER_UNITS if len(word) == 1 else word.lower() not in _NO_UNITS for word in words
-    )
+        word in _LETTER_UNITS if len(word) == 1
+        else word.lower() not in _NO_UNITS and (len(word) > 2 or word in _UNITS or word in ("of", "in", "a", "by", "at", "on"))
+        for word in words
+    )  # fmt: skip
 
 
 def _bare_number(text: str) -> Fraction | None:
@@ -149,6 +282,15 @@ def _bare_number(text: str) -> Fraction | None:
     return None
 
 
+def radix(text: str) -> tuple[str, int] | None:
+    """Digits and base of a number that says its base (`101_2`), None for anything else or digits that base lacks."""
+    if (match := _RADIX.fullmatch(text)) is None:
+        return None
+    base = _RADIX_WORDS.get(match[2]) or int(match[2])
+    known = 2 <= base <= 36 and all(int(digit, 36) < base for digit in match[1])
+    return (match[1].upper(), base) if known else None
+
+
 def _decimal(text: str) -> Fraction | None:
     text = text.replace(",", "").replace(" ", "")
     if not any(character.isdigit() for character in text) or text[:1] in "eE":
@@ -172,13 +314,8 @@ def number_text(text: str) -> str | None:
     return None if value is None else str(value)
 
 
-_UNIT_WORDS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_NUMBER_WORDS = {word: value for value, word in enumerate(_UNIT_WORDS)} | {
-    word: 10 * tens
-    for tens, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
+_NUMBER_WORDS = {word: value for value, word in enumerate(VOCABULARY["words"]["numbers"].split())} | {
+    word: 10 * tens for tens, word in enumerate(VOCABULARY["words"]["tens"].split(), 2)
 }
 
 
@@ -206,27 +343,51 @@ def _in_words(text: str) -> tuple[int | None, bool]:
     return (thousands + rest if known else None), used == len(words)
 
 
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+_COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def is_prose(text: str) -> bool:
     """Whether a text is a sentence rather than an expression, a number with its unit or a short name."""
-    words = _WORD.findall(_COMMAND.sub(" ", text))
-    return len(words) > 4
+    return len(words_of(text)) > 4
 
 
-_LETTER = re.compile(r"[\s(\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[\s(\[{*_`\"':]{0,40}([A-Za-z])(?!['’]?\w)")
-_LISTED = re.compile(r"\(?([A-Z])\)?(?:\s*(?:,|and|&|or)\s*\(?([A-Z])\)?)+(?![\w'])")
-_LONE_LETTER = re.compile(r"(?<![\w'’.-])([B-HJ-Z])(?![\w'’-])")
+_HEDGE = re.compile(
+    r"\b(?:or|either|neither|nor|between|at least|at most|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|not|cannot"
+    r"|unless|else|otherwise|if|when|maybe|perhaps|possibly|except|impossible|mod(?:ulo)?|under|over|above|below|to \d)\b|n't\b"
+    r"|\\(?:pm|mp|ge|le|geq|leq|ne|neq|lt|gt)\b|[<>≥≤]|\d ?[+](?=\W*$)|\d ?- ?\d+$",
+    re.IGNORECASE,
+)
+
+
+def is_hedged(text: str) -> bool:
+    """Whether a text names more than one value, or a bound or a condition with it."""
+    return bool(_HEDGE.search(text))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of two and more letters that are no LaTeX commands."""
+    return _WORD.findall(_COMMAND.sub(" ", text))
+
+
+_JOIN = r"(?: ?(?:,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|\by\b|\bo\b|\be\b|和|或|与|及|と) ?(?:possibly |maybe |perhaps )?)+"
+_SEVERAL = re.compile(
+    rf"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
+)
+_RUN = re.compile(r"[(\[]?([A-Z]{2,10})[)\]]?(?![A-Za-z0-9'])")
+_LETTER = re.compile(
+    r"[ (\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[ (\[{*_`\"':]{0,40}([A-Za-z])(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
+)
+_LONE_LETTER = re.compile(r"(?<![A-Za-z0-9_'’.-])([B-HJ-Z])(?![A-Za-z0-9_'’-])(?! ?[=+^<>])")
 _WRAPPED = re.compile(
     r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])(?:\)?[.:]?|[.):]+[ \t][^*\n]{1,200})\*\*"
-    r"|\b(?i:so|thus|hence|therefore|it['’]s|it is),?\s+\(?([A-Z])\)?[.!]?\s*\Z"
+    r"|\b(?i:so|thus|hence|therefore|it['’]s|it is),?\s{1,9}\(?([A-Z])\)?[.!]?\s{0,9}\Z"
     r"|\b([A-Z]) is (?:the )?(?:right|correct|best)\b|\A\s*\(?([A-Z])[.):]+[ \t][^\n]*\Z"
-    r"|\b(?i:option|choice)\s+\(?([A-Z])\b|^[ \t]*([A-Z])[.):]?[ \t]*$",
+    r"|\b(?i:option|choice)\s{1,9}\(?([A-Z])\b|^[ \t]{0,40}([A-Z])[.):]?[ \t]*$",
     re.MULTILINE,
 )
 _ALONE = re.compile(r"[^\w\s]{0,4}([A-Za-z])[^\w\s]{0,4}")
+_EXCLUDING = re.compile(r"\b(?:not|neither|nor|never|except|but|wrong|incorrect|none)\b|n't\b", re.IGNORECASE)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -244,15 +405,20 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
         if _same_text(plain, option):
             return letter
     if announced:
-        if listed := _LISTED.match(plain):
-            letters = sorted(set(re.findall(r"[A-Z]", re.sub(r"\b(?:and|or)\b", " ", listed[0]))))
-            if all(letter in allowed for letter in letters):
+        bare = re.sub(r"[*$`]|\\(?:quad|[,;: ])", "", plain)
+        if (several := _SEVERAL.match(bare)) or (
+            (several := _RUN.match(bare)) and "".join(sorted({*several[1]})) == several[1]
+        ):
+            letters = sorted(
+                set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])" if several.re is _SEVERAL else "[A-Z]", several[0]))
+            )
+            if all(letter in (allowed if several.re is _RUN else _LETTERS) for letter in letters):
                 return ",".join(letters)
         match = _LETTER.match(plain)
         if match and match[1].upper() in allowed and not _is_article(plain, match):
             return match[1].upper()
         lone = {letter for letter in _LONE_LETTER.findall(plain[:200]) if letter in allowed}
-        if len(lone) == 1:
+        if len(lone) == 1 and not _EXCLUDING.search(plain[:200]):
             return str(lone.pop())
     if (alone := _ALONE.fullmatch(plain)) and alone[1].upper() in allowed:
         return alone[1].upper()

@@ -1,29 +1,26 @@
-"""Verdicts on answers: the rule graders, and a pool of processes that no answer can hang or kill.
+"""Verdicts on answers: what they mean, and the rule graders by kind.
 
-Owns the verdict's meaning. Knows no models, samples or storage.
+Knows no models, samples or storage.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
-import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, Pipe, wait
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict, VerdictName
 from thinkscale.grading.equivalence import expressions_equal, nesting, plainly_equal, texts_equal
-from thinkscale.grading.extraction import extract
-from thinkscale.grading.notation import number, option_letters
+from thinkscale.grading.extraction import extract, find
+from thinkscale.grading.notation import number, option_letters, words_of
 
-GRADERS: dict[AnswerKind, str] = {"integer": "integer/1", "math": "math/1", "choice": "choice/1", "text": "text/1"}
+GRADERS: dict[AnswerKind, str] = {
+    "integer": "integer/2",
+    "math": "math/2",
+    "choice": "choice/2",
+    "text": "text/2",
+    "code": "none/1",
+}
 """Name and version of the rule grader of each kind; the version changes when a verdict could."""
 
 
@@ -55,7 +52,7 @@ def grade(kind: AnswerKind, reference: str, response: str, options: Sequence[str
     )
     if verdict is not None:
         return verdict
-    return _verdict(kind, "correct" if expressions_equal(plain_reference, answer) else "wrong", answer)
+    return decided(kind, expressions_equal(plain_reference, answer), answer)
 
 
 def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
@@ -63,30 +60,30 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
 
     Bounded in time.
     """
-    item = replace(item, reference=_reference(item.kind, item.reference))
-    kind = item.kind
-    answer = extract(kind, item.response, item.options, lines=item.reference.strip().count("\n") + 1)
+    kind, reference = item.kind, _reference(item.kind, item.reference)
+    found = find(kind, item.response, item.options, lines=reference.strip().count("\n") + 1)
+    answer = None if found is None else found.answer
+    right = option_letters(reference, item.options, announced=True) if kind == "choice" else reference.strip()
+    if not right or kind == "code" or (kind == "integer" and number(reference) is None):
+        return verdict_of(kind, "ungradable", answer), "", ""
+    if found is None or answer is None:
+        return verdict_of(kind, "unanswered", None), "", ""
     equal: bool | None
-    if not item.reference.strip():
-        return _verdict(kind, "ungradable", answer), "", ""
     if kind == "choice":
-        right = option_letters(item.reference, item.options, announced=True)
-        if right is None:
-            return _verdict(kind, "ungradable", answer), "", ""
         equal = answer == right
+    elif (kind == "text" or words_of(reference)) and texts_equal(reference, found.whole):
+        equal = True
     elif kind == "text":
-        equal = answer is not None and texts_equal(item.reference, answer)
+        equal = texts_equal(reference, answer)
     else:
-        if kind == "integer" and number(item.reference) is None:
-            return _verdict(kind, "ungradable", answer), "", ""
-        equal = None if answer is None else plainly_equal(item.reference, answer)
-    if answer is None:
-        return _verdict(kind, "unanswered", None), "", ""
-    if equal is None and nesting(answer) > DEEPEST_NESTING:
-        return _verdict(kind, "ungradable", answer), "", ""
-    if equal is None:
-        return None, item.reference, answer
-    return _verdict(kind, "correct" if equal else "wrong", answer), "", ""
+        if number(reference) is None and number(answer) is not None and words_of(found.whole):
+            answer = found.whole  # the sentence says more than its number
+        equal = plainly_equal(reference, answer)
+        if equal is None and nesting(answer) > DEEPEST_NESTING:
+            return verdict_of(kind, "ungradable", answer), "", ""
+        if equal is None:
+            return None, reference, answer
+    return verdict_of(kind, "correct" if equal else "wrong", answer), "", ""
 
 
 def _reference(kind: AnswerKind, text: str) -> str:
@@ -96,166 +93,11 @@ def _reference(kind: AnswerKind, text: str) -> str:
     return text
 
 
-def _verdict(kind: AnswerKind, name: VerdictName, answer: str | None) -> Verdict:
+def decided(kind: AnswerKind, equal: bool | None, answer: str) -> Verdict:
+    """The verdict after algebra; None: not all of the answer, or of the reference, was read."""
+    return verdict_of(kind, "ungradable" if equal is None else "correct" if equal else "wrong", answer)
+
+
+def verdict_of(kind: AnswerKind, name: VerdictName, answer: str | None) -> Verdict:
+    """A verdict in the name of the kind's rule grader."""
     return Verdict(verdict=name, extracted_answer=answer, grader=GRADERS[kind])
-
-
-class _Comparer:
-    """A process that compares expressions, one at a time."""
-
-    def __init__(self) -> None:
-        self.connection, theirs = Pipe()
-        # A fresh interpreter rather than a fork or multiprocessing's spawn: the caller may have threads, a CUDA
-        # context or a main module that must not run twice.
-        code = "import sys; from thinkscale.grading import verdict; verdict.compare_forever(int(sys.argv[1]))"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
-        )
-        theirs.close()
-        self.ready = False
-        self.deadline = 0.0
-        self.task: tuple[str, str] | None = None
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
-
-
-def compare_forever(descriptor: int) -> None:
-    """What a comparing process does: answer pairs of expressions with whether they are equal, or None on failure."""
-    import resource
-
-    import math_verify  # noqa: F401  (before the first clock starts)
-
-    resource.setrlimit(resource.RLIMIT_AS, (GradingPool.MEMORY_BYTES, GradingPool.MEMORY_BYTES))
-    connection = Connection(descriptor)
-    connection.send(None)
-    while True:
-        try:
-            reference, answer = connection.recv()
-        except EOFError:
-            return
-        # Whoever would kill this process on time may itself have been killed.
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + GradingPool.ORPHAN_CPU_S, hard))
-        equal: bool | None
-        try:
-            equal = expressions_equal(reference, answer)
-        except (Exception, RecursionError, MemoryError):
-            equal = None  # reported as ungradable: whatever algebra makes of hostile text is no error of ours
-        connection.send(equal)
-
-
-class GradingPool:
-    """Grades many responses; a comparison that hangs or kills its process is `ungradable`, and costs no other.
-
-    A context manager. Plain numbers, letters and texts are judged in the caller's process; the processes
-    start with the first answer that needs algebra. Threads may share a pool; they take turns in its processes.
-
-    Args:
-        processes: How many comparisons run at once.
-        limit_s: Seconds that one comparison may take.
-    """
-
-    MEMORY_BYTES = 3 << 30
-    START_S = 120.0
-    ORPHAN_CPU_S = 120
-    """CPU-seconds after which a comparison ends that nobody waits for any more."""
-
-    def __init__(self, *, processes: int = 1, limit_s: float = 3.0) -> None:
-        self._processes = processes
-        self._limit_s = limit_s
-        self._comparers: list[_Comparer] = []
-        self._turn = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._comparers:
-            self._comparers.pop().stop()
-
-    def grade(self, kind: AnswerKind, reference: str, response: str, options: Sequence[str] = ()) -> Verdict:
-        """As `grading.grade`, with the time limit."""
-        item = Graded(kind=kind, reference=reference, response=response, options=tuple(options))
-        return self.grade_all([item])[0]
-
-    def grade_all(self, items: Iterable[Graded]) -> list[Verdict]:
-        """The verdicts on many responses, in their order."""
-        verdicts: list[Verdict] = []
-        pending: dict[tuple[str, str], list[int]] = {}
-        for index, item in enumerate(items):
-            verdict, reference, answer = judge_plainly(item)
-            if verdict is None:
-                pending.setdefault((reference, answer), []).append(index)
-                verdict = _verdict(item.kind, "ungradable", answer)
-            verdicts.append(verdict)
-        with self._turn:
-            decided = self._compare(list(pending))
-        for pair, equal in decided.items():
-            if equal is not None:
-                for index in pending[pair]:
-                    verdicts[index] = replace(verdicts[index], verdict="correct" if equal else "wrong")
-        return verdicts
-
-    def _compare(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], bool | None]:
-        """Whether the expressions of each pair are equal; None: not decided within the limits."""
-        queue = deque(pairs)
-        results: dict[tuple[str, str], bool | None] = {}
-        while len(results) < len(pairs):
-            while len(self._comparers) < min(self._processes, len(pairs) - len(results)):
-                self._comparers.append(_Comparer())
-                self._comparers[-1].deadline = time.monotonic() + self.START_S
-            for comparer in self._comparers:
-                if comparer.ready and comparer.task is None and queue:
-                    comparer.task = queue.popleft()
-                    comparer.deadline = time.monotonic() + self._limit_s
-                    _send(comparer)
-            self._collect(results)
-        return results
-
-    def _collect(self, results: dict[tuple[str, str], bool | None]) -> None:
-        """Wait for the next reply or the next deadline; replace the processes that died or ran out of time."""
-        waiting = [c for c in self._comparers if c.task is not None or not c.ready]
-        patience = max(0.0, min(c.deadline for c in waiting) - time.monotonic())
-        replied = set(wait([c.connection for c in waiting], patience))
-        for comparer in waiting:
-            if comparer.connection in replied:
-                try:
-                    reply = comparer.connection.recv()
-                except (EOFError, OSError, pickle.UnpicklingError):
-                    self._bury(comparer, results)
-                    continue
-                if comparer.task is not None:
-                    results[comparer.task] = reply
-                    comparer.task = None
-                comparer.ready = True
-            elif time.monotonic() >= comparer.deadline:
-                self._bury(comparer, results)
-
-    def _bury(self, comparer: _Comparer, results: dict[tuple[str, str], bool | None]) -> None:
-        if comparer.task is None:
-            code = comparer.process.poll()
-            comparer.stop()
-            self._comparers.remove(comparer)
-            raise RuntimeError(
-                f"a grading process did not start (exit code {code}): check that math-verify can be imported, as in "
-                "python -c 'import math_verify'"
-            )
-        results[comparer.task] = None
-        comparer.stop()
-        self._comparers.remove(comparer)
-
-
-def _send(comparer: _Comparer) -> None:
-    try:
-        comparer.connection.send(comparer.task)
-    except OSError:
-        # The process died while idle: its end of the pipe is closed, which `_collect` sees as its reply.
-        return

@@ -1,16 +1,18 @@
-"""Grading any file of references and responses: JSONL or Parquet in, the same with verdicts out.
+"""Grading any file of references and responses: JSONL, JSON, CSV or Parquet in, the same rows with verdicts out.
 
 Owns the file formats. Knows nothing of how an answer is judged, and nothing of campaigns.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,14 @@ import pyarrow.parquet as pq
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
+from thinkscale.grading.voting import Vote, majority_at_k, pass_at_k
+from thinkscale.report.parallel import question_votes
+from thinkscale.report.statistics import mean_interval
+from thinkscale.store.formats import Unreadable, raw_rows, sections
+from thinkscale.store.locations import IngestError, Location
+from thinkscale.store.options import read_options
 
 BATCH_ROWS = 2_000
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -38,39 +47,70 @@ def grade_file(
     response_field: str,
     options_field: str | None = None,
     processes: int | None = None,
+    force: bool = False,
+    votes: list[list[Vote]] | None = None,
 ) -> dict[str, int]:
     """Grade every row of a file and write it with `extracted_answer` and `verdict` added (or replaced).
 
-    A row without a response, or with one that is no text, number or list of one, is unanswered; one without such
-    a reference is ungradable.
+    A row without a response, or with one that is no text, number or list of these, is unanswered; one without such
+    a reference is ungradable. Of a row with a list of several responses both fields are lists.
 
     Args:
         kind: How answers are compared, for all rows.
-        source: JSONL (`.jsonl`, `.ndjson`, `.json`) or Parquet (`.parquet`).
+        source: Any file that a pool can be read from (`store.locations.FORMATS`), compressed or not.
         target: Written whole at the end; its suffix says which format, independent of the source's.
         reference_field: The field with the right answer.
         response_field: The field with the model's response.
-        options_field: The field with the list of option texts of choice questions.
+        options_field: The field with the options of choice questions, in any form of `store.options`.
         processes: Comparisons at once; by default one for each core.
+        force: Overwrite a target that exists.
+        votes: Gains the votes of each row's responses.
 
     Returns:
-        The number of rows by verdict.
+        The number of responses by verdict.
 
     Raises:
-        GradeFileError: the format is not known, a line is not a JSON object, a field is in none of the first rows,
+        GradeFileError: the target exists, the format is not known, a line is not a JSON object, a field is in none of the first rows,
             or values of a field have no common type for Parquet.
     """
+    if target.exists() and not force:
+        raise GradeFileError(f"{target} exists: give another name, or --force to overwrite it")
     counts: Counter[str] = Counter()
     fields = [field for field in (reference_field, response_field, options_field) if field]
-    with GradingPool(processes=processes or os.cpu_count() or 1) as pool, _written(target, source) as write:
+    with (
+        GradingPool(processes=processes or os.cpu_count() or 1) as pool,
+        _written(target, source, response_field) as write,
+    ):
         for number, rows in enumerate(_batches(source)):
             if number == 0:
                 _check_fields(source, rows, fields)
-            items = [_item(kind, row, reference_field, response_field, options_field) for row in rows]
-            verdicts = pool.grade_all(items)
-            write(rows, verdicts)
-            counts.update(verdict.verdict for verdict in verdicts)
+            items = [_items(kind, row, reference_field, response_field, options_field) for row in rows]
+            verdicts = iter(pool.grade_all(item for group in items for item in group))
+            grouped = [list(islice(verdicts, len(group))) for group in items]
+            write(rows, grouped)
+            for group in grouped:
+                counts.update(verdict.verdict for verdict in group)
+                if votes is not None:
+                    votes.append(question_votes([(v.extracted_answer, v.verdict == "correct") for v in group]))
     return dict(counts)
+
+
+def accuracy_lines(votes: Sequence[Sequence[Vote]]) -> list[str]:
+    """Accuracy with its interval over rows; where rows have several responses, majority vote and pass@k too."""
+    if not votes:
+        return []
+    interval = mean_interval([sum(right for _, right in row) / len(row) for row in votes])
+    lines = [f"accuracy: {interval.mean:.1%} (95%: {interval.low:.1%} to {interval.high:.1%})"]
+    most = max(map(len, votes))
+    whole = [row for row in votes if len(row) == most]
+    for k in sorted({2**power for power in range(1, most.bit_length())} | {most}) if most > 1 else ():
+        majority = mean_interval([majority_at_k(row, k) for row in whole])
+        solved = mean_interval([pass_at_k(most, sum(right for _, right in row), k) for row in whole])
+        lines.append(f"maj@{k}: {majority.mean:.1%} ({majority.low:.1%} to {majority.high:.1%})  "
+                     f"pass@{k}: {solved.mean:.1%} ({solved.low:.1%} to {solved.high:.1%})")  # fmt: skip
+    if len(whole) < len(votes) and most > 1:
+        lines.append(f"maj@k and pass@k are of the {len(whole):,} rows with {most} responses")
+    return lines
 
 
 def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -> None:
@@ -81,19 +121,22 @@ def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -
             raise GradeFileError(f"{source}: there is no field {field!r}; it has {', '.join(present) or 'none'}")
     for field in fields[:2]:
         values = [row[field] for row in rows if row.get(field) not in (None, "")]
-        if values and not any(map(_text, values)):
+        if values and not any(
+            _text(each) for value in values for each in (value if isinstance(value, list) else [value])
+        ):
             kind = type(values[0]).__name__
             raise GradeFileError(f"{source}: field {field!r} holds a {kind}, not a text, a number or a list of one")
 
 
-def _item(kind: AnswerKind, row: dict[str, Any], reference: str, response: str, options: str | None) -> Graded:
-    choices = row.get(options) if options else None
-    return Graded(
-        kind=kind,
-        reference=_text(row.get(reference)),
-        response=_text(row.get(response)),
-        options=tuple(str(choice) for choice in choices) if isinstance(choices, list) else (),
-    )
+def _items(kind: AnswerKind, row: dict[str, Any], reference: str, response: str, options: str | None) -> list[Graded]:
+    """One for each response of a row."""
+    said, right = row.get(response), _text(row.get(reference))
+    try:
+        choices = read_options(row.get(options)).texts if options else ()
+    except ValueError:
+        choices, right = (), ""  # ungradable
+    responses = said if isinstance(said, list) and said else [said]
+    return [Graded(kind=kind, reference=right, response=_text(each), options=choices) for each in responses]
 
 
 def _text(value: Any) -> str:
@@ -104,29 +147,43 @@ def _text(value: Any) -> str:
 
 def _batches(source: Path) -> Iterator[list[dict[str, Any]]]:
     """Rows of a file in batches."""
-    if source.suffix == ".parquet":
-        for batch in _parquet(source).iter_batches(BATCH_ROWS):
-            yield batch.to_pylist()
-        return
-    if source.suffix not in JSON_LINES:
-        raise GradeFileError(f"{source}: the name must end in {', '.join(JSON_LINES)} or .parquet")
-    rows: list[dict[str, Any]] = []
-    with source.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    location = Location(str(source))
+    try:
+        file_format = location.format()
+        if file_format == "parquet":
+            for batch in _parquet(source).iter_batches(BATCH_ROWS):
+                yield batch.to_pylist()
+            return
+        rows = _lines(location) if file_format == "jsonl" else _others(location)
+        while batch := list(islice(rows, BATCH_ROWS)):
+            yield batch
+    except IngestError as error:
+        raise GradeFileError(str(error)) from error
+    except OSError as error:
+        raise GradeFileError(f"{source} cannot be read: {error}") from error
+
+
+def _lines(location: Location) -> Iterator[dict[str, Any]]:
+    """Lines of JSON; unlike a pool's, halves of surrogate pairs may stand in them."""
+    with location.open_stream() as stream:
+        for number, line in enumerate(io.BufferedReader(stream), 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors alike
-                raise GradeFileError(f"{source}, line {number}: not JSON ({error})") from error
+                raise GradeFileError(f"{location.url}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
-                raise GradeFileError(f"{source}, line {number}: a JSON object is needed, not {line[:40]!r}")
-            rows.append(row)
-            if len(rows) == BATCH_ROWS:
-                yield rows
-                rows = []
-    if rows:
-        yield rows
+                raise GradeFileError(f"{location.url}, line {number}: a JSON object is needed, not {line[:40]!r}")
+            yield row
+
+
+def _others(location: Location) -> Iterator[dict[str, Any]]:
+    for section in sections(location, BATCH_ROWS):
+        for _, row in raw_rows(section):
+            if isinstance(row, Unreadable):
+                raise GradeFileError(f"{row.locator}: {row.error}")
+            yield dict(row)
 
 
 def _parquet(source: Path) -> pq.ParquetFile:
@@ -136,21 +193,23 @@ def _parquet(source: Path) -> pq.ParquetFile:
         raise GradeFileError(f"{source} is no Parquet file: {error}") from error
 
 
-Write = Callable[[list[dict[str, Any]], Sequence[Verdict]], None]
+Write = Callable[[list[dict[str, Any]], Sequence[Sequence[Verdict]]], None]
 
 
 @contextmanager
-def _written(target: Path, source: Path) -> Iterator[Write]:
+def _written(target: Path, source: Path, response_field: str) -> Iterator[Write]:
     """A function that appends graded rows to the target, which appears only once all of them are there."""
     if target.suffix != ".parquet" and target.suffix not in JSON_LINES:
         raise GradeFileError(f"{target}: the name must end in {', '.join(JSON_LINES)} or .parquet")
     temporary = target.with_name(f".{target.name}.part")
     try:
         if target.suffix == ".parquet":
-            schema = _schema(source)
+            schema = _schema(source, response_field)
             with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
                 yield lambda rows, verdicts: writer.write_table(
-                    pa.Table.from_pylist(_graded(rows, verdicts), schema=schema)
+                    pa.Table.from_pylist(
+                        _graded(rows, verdicts, lists=schema.field("verdict").type != pa.string()), schema=schema
+                    )
                 )
         else:
             # Half of a surrogate pair, which UTF-8 has no bytes for, stays the escape that it was.
@@ -163,9 +222,9 @@ def _written(target: Path, source: Path) -> Iterator[Write]:
         temporary.unlink(missing_ok=True)
 
 
-def _schema(source: Path) -> pa.Schema:
+def _schema(source: Path, response_field: str) -> pa.Schema:
     """Of the graded rows: Parquet's own, or what holds every field of every line."""
-    if source.suffix == ".parquet":
+    if Location(str(source)).format() == "parquet":
         schema = _parquet(source).schema_arrow
     else:
         schemas = [pa.schema([])]
@@ -180,11 +239,21 @@ def _schema(source: Path) -> pa.Schema:
                     ) from error
         schema = schemas[0]
     kept = [field for field in schema if field.name not in ("extracted_answer", "verdict")]
-    return pa.schema([*kept, pa.field("extracted_answer", pa.string()), pa.field("verdict", pa.string())])
+    several = any(field.name == response_field and pa.types.is_list(field.type) for field in kept)
+    kind = pa.list_(pa.string()) if several else pa.string()
+    return pa.schema([*kept, pa.field("extracted_answer", kind), pa.field("verdict", kind)])
 
 
-def _graded(rows: list[dict[str, Any]], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+def _graded(
+    rows: list[dict[str, Any]], verdicts: Sequence[Sequence[Verdict]], *, lists: bool = False
+) -> list[dict[str, Any]]:
+    """The rows with both fields: lists where a row has several responses, or where all must be (`lists`)."""
+
+    def field(group: Sequence[Verdict], name: str) -> Any:
+        values = [getattr(verdict, name) for verdict in group]
+        return values if lists or len(values) > 1 else values[0]
+
     return [
-        {**row, "extracted_answer": verdict.extracted_answer, "verdict": verdict.verdict}
-        for row, verdict in zip(rows, verdicts, strict=True)
+        {**row, **{name: field(group, name) for name in ("extracted_answer", "verdict")}}
+        for row, group in zip(rows, verdicts, strict=True)
     ]

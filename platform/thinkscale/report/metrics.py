@@ -161,6 +161,26 @@ def points(tallied: pa.Table, *, seed: int = 0) -> list[Point]:
     return found
 
 
+NOTED_SHARE = 0.01
+"""Of a point's samples; where more are neither right nor wrong, its accuracy says less than it seems to."""
+
+
+def unsettled(found: Iterable[Point]) -> list[str]:
+    """A line for each curve with points of which more than NOTED_SHARE of the samples are unanswered or ungradable."""
+    lines = []
+    for (model, benchmark), curve in curves(found).items():
+        for name, of in (("unanswered", lambda p: p.unanswered), ("ungradable", lambda p: p.ungradable)):
+            shares = {point.budget: of(point) / max(point.samples - point.failed, 1) for point in curve}
+            over = [budget for budget, share in shares.items() if share > NOTED_SHARE]
+            if over:
+                worst = max(over, key=lambda budget: shares[budget])
+                lines.append(
+                    f"{model} on {benchmark}: more than 1% of the samples are {name}, and count as not right, at {len(over)} of "
+                    f"{len(curve)} budgets ({shares[worst]:.1%} at {worst}); thinkscale audit tells which verdicts would differ."
+                )
+    return lines
+
+
 Cell = tuple[str, str, int | None, int]
 
 

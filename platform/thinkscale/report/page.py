@@ -22,7 +22,7 @@ from thinkscale.domain.question import WITHHELD
 from thinkscale.report.breakdown import breakdown
 from thinkscale.report.browsing import SampleBrowser, packed
 from thinkscale.report.comparison import Comparison, compare_tallies
-from thinkscale.report.metrics import curve_metrics, curves, points, tally
+from thinkscale.report.metrics import curve_metrics, curves, points, tally, unsettled
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.published import published
@@ -68,7 +68,7 @@ def build_report(
         "code": sorted({manifest.code_version for manifest in manifests.values()}),
         "engines": _engines(manifests),
         "final_answer_text": campaign.evaluate.budgets.final_answer_text,
-        "notes": list(notes),
+        "notes": [*notes, *unsettled(found)],
         "published": [asdict(figure) for figure in published(dict.fromkeys(point.benchmark for point in found))],
         "points": [{**asdict(point), "budget": point.budget} for point in found],
         "metrics": [asdict(curve_metrics(curve)) for curve in curves(found).values()],

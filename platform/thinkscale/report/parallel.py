@@ -1,6 +1,6 @@
 """Parallel scaling: what majority vote and pass@k make of several samples of each question.
 
-Owns the reading of votes from stored samples. The formulas are `thinking.voting`'s.
+Owns the reading of votes from stored samples. The formulas are `grading.voting`'s.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def _points(votes: pa.Table, point: Point, seed: int) -> Iterator[ParallelPoint]
     mask = pc.and_(mask, pc.equal(votes["benchmark"].cast(pa.string()), point.benchmark))
     rows = votes.filter(mask).select(["question_id", "extracted_answer", "correct"]).to_pydict()
     by_question = sorted(zip(rows["question_id"], rows["extracted_answer"], rows["correct"], strict=True), key=_first)
-    questions = [_votes([(answer, right) for _, answer, right in group]) for _, group in groupby(by_question, _first)]
+    questions = [
+        question_votes([(answer, right) for _, answer, right in group]) for _, group in groupby(by_question, _first)
+    ]
     most = max(len(group) for group in questions)
     questions = [group for group in questions if len(group) == most]
     for k in sorted({2**power for power in range(most.bit_length())} | {most}):
@@ -104,7 +106,7 @@ def _first(row: tuple[str, str | None, bool]) -> str:
     return row[0]
 
 
-def _votes(samples: list[tuple[str | None, bool]]) -> list[Vote]:
+def question_votes(samples: list[tuple[str | None, bool]]) -> list[Vote]:
     """Votes of one question: right answers vote together, wrong ones where they are plainly equal."""
     wrong = group_equivalent(
         [None if right else answer for answer, right in samples], lambda one, other: bool(plainly_equal(one, other))

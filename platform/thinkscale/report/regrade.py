@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from thinkscale.domain.question import Question
 from thinkscale.domain.sample import Verdict
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,19 @@ def by_rules(pool: GradingPool) -> Grade:
         Graded(kind=question.kind, reference=question.answer, response=response, options=question.options)
         for question, response in items
     )
+
+
+def with_second_opinion(first: Grade, second: Grade) -> Grade:
+    """Grading by `first`, and by `second` what `first` finds ungradable."""
+
+    def grade(items: Sequence[tuple[Question, str]]) -> Sequence[Verdict]:
+        verdicts = list(first(items))
+        open_ = [index for index, verdict in enumerate(verdicts) if verdict.verdict == "ungradable"]
+        for index, verdict in zip(open_, second([items[index] for index in open_]) if open_ else [], strict=True):
+            verdicts[index] = verdict
+        return verdicts
+
+    return grade
 
 
 def regrade(part: pa.Table, questions: Mapping[str, Question], grade: Grade) -> pa.Table:

@@ -25,7 +25,8 @@ from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
 from thinkscale.domain.generation import EngineInfo
 from thinkscale.domain.sample import Verdict
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.grading.verdict import Graded, GradingPool
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 from thinkscale.runtime.asking import Asking, Failed
 from thinkscale.runtime.engines import EngineLoop, EngineSettings, check_same_engine
 from thinkscale.runtime.meter import Meter

@@ -19,6 +19,7 @@ from thinkscale.curate.normalise import normalise_question
 from thinkscale.curate.quality import chosen_rules, first_fault
 from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime.dropping import Drop, drop_rows, dropped_row, unreadable_row
+from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.segments import Result, itself, run_segments
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints
 from thinkscale.store.artifact import Artifact
@@ -30,12 +31,12 @@ from thinkscale.store.locations import IngestError
 from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, table
 from thinkscale.store.stage import Segment, begin_stage
 
-INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata({"thinkscale.schema": "ingested/1"})
-"""The pool before exact duplicates are dropped, each row with the key of its canonical text."""
+INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata({"thinkscale.schema": "ingested/2"})
+"""The pool before exact duplicates are dropped, each row with the key of its canonical text and answer."""
 
 
 def ingest(campaign: Campaign, store: Store) -> bool:
-    """`pool`: every source read, normalised and checked for quality, exact duplicates dropped.
+    """`pool`: every source read, normalised and checked for quality, exact duplicates (of text and answer) dropped.
 
     Raises:
         IngestError: a file cannot be opened or read on, a column is unknown, or no row is left.
@@ -46,10 +47,13 @@ def ingest(campaign: Campaign, store: Store) -> bool:
     def repeated() -> dict[int, Drop]:
         halves = np.concatenate([_halves(rows.column("exact_key")) for rows in ingested.iter_tables(["exact_key"])])
         drops: dict[int, Drop] = {}
-        ids = Column(ingested, "id")
+        ids, places = Column(ingested, "id"), Column(ingested, "locator")
         for same in sorted(groups(halves[:, 0], halves[:, 1]), key=lambda same: int(same[0])):
-            why = Drop("exact_duplicate", {"kept": ids[int(same[0])]})
+            why = Drop("exact_duplicate", {"kept": ids[int(same[0])], "from": places[int(same[0])]})
             drops |= dict.fromkeys(same[1:].tolist(), why)
+        if disputed := sum(len(set(halves[same, 1].tolist())) > 1 for same in groups(halves[:, 0])):
+            progress = Progress("ingest", len(halves), done=len(halves))
+            progress.note(f"{disputed:,} texts have several reference answers: all of them are kept")
         return drops
 
     inputs, rows = fingerprints(ingested=ingested), campaign.curate.segment_rows
@@ -106,7 +110,7 @@ class IngestPiece:
             question = normalise_question(row)
             fault = first_fault(question, rules)
             if fault is None:
-                kept.append({**question_row(question), "exact_key": exact_key(question.question)})
+                kept.append({**question_row(question), "exact_key": exact_key(question.question, question.answer)})
             else:
                 detail = {"evidence": fault[1], "locator": question.locator}
                 dropped.append(dropped_row("ingest", question.id, fault[0], detail, question))

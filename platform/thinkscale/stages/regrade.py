@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,15 +21,17 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from thinkscale import grading
 from thinkscale.domain.engine import Engine
 from thinkscale.domain.question import Question
+from thinkscale.domain.sample import Verdict
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine, model_context
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.grading import equivalence, extraction, notation, verdict
 from thinkscale.grading.judge import Judge, ReplyCache
-from thinkscale.grading.verdict import GRADERS, GradingPool
-from thinkscale.report.regrade import Disagreement, Grade, by_rules, disagreements
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import GRADERS
+from thinkscale.report.regrade import Disagreement, Grade, by_rules, disagreements, with_second_opinion
 from thinkscale.report.regrade import regrade as regrade_part
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest, StoredFile, fingerprint
 from thinkscale.store.filesystem import Store
@@ -39,6 +41,7 @@ from thinkscale.store.samples import SampleSet, sample_sets
 from thinkscale.store.schemas import VERDICTS, questions
 
 JUDGE_CONTEXT_TOKENS = 16_384
+_GRADING_FILES = ("equivalence", "expressions", "extraction", "notation", "verdict", "vocabulary")
 MODEL_FILES = ("config.json", "*.safetensors")
 
 _COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "answer"]
@@ -46,13 +49,15 @@ _COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "ans
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeModel:
-    """Who judges in place of the rule graders: a model that runs in this process, or that a server serves."""
+    """Who judges beside the rule graders: a model that runs in this process, or that a server serves."""
 
     model: str
     """A model reference (`store.models`); with an endpoint, the name by which it is served too."""
     endpoint: str | None = None
     """Base URL of an OpenAI-compatible server; its key comes from THINKSCALE_JUDGE_API_KEY."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
+    ungradable_only: bool = False
+    """A second opinion on what the rule graders could not settle; else it judges in their place."""
 
 
 def regrade(
@@ -174,8 +179,16 @@ def _grader(judge: JudgeModel | None) -> Iterator[tuple[Grade, dict[str, Any]]]:
         engine.info = replace(engine.info, model=judge.model, model_hash=directory_hash(directory, MODEL_FILES))
         asked, info = Judge(engine, ModelTokenizer(directory), cache), engine.info
         facts = {"judge": asked.grader, "engine": [info.engine, info.version, info.dtype, info.model_hash]}
+
+        def judged(items: Sequence[tuple[Question, str]]) -> Sequence[Verdict]:
+            return loop.run(asked.grade_all(items))
+
         try:
-            yield lambda items: loop.run(asked.grade_all(items)), facts
+            if judge.ungradable_only:
+                with GradingPool(processes=os.cpu_count() or 1) as pool:
+                    yield with_second_opinion(by_rules(pool), judged), {**grading_facts(), "second_opinion": facts}
+            else:
+                yield judged, facts
         finally:
             loop.run(engine.close())
 
@@ -194,6 +207,7 @@ def grading_facts() -> dict[str, Any]:
     """What tells the installed graders from others: their versions, their code (a fix may forget to raise its
     version) and the version of math-verify."""
     digest = hashlib.sha256()
-    for module in (equivalence, extraction, verdict, notation):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    for file in sorted(Path(str(grading.__file__)).parent.iterdir()):
+        if file.name.partition(".")[0] in _GRADING_FILES:
+            digest.update(file.read_bytes())
     return {"graders": GRADERS, "grading_code": digest.hexdigest()[:16], "math_verify": metadata.version("math-verify")}

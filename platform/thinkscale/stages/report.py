@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.report.metrics import COLUMNS, points, tally
+from thinkscale.report.metrics import COLUMNS, points, tally, unsettled
 from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
@@ -134,6 +134,7 @@ def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], man
         f"{p.low:.1%} to {p.high:.1%}"
         for p in found
     ]
+    lines += [f"note: {line}" for line in unsettled(found)]
     if rows := comparisons(campaign, tallied):
         lines += ["", f"{rows[0].model_b} against {rows[0].model_a}, paired by question:"]
         lines += [

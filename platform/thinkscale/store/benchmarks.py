@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.curate.normalise import normalise_question
+from thinkscale.curate.quality import is_no_answer
 from thinkscale.domain.campaign import FilesSource, ReasoningGymSource
 from thinkscale.domain.question import Question
 from thinkscale.grading.verdict import Graded, judge_plainly
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
-from thinkscale.store.ingest import Unreadable, plan, read, source_fingerprints
+from thinkscale.store.ingest import CODE_SETS, Unreadable, plan, read, source_fingerprints
 from thinkscale.store.locations import COMPRESSIONS, FORMATS, IngestError
 from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, questions_table, table
 
@@ -62,6 +63,11 @@ def read_benchmark(
 
     Raises IngestError as `add_benchmark`.
     """
+    if isinstance(source, FilesSource) and (source.kind == "code" or CODE_SETS.search(source.name)):
+        raise IngestError(
+            f"benchmark {source.name!r} asks for programs, which cannot be graded here: such questions can be in a pool, for "
+            "training, and in no benchmark"
+        )
     kept: dict[str, Question] = {}
     bad: list[dict[str, Any]] = []
     for piece in plan(source, SEGMENT_ROWS):
@@ -86,11 +92,18 @@ def read_benchmark(
 
 def _fault(question: Question) -> tuple[str, str] | None:
     """Reason and evidence why nothing could be graded against a question."""
+    if question.kind == "code":
+        return (
+            "ungradable_kind",
+            f"{question.source} asks for a program, which cannot be graded: such rows are for training only",
+        )
     for name in ("question", "answer"):
         if not getattr(question, name):
             return "missing_field", f"no {name}"
     if not all(question.options):
         return "missing_field", "an option is empty"
+    if is_no_answer(question.answer):
+        return "missing_field", f"no answer: {question.answer!r}"
     graded = Graded(kind=question.kind, reference=question.answer, response="", options=question.options)
     verdict, _, _ = judge_plainly(graded)
     if verdict is not None and verdict.verdict == "ungradable":

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -55,7 +56,10 @@ def sections(location: Location, segment_rows: int) -> list[Section]:
 
     Raises IngestError where the file cannot be opened or its format is unknown.
     """
-    file_format = location.format()
+    try:
+        file_format = location.format()
+    except OSError as error:
+        raise _broken(location, error) from error
     if file_format == "parquet":
         with location.open_file() as file:
             metadata = _open_parquet(file, location).metadata
@@ -153,7 +157,10 @@ def _json_lines(lines: Any, location: Location, first_line: int) -> Iterator[Raw
 
 
 def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
-    """Element by element, so that a broken array is told by its line and nothing after it is guessed."""
+    """Element by element, so that a broken array is told by its line and nothing after it is guessed.
+
+    One object is what it wraps: a list of rows, or columns as pandas and others write them.
+    """
     with location.open_stream() as stream:
         data = stream.read()
     try:
@@ -163,6 +170,9 @@ def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
         raise IngestError(f"{location.url}, line {line}: not UTF-8: {error.reason}") from error
     decoder, space = json.JSONDecoder(), re.compile(r"\s*")
     at = _skip(space, text, 0)
+    if text[at : at + 1] == "{":
+        yield from _wrapped(text, location)
+        return
     if text[at : at + 1] != "[":
         raise IngestError(f"{location.url}, line {_line(text, at)}: neither a JSON array nor JSON lines")
     at, line, counted = _skip(space, text, at + 1), 1, 0
@@ -174,12 +184,7 @@ def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
         except (ValueError, RecursionError) as error:
             line, fault = getattr(error, "lineno", line), getattr(error, "msg", error)
             raise IngestError(f"{location.url}, line {line}: broken JSON array: {fault}") from error
-        if not isinstance(row, dict):
-            yield locator, Unreadable(locator=locator, error="not a JSON object", text=str(row)[:200])
-        elif _LONE.search(json.dumps(row, ensure_ascii=False)):
-            yield locator, Unreadable(locator=locator, error="half of a surrogate pair", text=ascii(row)[:200])
-        else:
-            yield locator, row
+        yield locator, _checked(row, locator)
         at = _skip(space, text, at)
         if text[at : at + 1] == ",":
             at = _skip(space, text, at + 1)
@@ -187,15 +192,85 @@ def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
             raise IngestError(f"{location.url}, line {_line(text, at)}: broken JSON array: ',' or ']' expected")
 
 
+def _checked(row: Any, locator: str) -> Mapping[str, Any] | Unreadable:
+    if not isinstance(row, dict):
+        return Unreadable(locator=locator, error="not a JSON object", text=str(row)[:200])
+    if _LONE.search(json.dumps(row, ensure_ascii=False)):
+        return Unreadable(locator=locator, error="half of a surrogate pair", text=ascii(row)[:200])
+    return row
+
+
+def _wrapped(text: str, location: Location) -> Iterator[RawRow]:
+    """The rows in one object; a row's place is its number."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line, fault = getattr(error, "lineno", 1), getattr(error, "msg", error)
+        raise IngestError(f"{location.url}, line {line}: broken JSON object: {fault}") from error
+    try:
+        rows = _rows_in(found)
+    except ValueError as error:
+        raise IngestError(f"{location.url}: {error}") from error
+    for number, row in enumerate(rows, 1):
+        yield (locator := f"{location.url}:{number}"), _checked(row, locator)
+
+
+def _rows_in(found: dict[str, Any]) -> list[Any]:
+    """Rows of `{"data": [row, ...]}`, of columns (lists, or objects by index), of `{"0": row, ...}`, or the row itself.
+
+    Raises ValueError where there are several lists of rows, or columns of different lengths.
+    """
+    values = list(found.values())
+    names, data = found.get("columns"), found.get("data")
+    if isinstance(names, list) and isinstance(data, list):  # pandas' orient="split"
+        return [dict(zip(names, row, strict=True)) for row in data]
+    tables = {
+        key: value for key, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
+    if len(tables) > 1 and len(tables) == len(values):
+        raise ValueError(
+            f"holds {len(tables)} lists of rows ({', '.join(tables)}): write the one to be read to a file of its own"
+        )
+    if len(tables) == 1 and not any(
+        isinstance(value, str) and key in ("question", "problem") for key, value in found.items()
+    ):
+        return next(iter(tables.values()))
+    if values and all(isinstance(value, dict) for value in values):
+        if all(key.isdigit() for key in found):
+            return values
+        indexes = list(values[0])
+        if indexes and all(index.isdigit() for index in indexes):
+            return [{name: column.get(index) for name, column in found.items()} for index in indexes]
+    if len(values) > 1 and all(isinstance(value, list) for value in values):
+        if len(lengths := {len(value) for value in values}) > 1:
+            raise ValueError(
+                f"columns of different lengths: {', '.join(f'{key} {len(value):,}' for key, value in found.items())}"
+            )
+        return [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)] if lengths else []
+    return [found]
+
+
 def _text(stream: Any) -> io.TextIOWrapper:
     """Text in which bytes that are not UTF-8 match _LONE: they cost their row, not the file."""
     return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
+def _with_first(lines: Any) -> tuple[str, Iterator[str]]:
+    """The first line, and all of them."""
+    first = next(lines, "")
+    return first, chain([first] if first else [], lines)
+
+
 def _csv(section: Section, location: Location) -> Iterator[RawRow]:
     csv.field_size_limit(1 << 30)
     with location.open_stream() as stream, _text(stream) as text:
-        reader = csv.reader(text, delimiter="\t" if section.format == "tsv" else ",")
+        lines = _with_first(text)
+        delimiter = (
+            "\t"
+            if section.format == "tsv"
+            else max(",;\t|", key=lambda sign: len(next(csv.reader([lines[0]], delimiter=sign), [])))
+        )
+        reader = csv.reader(lines[1], delimiter=delimiter)
         header: list[str] | None = None
         line = 1
         try:

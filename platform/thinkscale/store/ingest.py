@@ -19,6 +19,7 @@ from thinkscale.domain.campaign import Columns, FilesSource, ReasoningGymSource
 from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind, Question, question_id
 from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
 from thinkscale.store.locations import IngestError, expand
+from thinkscale.store.options import Options, read_options
 from thinkscale_demo.procedural import Share, generate, shares
 
 SNIFFED_ROWS = 200
@@ -30,11 +31,16 @@ _KIND_NAMES: dict[str, AnswerKind] = {
     **{kind: kind for kind in ANSWER_KINDS},  # type: ignore[misc]
     "int": "integer", "float": "math", "number": "math", "expression": "math", "list of integer": "math",
     "list of float": "math", "bool": "text", "boolean": "text", "string": "text", "option": "text",
-    "multiple_choice": "choice", "mcq": "choice",
+    "multiple_choice": "choice", "mcq": "choice", "coding": "code", "program": "code", "programming": "code",
 }  # fmt: skip
-_OPTION_LETTER = re.compile(r"^\s*(?:\(([A-Za-z])\)|([A-Z])[.):])\s*")
+_OPTION_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):])\s*")
+_LETTERS = re.compile(r"\(?([A-Z])\)?(?:[ ,;/&]*(?:and )?\(?([A-Z])\)?){1,25}")
+CODE_SETS = re.compile(
+    r"usaco|live_?code_?bench|human_?eval|mbpp|codeforces|code_?contests|codeelo|swe-?bench|bigcodebench", re.I
+)
+"""Names of sets whose answers are programs."""
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
-_FINAL_LINE = re.compile(r"\n*####[^\n]*\s*$")
+_FINAL_LINE = re.compile(r"\n####[^\n]*\s*\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +115,9 @@ def read(piece: Piece) -> Iterator[Question | Unreadable]:
 
 def _check_columns(source: FilesSource, found: Sequence[Section]) -> None:
     """Raises IngestError naming a mapped column that none of a file's first rows has."""
-    readable = (row for section in found for _, row in raw_rows(section) if not isinstance(row, Unreadable))
-    rows = list(islice(readable, SNIFFED_ROWS))
+    readable = ((at, row) for section in found for at, row in raw_rows(section) if not isinstance(row, Unreadable))
+    named = list(islice(readable, SNIFFED_ROWS))
+    rows = [row for _, row in named]
     for field_name, column in _mapped(source.columns):
         if not rows or any(_get(row, column) is not _ABSENT for row in rows):
             continue
@@ -118,6 +125,14 @@ def _check_columns(source: FilesSource, found: Sequence[Section]) -> None:
             f"{found[0].location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
             f"has: {', '.join(map(str, rows[0]))}"
         )
+    if rows and source.columns.options is not None:
+        faults = [
+            row for row in (_question(source, row, place, None) for place, row in named) if isinstance(row, Unreadable)
+        ]
+        if len(faults) == len(rows) and "options" in faults[0].error:
+            raise IngestError(
+                f"{faults[0].locator}: {faults[0].error} (pool {source.name!r}, and so in every row read)"
+            )
 
 
 def _mapped(columns: Columns) -> Iterator[tuple[str, str]]:
@@ -168,28 +183,34 @@ def _question(
         if name not in ("options", "answer", "metadata")
     }
     metadata = {name: _text(_get(row, column)) for name, column in columns.metadata.items()}
-    options = _options(row, columns.options)
     answer_value = _get(row, columns.answer)
-    answer = _text(answer_value)
+    try:
+        options = _options(row, columns.options)
+        answer = _reference(answer_value)
+        if isinstance(asked := _get(row, columns.question), list | Mapping):
+            raise ValueError(f"the question is a {type(asked).__name__}, not a text: {str(asked)[:80]!r}")
+    except ValueError as fault:
+        return Unreadable(locator=locator, error=str(fault), text=str(dict(row))[:200])
     if pattern is not None:
         match = pattern.search(answer)
         if match is None:
             error = f"answer_pattern {source.answer_pattern!r} does not match the answer"
             return Unreadable(locator=locator, error=error, text=answer[-200:])
         answer = (match.group(1) or "").strip()
-    kind = _kind(texts["kind"]) if texts["kind"] else None
-    kind = kind or ("choice" if options else source.kind)
+    name = texts["source"] or source.name
+    kind = _kind(texts["kind"]) if texts["kind"] else "code" if CODE_SETS.search(name) else None
+    kind = kind or ("choice" if options.texts else source.kind)
     question = texts["question"]
-    if kind == "choice" and options:
+    if kind == "choice" and options.texts:
         if isinstance(columns.options, list) and columns.answer in columns.options:
             answer_value = columns.options.index(columns.answer)
-        right = _letter(answer_value, answer, options)
+        right, shown = _letter(answer_value, answer, options), options.texts
         if source.shuffle_options is not None and question:
-            options, right = _shuffled(options, right, f"{source.shuffle_options}/{question}")
-        question, answer = _rendered(question, options), right
+            shown, right = _shuffled(shown, right, f"{source.shuffle_options}/{question}")
+        question, answer = _rendered(question, shown), right
+        options = Options(shown)
     if question:
         question = source.prompt.replace("{question}", question)
-    name = texts["source"] or source.name
     return Question(
         id=question_id(name, question, answer),
         question=question,
@@ -198,8 +219,8 @@ def _question(
         source=name,
         locator=locator,
         domain=texts["domain"] or None,
-        solution=_FINAL_LINE.sub("", _CALCULATOR.sub("", texts["solution"])) or None,
-        options=options,
+        solution=_FINAL_LINE.sub("", _CALCULATOR.sub("", texts["solution"])).rstrip() or None,
+        options=options.texts,
         licence=texts["licence"] or source.licence,
         metadata={
             **{name: value for name, value in metadata.items() if value},
@@ -226,22 +247,34 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _options(row: Mapping[str, Any], column: str | list[str] | None) -> tuple[str, ...]:
-    """The options' texts without their letters: from a list, an object by letter, JSON of either, or columns."""
+def _reference(value: Any) -> str:
+    """The reference answer; of a list that gives several, all of them.
+
+    Raises ValueError for several texts of which nobody knows whether one or all of them are the answer.
+    """
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value):
+        distinct = list(dict.fromkeys(item.strip() for item in value))
+        if any(len(item.split()) > 3 for item in distinct):
+            raise ValueError(
+                f"{len(value)} reference answers, {str(value)[:80]}: map one, as columns.answer = 'NAME.0'"
+            )
+        return ", ".join(distinct)
+    return _text(value)
+
+
+def _options(row: Mapping[str, Any], column: str | list[str] | None) -> Options:
+    """Raises ValueError where what is there cannot be read as options."""
     if column is None:
-        return ()
-    value = _get(row, column) if isinstance(column, str) else [_get(row, each) for each in column]
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return ()
-    if isinstance(value, Mapping):
-        texts = value.get("text")  # as in ARC: {"text": [...], "label": [...]}
-        value = texts if isinstance(texts, list) else [value[key] for key in sorted(value)]
-    if not isinstance(value, list):
-        return ()
-    return tuple(_OPTION_LETTER.sub("", _text(option)).strip() for option in value)
+        return Options()
+    if isinstance(column, str):
+        value = _get(row, column)
+        return Options() if value is _ABSENT else read_options(value)
+    texts = [_text(_get(row, each)) for each in column]
+    while texts and not texts[-1]:
+        texts.pop()
+    return Options(
+        tuple(_OPTION_LETTER.sub("", text, count=1) if _OPTION_LETTER.match(text) else text for text in texts)
+    )
 
 
 def _rendered(question: str, options: tuple[str, ...]) -> str:
@@ -255,17 +288,31 @@ def _shuffled(options: tuple[str, ...], right: str, seed: str) -> tuple[tuple[st
     letters = [chr(ord("A") + i) for i in range(len(options))]
     order = list(range(len(options)))
     random.Random(seed).shuffle(order)
-    if right in letters:
-        right = letters[order.index(letters.index(right))]
+    if set(right.split(",")) <= set(letters):
+        right = ",".join(sorted(letters[order.index(letters.index(letter))] for letter in right.split(",")))
     return tuple(options[i] for i in order), right
 
 
-def _letter(value: Any, answer: str, options: tuple[str, ...]) -> str:
-    """The right option's letter from a letter, an index (from 0) or the option's text; else the answer as it is."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
-        return chr(ord("A") + value)
-    if match := re.fullmatch(r"\(?([A-Za-z])\)?[.:]?", answer.strip()):
-        return match.group(1).upper()
-    stripped = _OPTION_LETTER.sub("", answer).strip()
-    matches = [i for i, option in enumerate(options) if option == stripped]
-    return chr(ord("A") + matches[0]) if len(matches) == 1 else answer
+def _letter(value: Any, answer: str, options: Options) -> str:
+    """The right options' letters from labels, letters, an index (from 0) or the option's text; else the answer as it is."""
+    letters = [chr(ord("A") + i) for i in range(len(options.texts))]
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and str(value) not in options.labels
+        and 0 <= value < len(letters)
+    ):
+        return letters[value]
+    if (label := answer.strip().strip("().: ").upper()) in options.labels:
+        return letters[options.labels.index(label)]
+    if label in letters:
+        return label
+    if (
+        _LETTERS.fullmatch(answer.strip())
+        and (named := sorted(set(re.findall("[A-Z]", answer))))
+        and set(named) <= set(letters)
+    ):
+        return ",".join(named)
+    stripped = _OPTION_LETTER.sub("", answer, count=1).strip() if _OPTION_LETTER.match(answer) else answer.strip()
+    matches = [i for i, option in enumerate(options.texts) if option == stripped]
+    return letters[matches[0]] if len(matches) == 1 else answer

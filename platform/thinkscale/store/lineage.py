@@ -137,7 +137,9 @@ def _sightings(name: str, artifact: Artifact, manifest: Manifest, question_id: s
     if manifest.dropped and (dropped := artifact.read_dropped()) is not None:
         for row in dropped.filter(pc.equal(dropped.column("id"), question_id)).to_pylist():
             evidence = ", ".join(f"{key} {value}" for key, value in json.loads(row["detail"] or "{}").items())
-            yield Sighting(artifact=name, kept=False, text=f"{row['reason']}: {evidence}".rstrip(": "))
+            place = json.loads(row["row"] or "{}").get("locator") if name == "pool" else None
+            text = f"{row['reason']}: {evidence}".rstrip(": ")
+            yield Sighting(artifact=name, kept=False, text=f"another copy, {place}: {text}" if place else text)
 
 
 def _rows(artifact: Artifact, part: Any, column: str, question_id: str) -> list[dict[str, Any]]:
@@ -154,7 +156,7 @@ def _attempted(row: dict[str, Any]) -> str:
 
 _KEPT = {
     "ingested": lambda row: f"read from {row['locator']} and passed every quality rule",
-    "pool": lambda row: "no exact duplicate before it",
+    "pool": lambda row: f"no exact duplicate before it: {row['locator']}",
     "unique": lambda row: "no near duplicate of a better row, gives away no benchmark question",
     "difficulty": _attempted,
     "domains": lambda row: f"domain {row['domain']!r} by {row['domain_by']}",

@@ -6,6 +6,7 @@ Owns opening and listing. Knows nothing of what is in the files but their format
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,9 @@ class Location:
         return self.url.endswith(COMPRESSIONS)
 
     def format(self) -> str:
-        """jsonl, json (an array), csv, tsv or parquet, by the name; `.json` by its first character.
+        """jsonl, json (an array or one object), csv, tsv or parquet, by the name; `.json` by its first line.
 
-        Raises IngestError where the name ends in none of FORMATS.
+        Raises IngestError where the name ends in none of FORMATS, or the text is not UTF-8 but UTF-16.
         """
         name = self.url
         for ending in COMPRESSIONS:
@@ -45,11 +46,21 @@ class Location:
         ending = Path(name).suffix.lower()
         if ending not in FORMATS:
             raise IngestError(f"{self.url}: unknown format; a file's name must end in one of {', '.join(FORMATS)}")
-        if ending != ".json":
-            return FORMATS[ending]
+        if ending == ".parquet":
+            return "parquet"
         with self.open_stream() as stream:
-            first = stream.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-        return "jsonl" if first == b"{" else "json"
+            start = stream.read(1 << 16)
+            if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:64]:
+                raise IngestError(
+                    f"{self.url} is UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8 makes a copy that can be read"
+                )
+            if ending == ".json":
+                while (line := start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{") and b"\n" not in start.strip():
+                    if not (more := stream.read(1 << 24)):
+                        break
+                    start += more
+                return "jsonl" if line and _is_object(start.strip(b"\xef\xbb\xbf \t\r\n")) else "json"
+        return FORMATS[ending]
 
     def open_file(self) -> Any:
         """A seekable file (pyarrow.NativeFile). Raises IngestError where it cannot be opened."""
@@ -73,6 +84,16 @@ class Location:
         if match := _HUB.fullmatch(self.url):
             return pafs.LocalFileSystem(), _download(self.url, match)
         return pafs.LocalFileSystem(), str(Path(self.url).expanduser())
+
+
+def _is_object(text: bytes) -> bool:
+    """Whether a text's first line is an object and another line follows it."""
+    first, _, rest = text.partition(b"\n")
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return rest[:1] == b"{"
+    return bool(rest)
 
 
 def expand(path: str) -> list[Location]:

@@ -1,0 +1,309 @@
+r"""Reading a formula as a sympy expression: all of it, or not at all.
+
+Owns the grammar of what one value can be written as, in LaTeX or plainly. The text is rewritten token by token as
+an expression of Python, which sympy's parser reads: what no rule rewrites, or Python refuses, is unread. Sums,
+integrals and limits go to latex2sympy. latex2sympy does not read the rest: it drops primes, bases (`101_2`) and
+powers of `I` without a word, takes `2(1/2)` for a mixed number and `x(2)` for a function.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+
+class Unread(ValueError):
+    """A text is no formula, or one that has no one reading."""
+
+
+_TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\*\*| |.", re.DOTALL)
+_FUNCTIONS = {
+    **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp", "log")},
+    **{f"{prefix}{name}": f"a{name}" for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
+       for prefix in ("arc", "a")},
+    "ln": "log", "lg": "log", "sign": "sign", "sgn": "sign", "Re": "re", "Im": "im", "arg": "arg", "abs": "Abs", "floor": "floor",
+    "ceil": "ceiling", "gcd": "igcd", "lcm": "ilcm", "max": "Max", "min": "Min", "Gamma": "gamma", "cbrt": "cbrt", "factorial": "factorial",
+}  # fmt: skip
+_SPELLED_OUT = frozenset(_FUNCTIONS) - {"Re", "Im", "arg", "Gamma", "a"} | {"sqrt", "pi", "infty", "infinity", "binom"}
+_NAMES = re.compile(rf"(?<![\\A-Za-z_{{])({'|'.join(sorted(_SPELLED_OUT, key=len, reverse=True))}"
+                    r"|alpha|beta|gamma|delta|theta|lambda|sigma|omega)(?![A-Za-z])")  # fmt: skip
+_SYMBOLS = frozenset(
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "varrho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Upsilon",
+        "Phi",
+        "Psi",
+        "Omega",
+        "ell",
+        "hbar",
+        "aleph",
+    ]
+)
+_ACCENTS = frozenset(
+    [
+        "bar",
+        "hat",
+        "vec",
+        "overline",
+        "tilde",
+        "dot",
+        "ddot",
+        "mathcal",
+        "mathbb",
+        "mathscr",
+        "mathfrak",
+        "overrightarrow",
+        "widehat",
+    ]
+)
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
+_BARS = {"|": "|", "\\lvert": "\\rvert", "\\vert": "\\vert"}
+_ROUNDED = {"\\lfloor": "floor", "\\lceil": "ceiling"}
+_CALCULUS = re.compile(r"\\(?:sum|prod|int|iint|oint|lim)(?![a-z])")
+_DERIVATIVE = re.compile(r"\\frac ?\{ ?(?:d|\\partial)")
+_WORD = re.compile(r"(?<![\\A-Za-z_{])(?=[a-z]*[aeiou])[A-Za-z][a-z]{3,}")
+
+
+def spelled(text: str) -> str:
+    """A formula with the names of functions as LaTeX has them."""
+    return _NAMES.sub(r"\\\1", text.replace("**", "^"))
+
+
+@lru_cache(maxsize=256)
+def read(text: str) -> Any:
+    """The expression (sympy.Expr) that a cleaned text is.
+
+    Raises:
+        Unread: not all of the text is one value.
+    """
+    import sympy
+    from sympy.parsing.sympy_parser import parse_expr
+
+    text = spelled(text)
+    if _CALCULUS.search(text):
+        return _calculus(text)
+    if _WORD.search(text) or _DERIVATIVE.search(text):
+        raise Unread(text)
+    reader = _Reader(text)
+    source = reader.value(None)
+    names = {"Q": sympy.Rational, **{name: getattr(sympy, name) for name in ("pi", "oo", "E", "I", "sqrt", "root", "binomial")},
+             **{name: getattr(sympy, name) for name in {*_FUNCTIONS.values(), "factorial"}}}  # fmt: skip
+    symbols = {place: sympy.Symbol(name, real=True) for name, place in reader.symbols.items()}
+    try:
+        found = sympy.sympify(parse_expr(source, local_dict=names | symbols, global_dict={}, transformations=()))
+    except (SyntaxError, TypeError, ValueError, AttributeError) as error:
+        raise Unread(text) from error
+    if found.has(sympy.nan, sympy.zoo):
+        raise Unread(text)
+    return found
+
+
+def _calculus(text: str) -> Any:
+    import sympy
+    from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
+    try:
+        found = latex2sympy(
+            text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False)
+        )
+    except Exception as error:
+        raise Unread(text) from error  # latex2sympy raises Exception itself
+    if not isinstance(found, sympy.Expr):
+        raise Unread(text)
+    return found
+
+
+class _Reader:
+    """Rewrites tokens as Python, from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _TOKEN.findall(text)
+        self._at = 0
+        self.symbols: dict[str, str] = {}
+
+    def _peek(self) -> str | None:
+        at = self._at
+        while at < len(self._tokens) and self._tokens[at] == " ":
+            at += 1
+        return self._tokens[at] if at < len(self._tokens) else None
+
+    def _next(self) -> str:
+        token = self._peek()
+        if token is None:
+            raise Unread("it ends too early")
+        while self._tokens[self._at] == " ":
+            self._at += 1
+        self._at += 1
+        return token
+
+    def value(self, closing: str | None, *, commas: bool = False) -> str:
+        """What stands before `closing` (None: the end), as Python."""
+        out: list[str] = []
+        operand, divided, last = False, 0, ""
+        while (token := self._peek()) != closing or (closing == "|" and not operand):
+            spaced = self._at < len(self._tokens) and self._tokens[self._at] == " "
+            token = self._next()
+            if token in ("+", "-") or (token == "," and commas):
+                out.append(token)
+                operand, divided = False, 0
+            elif token in ("*", "\\cdot", "\\times", "/", "\\div"):
+                out.append("/" if token in ("/", "\\div") else "*")
+                operand, divided = False, int(out[-1] == "/")
+                if len(out) == 1:
+                    raise Unread("an operator without a left side")
+            elif token in ("^", "**", "!"):
+                if not operand:
+                    raise Unread(f"{token} after nothing")
+                out[-1] = f"factorial({out[-1]})" if token == "!" else f"{out[-1]}**({self._argument()})"
+            else:
+                item = self._operand(token)
+                if operand and last.isdigit() and item.startswith("((Q("):  # a mixed number
+                    out[-1] = f"({out[-1]}+{item})"
+                    last = ""
+                    continue
+                if operand:
+                    if token[0].isdigit() and (out[-1][-2:] == "')" or not spaced):
+                        raise Unread("two numbers side by side")
+                    if divided == 2 and not spaced:
+                        raise Unread("1/2x is half of x or 1/(2x)")
+                    out.append("*")
+                    divided = 0
+                out.append(item)
+                operand, divided, last = True, divided + bool(divided), token
+        if closing is not None:
+            self._next()
+        if not operand:
+            raise Unread("it ends in an operator")
+        return "".join(out)
+
+    def _operand(self, token: str) -> str:
+        name = token[1:]
+        if token[0].isdigit() or (token[0] == "." and name):
+            if self._peek() == "_":
+                raise Unread("a number with an index")
+            return f"Q('{token}')"
+        if token in _CLOSING:
+            return f"{_ROUNDED.get(token, '')}({self.value(_CLOSING[token])})"
+        if token in _BARS:
+            return f"Abs({self.value(_BARS[token])})"
+        if token == "\\frac":
+            return f"(({self._argument()})/({self._argument()}))"
+        if token == "\\binom":
+            return f"binomial({self._argument()},{self._argument()})"
+        if token == "\\sqrt":
+            degree = self._index() if self._peek() == "[" else "Q('2')"
+            return f"root({self._argument()},{degree})"
+        if token in ("\\pi", "\\infty", "\\infinity"):
+            return "pi" if token == "\\pi" else "oo"
+        if name in _FUNCTIONS and token[0] == "\\" and not (name == "Gamma" and self._peek() != "("):
+            return self._function(name)
+        if token.isalpha() or name in _SYMBOLS:
+            return self._symbol(token)
+        if name in _ACCENTS:
+            return self._symbol(f"{token} {self._raw()}")
+        raise Unread(f"{token} is no part of a value")
+
+    def _index(self) -> str:
+        self._next()
+        return self.value("]")
+
+    def _argument(self) -> str:
+        """Of a power or a command: a group, or one token with its sign."""
+        token = self._next()
+        if token == "{" or token == "(":
+            return self.value(_CLOSING[token])
+        return token + self._argument() if token in "+-" else self._operand(token)
+
+    def _raw(self) -> str:
+        """The next group or token as it stands."""
+        token, depth, taken = self._next(), 0, ""
+        while True:
+            depth += (token in "{(") - (token in "})")
+            taken += token
+            if depth <= 0:
+                return taken.strip("{}")
+            token = self._next()
+
+    def _symbol(self, name: str) -> str:
+        plain = name
+        if self._peek() == "_":
+            self._next()
+            name += f"_{self._raw()}"
+        while self._peek() == "'":
+            name += self._next()
+        if name in "fgh" or (plain in "fgh" and self._peek() == "("):
+            if self._peek() == "(":
+                name += f"({self._raw()})"
+        if name in ("e", "i"):
+            return {"e": "E", "i": "I"}[name]
+        return self.symbols.setdefault(name, f"s{len(self.symbols)}")
+
+    def _function(self, name: str) -> str:
+        function, power, base = _FUNCTIONS[name], "", ", Q('10')" if name == "lg" else ""
+        while (mark := self._peek()) in ("^", "_"):
+            self._next()
+            if mark == "_" and name == "log":
+                base = f", {self._argument()}"
+            elif mark == "^":
+                power = self._argument()
+            else:
+                raise Unread(f"{name} with an index")
+        if power.replace("Q('1')", "1") == "-1" and f"arc{name}" in _FUNCTIONS:
+            function, power = _FUNCTIONS[f"arc{name}"], ""
+        if self._peek() in ("(", "[", "{"):
+            argument = self.value(_CLOSING[self._next()], commas=name in ("gcd", "lcm", "max", "min"))
+        else:
+            argument = self._bare_argument()
+        call = f"{function}({argument}{base})"
+        return f"({call})**({power})" if power else call
+
+    def _bare_argument(self) -> str:
+        """Of a function without brackets: the factors up to an operator or another function."""
+        out = [self._next()] if self._peek() == "-" else []
+        factors: list[str] = []
+        while (token := self._peek()) is not None and (
+            token.isalnum() or token in ("{", "|", "\\frac", "\\sqrt", "\\pi", "\\lvert") or token[1:] in _SYMBOLS
+        ):
+            if factors and token[0].isdigit():
+                raise Unread("two numbers side by side")
+            item = self._operand(self._next())
+            while self._peek() in ("^", "!"):
+                item = f"{item}**({self._argument()})" if self._next() == "^" else f"factorial({item})"
+            factors.append(item)
+        if not factors:
+            raise Unread("a function of nothing")
+        return "".join(out) + "*".join(factors)

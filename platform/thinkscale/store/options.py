@@ -1,0 +1,147 @@
+"""The options of a multiple choice question, in the forms that files have them.
+
+Owns what is read as options: a list, an object by letter, labels beside texts, one string with letters or lines, and
+any of these printed as JSON, Python or numpy. What is in no such form is refused in words, never dropped.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_LABEL_KEYS = ("label", "labels", "key", "letter", "letters", "id", "option_label", "identifier")
+_TEXT_KEYS = ("text", "texts", "choices", "options", "content", "value", "option", "choice", "answer", "body")
+_LETTERED = re.compile(r"(?:(?<=\s)|(?<=[;,|])|^)(?:\(([A-Za-z]|\d{1,2})\)|([A-Za-z]|\d{1,2})[).:])(?=\s|\S)")
+_PRINTED = re.compile(r"\s*(?:array\()?[\[({]")
+_BETWEEN = re.compile(r"(?<=['\"])[ \n]+(?=['\"])")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Texts without their letters, and the labels by which an answer may name them."""
+
+    texts: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+def read_options(value: Any) -> Options:
+    """The options that a field holds; none where it is empty.
+
+    Raises:
+        ValueError: it holds something else; the message says what.
+    """
+    if value is None or value != value or (isinstance(value, str | list | dict) and not value):
+        return Options()
+    found = _read(value)
+    if len(found.texts) < 2 or any(not text for text in found.texts):
+        what = f"{type(value).__name__} {str(value)[:80]!r}"
+        raise ValueError(
+            f"options cannot be read from the {what}: they must be a list of texts, an object by letter, labels and texts, "
+            "a line for each, or one text with A) B) C)"
+        )
+    return found
+
+
+def _read(value: Any) -> Options:
+    if isinstance(value, str):
+        return _from_text(value)
+    if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
+        value = dict(value)  # a Parquet map
+    if isinstance(value, Mapping):
+        return _from_object(value)
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        pairs = [(_first(item, _LABEL_KEYS), _first(item, _TEXT_KEYS)) for item in value]
+        if all(text is not None for _, text in pairs):
+            return _labelled([label for label, _ in pairs], [text for _, text in pairs])
+        if all(len(item) == 1 for item in value):  # [{"A": "3"}, {"B": "4"}]
+            return _from_object({key: text for item in value for key, text in item.items()})
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return _without_letters([str(item) for item in value])
+    return Options()
+
+
+def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((item[key] for key in keys if item.get(key) is not None), None)
+
+
+def _from_object(value: Mapping[str, Any]) -> Options:
+    texts, labels = _first(value, _TEXT_KEYS), _first(value, _LABEL_KEYS)
+    if isinstance(texts, list):
+        return _labelled(labels if isinstance(labels, list) else [], texts)
+    if len(value) == 1 and isinstance(inner := next(iter(value.values())), Mapping | list):
+        return _read(inner)
+    given = {str(key): text for key, text in value.items() if text is not None}
+    if not all(isinstance(text, str | int | float) for text in given.values()):
+        return Options()
+    keys = sorted(given, key=lambda key: (len(key), key))
+    return _labelled(
+        [key[-1:] if len(key) > 1 and not key.isdigit() else key for key in keys], [given[key] for key in keys]
+    )
+
+
+def _labelled(labels: Sequence[Any], texts: Sequence[Any]) -> Options:
+    """In the labels' order where they are letters."""
+    if len(labels) != len(texts) or any(label is None for label in labels):
+        return _without_letters([str(text) for text in texts])
+    pairs = [
+        (str(label).strip().strip("().:").upper(), str(text).strip()) for label, text in zip(labels, texts, strict=True)
+    ]
+    if len({label for label, _ in pairs}) == len(pairs) and all(
+        len(label) == 1 and label.isalpha() for label, _ in pairs
+    ):
+        pairs.sort()
+    return Options(tuple(text for _, text in pairs), tuple(label for label, _ in pairs))
+
+
+def _without_letters(texts: Sequence[str]) -> Options:
+    """Without leading letters, where every text has its own."""
+    marks = [_LETTERED.match(text.lstrip()) for text in texts]
+    labels = [(mark[1] or mark[2]).upper() for mark in marks if mark]
+    if labels in (_expected("A", len(texts)), _expected("1", len(texts))) and len(texts) > 1:
+        texts = [text.lstrip()[mark.end() :] for text, mark in zip(texts, marks, strict=True) if mark]
+        return Options(tuple(text.strip() for text in texts), tuple(labels))
+    return Options(tuple(text.strip() for text in texts))
+
+
+def _expected(first: str, count: int) -> list[str]:
+    return [chr(ord("A") + i) if first == "A" else str(i + 1) for i in range(count)]
+
+
+def _from_text(text: str) -> Options:
+    if _PRINTED.match(text):
+        for load in (json.loads, _python):
+            try:
+                found = load(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+                continue
+            return _read(list(found) if isinstance(found, tuple | set) else found)
+    for first in ("A", "1"):
+        marks: list[re.Match[str]] = []
+        for mark in _LETTERED.finditer(text):
+            if (mark[1] or mark[2]).upper() == (chr(ord("A") + len(marks)) if first == "A" else str(len(marks) + 1)):
+                marks.append(mark)
+        if len(marks) > 1 and not text[: marks[0].start()].strip():
+            ends = [*(mark.start() for mark in marks[1:]), len(text)]
+            texts = [text[mark.end() : end].strip(" \t\r\n;,|") for mark, end in zip(marks, ends, strict=True)]
+            return Options(tuple(texts), tuple(_expected(first, len(marks))))
+    for separator in ("\n", "|", ";", "\t"):
+        if separator in text.strip():
+            return _without_letters([part.strip() for part in text.strip().split(separator) if part.strip()])
+    return Options()
+
+
+def _python(text: str) -> Any:
+    """A list as Python or numpy print it: numpy's has no commas."""
+    text = text.strip().removeprefix("array(")
+    if "dtype" in text[-20:] or not text.endswith(("]", ")", "}")):
+        text = text.rpartition(", dtype")[0]
+    if text.startswith("[") and text.count("(") < text.count(")"):
+        text = text.removesuffix(")")
+    text = _BETWEEN.sub(", ", text)
+    if text.startswith("[") and not re.search(r"[,'\"]", text):
+        return text.strip("[]").split()
+    return ast.literal_eval(text)

@@ -1,0 +1,82 @@
+"""Every rule over a user's text takes time in proportion to its length, whatever it repeats."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from thinkscale.curate.fingerprints import fingerprint
+from thinkscale.curate.normalise import canonical, normalise
+from thinkscale.curate.quality import RULES
+from thinkscale.domain.campaign import FilesSource
+from thinkscale.domain.question import Question
+from thinkscale.grading.extraction import extract
+from thinkscale.grading.notation import option_letters
+from thinkscale.grading.verdict import Graded, judge_plainly
+from thinkscale.store.ingest import Unreadable, _question
+from thinkscale.store.options import read_options
+
+UNITS = [
+    " ", "~", "\t", "\n", "\n ", "\u3000", "$", "$ ", "\\ ", "\\text{", "}", "{", "(", "[", "1,", "1 ", "-", "= ", "is ", "Answer: ", "#### 1\n",
+    "** ", "A, ", "A and ", "not ", "![", "\\frac{", "^{", "\\boxed{1} or ", "<<", "Question:", "|", "sqrt(", "\\cup ", "\\begin{pmatrix}", ". ",
+    "million ", "√(", "²", "^\\circ ", "\n####", "_{",
+]  # fmt: skip
+
+
+def _ingest(text: str) -> None:
+    row = {"question": text, "answer": text, "solution": text}
+    source = FilesSource(name="s", paths=["a"], columns={"solution": "solution"})  # type: ignore[arg-type]
+    assert not isinstance(_question(source, row, "a:1", None), Unreadable)
+
+
+def _quality(text: str) -> None:
+    question = Question(id="q", question=text, answer=text[:1000], kind="math", source="s", options=(text, "b"))
+    for rule in RULES.values():
+        rule(question)
+
+
+def _options(text: str) -> None:
+    for form in (text, "['a" + text, "A) " + text):
+        try:
+            read_options(form)
+        except ValueError as error:
+            assert "options cannot be read" in str(error)
+
+
+def _judge(text: str) -> None:
+    for kind, reference in (("integer", "5"), ("math", "x^2"), ("choice", "B"), ("text", "yes")):
+        for response in (text, f"Answer: {text}!", f"\\boxed{{{text}}}"):
+            judge_plainly(Graded(kind=kind, reference=reference, response=response, options=("1", "2")))  # type: ignore[arg-type]
+        extract(kind, text, ("1", "2"))  # type: ignore[arg-type]
+    option_letters(text, ("1", "2"), announced=True)
+
+
+RULES_OF_TEXT: list[Callable[[str], object]] = [
+    normalise,
+    canonical,
+    lambda text: fingerprint(text, text),
+    _ingest,
+    _quality,
+    _options,
+    _judge,
+]
+
+
+@pytest.mark.parametrize(
+    "rule", RULES_OF_TEXT, ids=["normalise", "canonical", "fingerprint", "ingest", "quality", "options", "judge"]
+)
+def test_time_grows_with_the_text(rule: Callable[[str], object]) -> None:
+    slow = []
+    for unit in UNITS:
+        elapsed = []
+        for size in (20_000, 160_000):
+            text = f"a{unit * (size // len(unit))}b"
+            began = time.perf_counter()
+            rule(text)
+            elapsed.append(time.perf_counter() - began)
+        # In proportion it is 8 times as long, with a square 64 times; a short first time may be luck.
+        if elapsed[1] > 24 * max(elapsed[0], 0.05):
+            slow.append((unit, *elapsed))
+    assert slow == []
