@@ -45,6 +45,13 @@ LASTING = (
 """What the next try would meet again: error numbers, an object store's words, what is told, what to do."""
 
 
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
 class StoreError(RuntimeError):
     """A root cannot be used; the message names the root and what to do."""
 
@@ -202,7 +209,7 @@ class Store:
             self.create(probe, b"1", retries=PROBE_RETRIES)
             refused = not self.create(probe, b"2")
             if self.is_remote:
-                refused = refused and not self._put(probe, b"3", {"e_tag": f'"{"0" * 32}"', "version": "1"})
+                refused = refused and not self._put(probe, b"3", {"e_tag": f'"{"0" * 32}"', "version": "0"})
             self.delete(probe)
         except Exception as error:
             raise StoreError(
@@ -234,11 +241,12 @@ class Store:
                 try:
                     objects.put(key, data, mode=mode)
                     return True
-                except (AlreadyExistsError, PreconditionError):
-                    # A retried put can find the object that its own first try wrote. Where there is none, or none
-                    # was asked about, another writer is at it right now, perhaps in vain.
+                except (AlreadyExistsError, PreconditionError) as error:
+                    # A retried put can find the object that its own first try wrote. If there is none, or a status
+                    # of 409 (told as AlreadyExists), another writer is at it right now, perhaps in vain.
                     with suppress(FileNotFoundError):
-                        if (there := bytes(objects.get(key).bytes())) == data or mode != "overwrite":
+                        there = bytes(objects.get(key).bytes())
+                        if there == data or mode == "create" or isinstance(error, PreconditionError):
                             return there == data
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise StoreError(f"writing {path} under {self.uri} failed: other writers are at it without end")
@@ -272,13 +280,18 @@ class Store:
         except (OSError, BaseError, ValueError) as error:
             if isinstance(error, FileNotFoundError) and doing != "writing":
                 raise
-            text = str(error).partition("\n\nDebug source")[0].rstrip(".")
+            text = _words(error)
             number = getattr(error, "errno", None) or int((re.findall(r"\(os error (\d+)\)", text) or [0])[-1])
             for numbers, pattern, what, remedy in LASTING:
                 if number in numbers or re.search(pattern, f"{type(error).__name__} {text}"):
                     told = f"{what.format(self.uri)} while {doing} {path}: {remedy} and run the same command again"
                     raise StoreError(told) from error
             raise StoreError(f"{doing} {path} under {self.uri} failed: {text}") from error
+
+
+def _words(error: Exception) -> str:
+    """An error's message without the structures that obstore prints behind it."""
+    return str(error).partition("\n\nDebug source")[0].rstrip(".")
 
 
 def _root(uri: str) -> str:
@@ -317,14 +330,14 @@ def _client(scheme: str, bucket: str, retries: int, settings: tuple[tuple[str, s
         "timeout": timedelta(hours=6),  # of a whole download
     }
     own = {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE"}
-    if scheme == "s3" and not own & dict(settings).keys():
-        from obstore.auth.boto3 import Boto3CredentialProvider  # profiles, SSO, an instance's role
+    try:
+        if scheme == "s3" and not own & dict(settings).keys():
+            from obstore.auth.boto3 import Boto3CredentialProvider  # profiles, SSO, an instance's role
 
-        try:
             options["credential_provider"] = Boto3CredentialProvider()
-        except ValueError as error:
-            raise StoreError("S3 needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE") from error
-    return {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme](bucket, **options)
+        return {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme](bucket, **options)
+    except (BaseError, ValueError) as error:
+        raise StoreError(f"{scheme}://{bucket} needs {CREDENTIALS[scheme]}: {_words(error)}") from error
 
 
 @lru_cache(maxsize=1)
@@ -335,6 +348,8 @@ def _first_user() -> int:
 
 class _Files(FsspecStore):
     """The same clients behind fsspec's interface."""
+
+    cachable = False  # the environment may be another one
 
     def _construct_store(self, bucket: str) -> Any:
         return _connect(str(self.protocol), bucket)
