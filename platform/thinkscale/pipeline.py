@@ -76,8 +76,10 @@ def run(
     Raises:
         thinkscale.store.filesystem.StoreError: the campaign's root cannot be written.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
+        thinkscale.runtime.session.ClusterError: the cluster cannot be joined, or is lost.
+        SystemExit: SIGTERM came.
     """
-    from thinkscale.runtime.session import connect, disconnect
+    from thinkscale.runtime import session
     from thinkscale.stages.distill import check_terms
     from thinkscale.store.filesystem import Store
 
@@ -87,8 +89,8 @@ def run(
     chosen = names[names.index(first) : names.index(last) + 1]
     if "distill" in chosen:
         check_terms(campaign)
-    connect(address)
     try:
+        session.connect(address)
         for number, name in enumerate(chosen, 1):
             label = f"[{number}/{len(chosen)}] {name}"
             say(f"{label}: {STAGES[name]}")
@@ -100,8 +102,30 @@ def run(
             from thinkscale.stages.report import summary
 
             say(summary(campaign, store))
+    except BaseException as raised:
+        raise _explained(raised, campaign, store) from None
     finally:
-        disconnect()
+        session.disconnect()
+    if store.directories(f"{campaign.name}/logs"):  # of failures that are overcome
+        store.delete_directory(f"{campaign.name}/logs")
+
+
+def _explained(raised: BaseException, campaign: Campaign, store: Store) -> BaseException:
+    """What ended a run, with notes on what is kept and whether the same command goes on from there."""
+    from thinkscale.runtime import ending, failure, session
+    from thinkscale.store.artifact import ConfigDriftError
+
+    error = ending.reason_for(raised)
+    if isinstance(error, ConfigDriftError) or type(error) is session.ClusterError:  # nothing was begun
+        return error
+    found = failure.cause(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        error.add_note("what is committed is kept: the same command resumes")
+        return error
+    if isinstance(found, session.ClusterLostError | OSError) or failure.is_rays(found):
+        error.add_note("what is committed is kept: once that is mended, the same command resumes")
+    error.add_note(failure.keep_logs(error, store, campaign.name, session.logs()))
+    return error
 
 
 def _commits(campaign: Campaign, store: Store) -> dict[str, int]:
