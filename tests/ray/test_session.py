@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -187,10 +188,47 @@ def test_a_wrong_address_is_told_within_10_s_in_one_line(tmp_path: Path, address
 
 
 def test_a_listener_that_is_no_ray_is_told_within_10_s(tmp_path: Path) -> None:
-    import socket
 
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         test_a_wrong_address_is_told_within_10_s_in_one_line(tmp_path, address, "does not answer: ")
+
+
+ASKS_ABOUT_AN_ACTOR = """
+import ray
+from thinkscale.runtime.session import connect, disconnect
+connect("local")
+
+@ray.remote
+def ask():
+    from ray.util.state import get_actor
+    try:
+        return get_actor("ab" * 16, timeout=2)
+    except Exception as error:
+        return type(error).__name__
+
+print("told:", ray.get(ask.remote()))
+disconnect()
+"""
+
+
+@pytest.mark.parametrize("variable", [None, "RAY_API_SERVER_ADDRESS"])
+def test_a_private_cluster_never_asks_another_one_of_the_machine(variable: str | None) -> None:
+    """As Ray Train's PlacementGroupCleaner does, which removes the workers where an actor is not known there."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0 if variable else 8265))
+        other.listen()
+        other.settimeout(0)
+        address = f"http://127.0.0.1:{other.getsockname()[1]}"
+        out = subprocess.run(
+            [sys.executable, "-c", ASKS_ABOUT_AN_ACTOR],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "platform"), **({variable: address} if variable else {})},
+            capture_output=True,
+            text=True,
+        )
+        assert "told: " in out.stdout, out.stderr
+        assert out.stderr == ""
+        with pytest.raises(BlockingIOError):
+            other.accept()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.data.exceptions import UserCodeException
 from ray.exceptions import (
     ActorDiedError,
     NodeDiedError,
@@ -51,11 +52,6 @@ def in_creation(raised: Exception) -> ActorDiedError:
     )
 
 
-class UserCodeException(Exception):
-    """Stands where Ray Data's does."""
-
-
-UserCodeException.__module__ = "ray.data.exceptions"
 LOST = WorkerHealthCheckFailedError("[rank=1] health check failed", ActorDiedError())
 IN_EMBED = "(thinkscale/stages/embed.py:77)"
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,11 +24,10 @@ with scratch.directory("thinkscale-train-", sys.argv[1]) as path:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only this test's directory is swept."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(scratch, "SHORT", str(tmp_path))
-    yield
 
 
 def start(stack: ExitStack, parent: Path) -> tuple[subprocess.Popen[str], Path]:
@@ -49,7 +47,8 @@ def test_what_a_killed_owner_left_is_swept_with_the_processes_in_it_and_what_a_l
         waits = "import time; print(flush=True); time.sleep(600)"
         orphan = subprocess.Popen([sys.executable, "-c", waits, f"{left}/raylet"], stdout=subprocess.PIPE)
         stack.callback(orphan.kill)
-        assert orphan.stdout is not None and orphan.stdout.readline()
+        assert orphan.stdout is not None
+        assert orphan.stdout.readline()
         scratch.sweep()
         assert (left / "left").exists()
         dead.kill()
