@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -21,28 +22,35 @@ STAGE = click.Choice(list(pipeline.STAGES))
 
 
 def main() -> None:
-    """Entry point: errors that the user can mend are one message, not a traceback."""
+    """Entry point: what goes wrong is told in a line or two; by a traceback where THINKSCALE_TRACEBACK is set."""
+    from thinkscale.runtime import ending
+
+    signal.signal(signal.SIGTERM, ending.terminate)
     try:
         cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        click.echo("interrupted; run the same command again to resume", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (ValueError, RuntimeError, OSError) as error:
-        if os.environ.get("THINKSCALE_TRACEBACK"):
-            raise
-        from thinkscale.store.campaigns import CampaignError
+    except click.ClickException as told:
+        told.show()
+        sys.exit(told.exit_code)
+    except (Exception, SystemExit) as raised:
+        error = ending.reason_for(raised)
+        if isinstance(error, click.exceptions.Abort):  # how click passes on KeyboardInterrupt
+            line, code = "interrupted", 130
+            error = error.__cause__ or error
+        elif isinstance(error, SystemExit):
+            if error.code != ending.TERMINATED:
+                raise
+            line, code = "terminated", ending.TERMINATED
+        else:
+            if os.environ.get("THINKSCALE_TRACEBACK"):
+                raise error from None
+            from thinkscale.runtime.failure import headline
 
-        click.echo(f"thinkscale: {error}", err=True)
-        if not isinstance(error, CampaignError):  # nothing was begun
-            click.echo(
-                "(what is committed is kept: the same command resumes; THINKSCALE_TRACEBACK=1 shows where)", err=True
-            )
-        sys.exit(1)
+            line, code = headline(error), 1
+        click.echo("\n".join([f"thinkscale: {line}", *getattr(error, "__notes__", [])]), err=True)
+        if error is raised:
+            sys.exit(code)
+        sys.stdout.flush()
+        os._exit(code)  # ended from outside: some thread may wait for ever for what is not there any more
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
@@ -31,7 +31,7 @@ STAGES = {
 FIRST, LAST = next(iter(STAGES)), list(STAGES)[-1]
 
 
-def _work() -> dict[str, Callable[[Campaign, Store], Any]]:
+def _work() -> dict[str, Callable[[Campaign, Store], bool]]:
     from thinkscale.stages import (
         benchmarks,
         deduplicate,
@@ -79,8 +79,10 @@ def run(
         thinkscale.store.filesystem.StoreError: the campaign's root cannot be written, another driver works on it,
             or has taken it over.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
+        thinkscale.runtime.session.ClusterError: the cluster cannot be joined, or is lost.
+        SystemExit: SIGTERM came.
     """
-    from thinkscale.runtime.session import connect, disconnect
+    from thinkscale.runtime import session
     from thinkscale.stages.distill import check_terms
     from thinkscale.store.filesystem import Store
     from thinkscale.store.lease import hold
@@ -93,24 +95,38 @@ def run(
         check_terms(campaign)
     with hold(root, campaign.name, wait=wait, say=say) as lease:
         store = lease.store
-        connect(address)
         try:
+            session.connect(address)
             for number, name in enumerate(chosen, 1):
                 label = f"[{number}/{len(chosen)}] {name}"
                 say(f"{label}: {STAGES[name]}")
-                began, before = time.monotonic(), _commits(campaign, store)
-                _work()[name](campaign, store)
-                did = "complete" if _commits(campaign, store) != before else "nothing to do, complete already"
-                say(f"{label}: {did} ({time.monotonic() - began:.1f} s)")
+                began, did = time.monotonic(), _work()[name](campaign, store)
+                told = "complete" if did else "nothing to do, complete already"
+                say(f"{label}: {told} ({time.monotonic() - began:.1f} s)")
             if last == LAST:
                 from thinkscale.stages.report import summary
 
                 say(summary(campaign, store))
+            store.delete_directory(f"{campaign.name}/logs")  # of failures that are overcome
+        except BaseException as raised:
+            raise _explained(raised, campaign, store) from None
         finally:
-            disconnect()
+            session.disconnect()
 
 
-def _commits(campaign: Campaign, store: Store) -> dict[str, str]:
-    """Paths of the campaign's manifests and when they were written."""
-    written = store.written(campaign.name)
-    return {name: when for name, when in written.items() if name.endswith("manifest.json")}
+def _explained(raised: BaseException, campaign: Campaign, store: Store) -> BaseException:
+    """What ended a run, with notes on what is kept and whether the same command goes on from there."""
+    from thinkscale.runtime import ending, failure, session
+    from thinkscale.store.artifact import ConfigDriftError
+
+    error = ending.reason_for(raised)
+    if isinstance(error, ConfigDriftError) or type(error) is session.ClusterError:  # nothing was begun
+        return error
+    found = failure.cause(error)
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        error.add_note("what is committed is kept: the same command resumes")
+        return error
+    if isinstance(found, session.ClusterLostError | OSError) or failure.is_rays(found):
+        error.add_note("what is committed is kept: once that is mended, the same command resumes")
+    error.add_note(failure.keep_logs(error, store, campaign.name, session.logs()))
+    return error

@@ -193,7 +193,7 @@ def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool, a
         fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=folder, on_step=kill)
     folder.finish()
     assert folder.steps() == [2, 4]
-    (tmp_path / "checkpoints" / "step-5").mkdir()  # one that was being written when its writer died
+    (tmp_path / "checkpoints" / "step-5-1").mkdir()  # one that was being written when its writer died
     seen: list[int] = []
     resumed = fit(
         load_model(base, settings, device=CPU),
@@ -205,6 +205,34 @@ def test_a_resumed_run_goes_on_as_if_undisturbed(tmp_path: Path, remote: bool, a
     assert seen == [5, 6]
     assert [m.learning_rate for m in resumed] == [m.learning_rate for m in undisturbed]
     np.testing.assert_allclose([m.loss for m in resumed], [m.loss for m in undisturbed], rtol=1e-6)
+
+
+def test_an_attempt_goes_on_from_anothers_checkpoint_and_leaves_alone_what_that_one_writes_meanwhile(
+    tmp_path: Path,
+) -> None:
+    base, samples = save_base(tmp_path / "base", "llama"), make_samples(12)
+    settings = EXACT.model_copy(update={"checkpoint_every_steps": 1})
+    place = tmp_path / "checkpoints"
+
+    def lose_control(metrics: Any) -> None:
+        if metrics.step == 4:
+            raise KilledError
+
+    first = CheckpointFolder(pafs.LocalFileSystem(), str(place), attempt="aaaaaaaa")
+    with pytest.raises(KilledError):
+        fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=first, on_step=lose_control)
+    assert sorted(path.name for path in place.iterdir()) == ["step-3-aaaaaaaa", "step-4-aaaaaaaa"]
+    seen: list[int] = []
+
+    def go_on(metrics: Any) -> None:
+        seen.append(metrics.step)
+        (place / "step-5-aaaaaaaa").mkdir(exist_ok=True)  # the first one lives, and saves
+        (place / "step-5-aaaaaaaa" / ".metadata").touch()
+
+    second = CheckpointFolder(pafs.LocalFileSystem(), str(place), attempt="bbbbbbbb")
+    fit(load_model(base, settings, device=CPU), samples, settings, checkpoints=second, on_step=go_on)
+    assert seen == [5, 6]
+    assert sorted(path.name for path in place.iterdir()) == ["step-4-aaaaaaaa", "step-5-aaaaaaaa", "step-5-bbbbbbbb"]
 
 
 class SlowFiles(pafs.FSSpecHandler):
@@ -277,7 +305,7 @@ def test_a_full_disk_ends_training_with_the_place_the_cause_and_the_last_checkpo
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert folder.steps() == [2]
-    assert not (tmp_path / "checkpoints" / "step-4").exists()
+    assert not (tmp_path / "checkpoints" / "step-4-0").exists()
     seen: list[int] = []
     fit(
         load_model(base, settings, device=CPU),

@@ -55,19 +55,31 @@ def lasting_cause(error: BaseException) -> str | None:
 
 
 class CheckpointFolder:
-    """`<path>/step-N/` on any file system that pyarrow knows."""
+    """`<path>/step-N-<attempt>/` on any file system that pyarrow knows.
+
+    Every attempt may go on from what another one wrote, but none writes into another's directories, and none
+    removes what was written beside it: only its own and what it found when it began.
+    """
 
     def __init__(
-        self, fs: pafs.FileSystem, path: str, *, asynchronous: bool = False, check: Callable[[], object] = lambda: None
+        self,
+        fs: pafs.FileSystem,
+        path: str,
+        *,
+        attempt: str = "0",
+        asynchronous: bool = False,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
             path: as `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`.
+            attempt: of a driver; its workers, however often they are replaced, have the same.
             asynchronous: `save` returns once the state is copied to the host's memory (12 bytes a trained
                 weight, over all ranks), and the copy is written while training goes on.
             check: raises where nothing may be written or deleted (any more); called before each.
         """
-        self.fs, self.path, self._check = fs, path, check
+        self.fs, self.path, self._attempt, self._check = fs, path, attempt, check
+        self._found: set[str] = set()
         self._asynchronous = asynchronous
         self._group: Any = None
         self._stager: BlockingAsyncStager | None = None
@@ -82,7 +94,7 @@ class CheckpointFolder:
         self.finish()
         self._check()
         step = len(history)
-        target = f"{self.path}/{_step_name(step)}"
+        target = f"{self.path}/{self._name(step)}"
         writer: Any = FileSystemWriter(target, sync_files=False)
         writer.fs, writer.path = _ArrowFiles(self.fs), target
         state = _state(model, optimizer)
@@ -114,7 +126,7 @@ class CheckpointFolder:
             if first:
                 self._check()
                 with suppress(OSError):  # a full disk has better uses for its parts
-                    self.fs.delete_dir(f"{self.path}/{_step_name(step)}")
+                    self.fs.delete_dir(f"{self.path}/{self._name(step)}")
             if (cause := lasting_cause(error)) is None:
                 raise RuntimeError(f"the checkpoint of step {step} was not written") from error
             kept = [s for s in self.steps() if s != step]
@@ -125,16 +137,19 @@ class CheckpointFolder:
             ) from error
         if first:
             self._check()
-            for old in self.steps()[:-KEPT]:
-                self.fs.delete_dir(f"{self.path}/{_step_name(old)}")
+            held = [name for step, name in self._whole() if name in self._found or name == self._name(step)]
+            for old in held[:-KEPT]:
+                self.fs.delete_dir(f"{self.path}/{old}")
 
     def load_latest(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> list[StepMetrics]:
         """Restore the newest whole checkpoint in place; returns its history, empty where there is none."""
-        chosen = [self.steps()[-1:]]
+        names = [name for _, name in self._whole()]
+        self._found.update(names)
+        chosen = [names[-1:]]
         dist.broadcast_object_list(chosen)  # one rank decides, should the listing differ
         if not chosen[0]:
             return []
-        source = f"{self.path}/{_step_name(chosen[0][0])}"
+        source = f"{self.path}/{chosen[0][0]}"
         state = {**_state(model, optimizer), "history": ""}
         reader: Any = FileSystemReader(source)
         reader.fs, reader.path = _ArrowFiles(self.fs), source
@@ -146,18 +161,21 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps of whole checkpoints, ascending."""
+        return sorted({step for step, _ in self._whole()})
+
+    def _whole(self) -> list[tuple[int, str]]:
+        """Steps and directories of whole checkpoints, ascending."""
         infos = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         names = [info.base_name for info in infos if info.base_name.startswith("step-")]
         wholes = self.fs.get_file_info([f"{self.path}/{name}/.metadata" for name in names]) if names else []
         return sorted(
-            int(name.removeprefix("step-"))
+            (int(name.split("-")[1]), name)
             for name, whole in zip(names, wholes, strict=True)
             if whole.type == pafs.FileType.File
         )
 
-
-def _step_name(step: int) -> str:
-    return f"step-{step}"
+    def _name(self, step: int) -> str:
+        return f"step-{step}-{self._attempt}"
 
 
 def _state(model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -36,31 +36,30 @@ class Board:
         return self._stop
 
 
-def show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
-    """Print steps as they come, until the run is over and the board is empty."""
+def show(board: Any, over: threading.Event, stepping: threading.Event, tensorboard: str | None) -> None:
+    """Print steps as they come, until the run is over and the board is empty. `stepping` is set by each."""
     curves = _curves(tensorboard)
     progress: Progress | None = None
-    last = previous = 0
+    previous = 0
     while True:
         ending = over.wait(POLL_S)
         for step in ray.get(board.take.remote(), timeout=BOARD_TIMEOUT_S):
             if "note" in step:
-                if progress is not None:
-                    progress.note(step["note"])
+                say(step["note"])
                 continue
-            if progress is None:
-                progress = Progress("train", step["steps"], "steps", done=step["step"] - 1)
-                last = step["step"] - 1
-            elif step["step"] <= previous:
-                progress.note(f"workers were lost; step {step['step']} again, from the last checkpoint")
+            if progress is None or step["step"] <= previous:
+                if progress is not None:
+                    say(f"workers were lost; step {step['step']} again, from the last checkpoint")
+                progress = Progress("train", step["steps"], "steps", done=step["step"] - 1, elapsed_s=step["seconds"])
+                previous = step["step"] - 1
             mfu = f"  MFU {step['mfu']:.1%}" if step["mfu"] else ""
             note = (
                 f"loss {step['loss']:.4f}  lr {step['learning_rate']:.2e}  "
                 f"{step['tokens'] / step['seconds']:,.0f} tokens/s{mfu}"
             )
-            progress.advance(max(0, step["step"] - last), note)
+            progress.advance(step["step"] - previous, note)
             previous = step["step"]
-            last = max(last, previous)
+            stepping.set()
             for name in ("loss", "learning_rate", "grad_norm", "mfu"):
                 if curves is not None and step[name] is not None:
                     curves.add_scalar(f"train/{name}", step[name], step["step"])
@@ -68,6 +67,11 @@ def show(board: Any, over: threading.Event, tensorboard: str | None) -> None:
             if curves is not None:
                 curves.close()
             return
+
+
+def say(text: str) -> None:
+    """A line of the stage, apart from its steps."""
+    Progress("train", 0).note(text)
 
 
 def _curves(directory: str | None) -> Any:

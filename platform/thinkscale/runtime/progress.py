@@ -6,16 +6,25 @@ import sys
 import time
 
 LINE_EVERY_S = 5.0
+MEASURED_S = 0.5
+"""A rate over less time says nothing."""
 
 
 class Progress:
     """Progress of one stage, printed as plain lines so that job logs can be read as well as a terminal."""
 
-    def __init__(self, stage: str, total: int, unit: str = "rows", *, done: int = 0) -> None:
+    def __init__(self, stage: str, total: int, unit: str = "rows", *, done: int = 0, elapsed_s: float = 0.0) -> None:
+        """
+        Args:
+            total: 0 where it is not known yet (`extend`).
+            elapsed_s: spent already on what is counted next.
+        """
         self._stage, self._total, self._unit = stage, total, unit
         self._done = self._resumed = done
-        self._began = self._last_line = time.monotonic()
-        self._say(f"{self._counts()}{' already done, resuming' if done else ''}")
+        self._last_line = time.monotonic()
+        self._began = self._last_line - elapsed_s
+        if total:
+            self._say(f"{self._counts()}{' already done, resuming' if done else ''}")
 
     def advance(self, count: int, note: str = "") -> None:
         """Count work that is committed; `note` is appended (a loss, a share of drops)."""
@@ -24,9 +33,8 @@ class Progress:
         if now - self._last_line < LINE_EVERY_S and self._done < self._total:
             return
         self._last_line = now
-        rate = (self._done - self._resumed) / max(now - self._began, 1e-9)
-        left = (self._total - self._done) / rate if rate > 0 else 0.0
-        self._say(f"{self._counts()}  {rate:,.1f} {self._unit}/s  {_clock(left)} left  {note}".rstrip())
+        pace = _pace(self._done - self._resumed, self._total - self._done, now - self._began, self._unit)
+        self._say(f"{self._counts()}{pace}  {note}".rstrip())
 
     def extend(self, count: int) -> None:
         """So much more is to do."""
@@ -42,6 +50,14 @@ class Progress:
 
     def _say(self, text: str) -> None:
         print(f"{self._stage:<12} {text}", file=sys.stderr, flush=True)
+
+
+def _pace(done: int, left: int, elapsed_s: float, unit: str) -> str:
+    """Rate and time left, once there is something to tell them from."""
+    if done <= 0 or elapsed_s < MEASURED_S:
+        return ""
+    rate = done / elapsed_s
+    return f"  {format(rate, ',.1f' if rate >= 1 else '.2g')} {unit}/s  {_clock(left / rate)} left"
 
 
 def _clock(seconds: float) -> str:

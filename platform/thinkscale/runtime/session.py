@@ -1,40 +1,129 @@
-"""Joining a Ray cluster, or starting a private local one."""
+"""Joining a Ray cluster, or starting a private local one; hearing when it is lost."""
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
-import tempfile
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any, cast
+
+from ray._private import services
+from ray._private import worker as ray_worker
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 import ray
+from thinkscale.runtime import ending, scratch
 
 OBJECT_STORE_BYTES = 1 << 30
 """Of a private cluster; what does not fit is spilled to disk."""
+START_BYTES = 256 << 20
+"""Free disk that a private cluster wants for its sockets, logs and spilled objects."""
+JOIN_S = 4.0
+"""Time that each step of asking a cluster whether it is one may take."""
+WATCH_EVERY_S = 1.0
+SILENT_S = 20.0
+"""After so long without an answer a joined cluster is lost."""
 
-_own: str | None = None
-"""Directory of the private cluster that this process started."""
+_session: ExitStack | None = None
+_directory: Path | None = None
+"""Of this process, while it is connected."""
+_private = False
+
+
+class ClusterError(RuntimeError):
+    """The Ray cluster cannot be joined or started, or is lost; the message says which and why."""
+
+
+class ClusterLostError(ClusterError):
+    """The cluster went away under the work."""
 
 
 def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     """Join the cluster at `address`, or the one this process is a job of; start a local one where there is none.
 
+    Until `disconnect`, SIGTERM and the loss of the cluster end what the main thread is at (`runtime.ending`), and
+    what Ray and native code write to this process's standard error goes to a file among `logs`.
+
     Args:
         address: `auto`, `host:port`, or `local` for a private cluster in any case.
         cpus: logical CPUs of a cluster that is started here; default: the machine's, but at least 4, so
             that small stages (which hold whole logical CPUs) do not wait for each other on a laptop.
+
+    Raises:
+        ClusterError: there is no such cluster, or none can be started.
     """
     if ray.is_initialized():
         return
+    scratch.sweep()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own default is one thread a worker too; tokenizers and BLAS in workers follow it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address != "local":
-        ray.init(address=address, log_to_driver=False)
-        return
-    global _own
+    global _session, _directory, _private
+    _session = session = ExitStack()
+    before = signal.getsignal(signal.SIGTERM)  # Ray sets its own
+    try:
+        # A short path of our own: Unix sockets allow 107 bytes, and a stale /tmp/ray slows every start.
+        _directory = session.enter_context(scratch.directory("ts-", scratch.SHORT))
+        session.enter_context(_native_errors_in(_directory / "driver.err"))
+        # Loggers that are made later would speak on the terminal: of settings, and of errors that are told once more.
+        for name in ("ray.data._internal.progress", "ray.data.exceptions"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        _private = address == "local"
+        if _private:
+            _start(_directory, cpus, session)
+        else:
+            ray.init(address=_found(address), log_to_driver=False)
+        session.callback(_leave)
+        if threading.current_thread() is threading.main_thread():
+            session.enter_context(_watched(before))
+    except BaseException:
+        disconnect()
+        raise
+
+
+def owns_cluster() -> bool:
+    """Whether the cluster is a private one that this process started: it ends with it, and nobody else is on it."""
+    return _private
+
+
+def logs() -> dict[str, Path]:
+    """This process's log files, and those of a private cluster, by name."""
+    if _directory is None:
+        return {}
+    session = _directory / "session_latest" / "logs"
+    files = [_directory / "driver.err", *(path for path in session.rglob("*") if not path.is_symlink())]
+    return {
+        str(path.relative_to(session if session in path.parents else _directory)): path
+        for path in files
+        if path.is_file() and path.stat().st_size
+    }
+
+
+def disconnect() -> None:
+    """Leave the cluster; a private one ends, with its logs."""
+    global _session, _directory, _private
+    session, _session = _session, None
+    if session is not None:
+        session.close()
+    _directory, _private = None, False
+
+
+def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
+    """Start a private cluster, unknown to all others of this machine."""
+    if (free := os.statvfs(directory)).f_bavail * free.f_frsize < START_BYTES:
+        raise ClusterError(
+            f"a local Ray cluster needs {START_BYTES >> 20} MiB of free disk in {scratch.SHORT}, which is full: "
+            f"make room there ({free.f_bavail * free.f_frsize >> 20} MiB are free)"
+        )
     # On one machine memory is dear: freed tensors go back at once instead of staying in malloc's arenas.
     for name, value in {
         "MALLOC_ARENA_MAX": "2",
@@ -42,32 +131,130 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         "MALLOC_TRIM_THRESHOLD_": "1048576",
     }.items():
         os.environ.setdefault(name, value)
-    # A short path of our own: Unix sockets allow 107 bytes, and a stale /tmp/ray slows every start.
-    _own = tempfile.mkdtemp(prefix="ts-", dir="/tmp")
-    ray.init(
-        "local",
-        num_cpus=cpus or max(4, os.cpu_count() or 1),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        _temp_dir=_own,
-        # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
-        _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
-    )
+    # Without a dashboard Ray still registers a port as if it had one (8265 unless told), and Ray Train's
+    # PlacementGroupCleaner asks whoever listens there, or at these addresses, about its own actors.
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        os.environ.pop(name, None)
+    nobody = session.enter_context(socket.socket())
+    nobody.bind(("127.0.0.1", 0))  # and never listens
+    try:
+        ray.init(
+            "local",
+            num_cpus=cpus or max(4, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            dashboard_port=nobody.getsockname()[1],
+            log_to_driver=False,
+            _temp_dir=str(directory),
+            # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
+            _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
+        )
+    except Exception as error:
+        raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():  # Ray leaves it readable for everybody
         token.chmod(0o600)
 
 
-def owns_cluster() -> bool:
-    """Whether the cluster is a private one that this process started: it ends with it, and nobody else is on it."""
-    return _own is not None
+def reach(host: str, port: int, what: str) -> None:
+    """Raises ClusterError where nobody listens."""
+    try:
+        socket.create_connection((host, port), timeout=JOIN_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"{what} cannot be reached: {error}") from error
 
 
-def disconnect() -> None:
-    """Leave the cluster; a private one ends, with its logs."""
-    global _own
-    ray.shutdown()
-    if _own is not None:
-        shutil.rmtree(_own, ignore_errors=True)  # processes that end may still write there
-    _own = None
+def _found(address: str) -> str:
+    """The `host:port` of a cluster that answers and has a node here. Ray itself would try for minutes."""
+    what = f"the Ray cluster at --address {address}"
+    if "://" in address:
+        raise ClusterError(
+            f"{what} cannot be joined: give auto or host:port. To run on a cluster from outside: "
+            "thinkscale submit --address http://HEAD:8265"
+        )
+    try:
+        found = services.canonicalize_bootstrap_address(address) or ""
+        host, _, port = found.rpartition(":")
+        number = int(port)
+    except (ConnectionError, ValueError) as error:
+        raise ClusterError(f"{what} cannot be found: {str(error).partition(chr(10))[0]}") from error
+    reach(host, number, what)
+    nodes: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: nodes.extend(GcsClient(address=found).get_all_node_info(timeout=JOIN_S)), daemon=True
+    )
+    asking.start()
+    asking.join(JOIN_S)
+    if not nodes:
+        raise ClusterError(f"{what} does not answer: is this Ray's port (6379 unless told), with this client's token?")
+    if not services.find_node_ids() & {node.hex() for node in nodes}:
+        raise ClusterError(
+            f"{what} has no node on this machine: run there, or thinkscale submit --address http://HEAD:8265"
+        )
+    return found
+
+
+@contextmanager
+def _native_errors_in(path: Path) -> Iterator[None]:
+    """`sys.stderr` stays where it is; what Ray's loggers and native code write to descriptor 2 goes to a file."""
+    before = sys.stderr
+    try:
+        redirectable = before.fileno() == 2
+    except (OSError, ValueError, AttributeError):
+        redirectable = False
+    if not redirectable:
+        yield
+        return
+    kept = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=before.encoding, errors=before.errors, closefd=False)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = before
+        os.dup2(kept, 2)  # `kept` stays open for whoever still holds that stream
+
+
+def _leave() -> None:
+    with redirect_stdout(sys.__stderr__):  # news of processes that end, or have ended
+        ray.shutdown()
+
+
+@contextmanager
+def _watched(before: Any) -> Iterator[None]:
+    """Have SIGTERM and the cluster's loss end what the main thread is at; `before`: SIGTERM's handler until then."""
+    over = threading.Event()
+    lost: list[ClusterLostError] = []
+    signal.signal(signal.SIGUSR1, lambda *_: ending.end(lost[0]))
+    signal.signal(signal.SIGTERM, ending.terminate)
+    watch = threading.Thread(target=_watch, args=(over, lost), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _watch(over: threading.Event, lost: list[ClusterLostError]) -> None:
+    context, node = ray.get_runtime_context(), cast(Any, ray_worker._global_node)
+    gcs, me = GcsClient(address=context.gcs_address), ray.NodeID.from_hex(context.get_node_id())
+    processes = [(kind, each.process) for kind in ("gcs_server", "raylet") for each in node.all_processes.get(kind, [])]
+    heard = time.monotonic()
+    while not lost and not over.wait(WATCH_EVERY_S):
+        why = next((f"its {kind} died" for kind, process in processes if process.poll() is not None), "")
+        if not processes:  # not ours
+            try:
+                why = "" if gcs.check_alive([me], timeout=JOIN_S)[0] else "it counts this node as dead"
+                heard = time.monotonic()
+            except ray.exceptions.RpcError:
+                why = f"no answer for {SILENT_S:.0f} s" if time.monotonic() - heard > SILENT_S else ""
+        if why:
+            lost.append(ClusterLostError(f"the Ray cluster at {context.gcs_address} is lost: {why}"))
+    while not over.is_set():  # again, where the first one is held up in ending
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        over.wait(3 * WATCH_EVERY_S)

@@ -124,8 +124,8 @@ def serve(
     """
     os.environ.setdefault(CALLBACK, CALLBACK_PATH)  # a cluster that is started here inherits them
     os.environ.setdefault(LIMIT, str(service.max_body_bytes))
-    connect(address)
     try:
+        connect(address)
         if owns_cluster():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

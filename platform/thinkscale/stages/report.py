@@ -20,7 +20,7 @@ from thinkscale.store.lineage import curated_artifacts
 from thinkscale.store.samples import SampleSet
 
 
-def report(campaign: Campaign, store: Store) -> Manifest:
+def report(campaign: Campaign, store: Store) -> bool:
     """Write `<campaign>/report/`: report.html, curve.png, curve.svg, summary.txt.
 
     Nothing is done where the report of these very artifacts is there; one of older artifacts is replaced. Its
@@ -36,7 +36,7 @@ def report(campaign: Campaign, store: Store) -> Manifest:
     config = {"campaign": campaign.model_dump(mode="json")}
     committed = output.manifest()
     if committed is not None and committed.inputs == inputs and committed.config == config:
-        return committed
+        return False
     store.delete_directory(output.path)
     output.begin(config, inputs)
     files = build_report(
@@ -48,7 +48,8 @@ def report(campaign: Campaign, store: Store) -> Manifest:
         notes=sample_notes(samples),
     )
     files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
-    return output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
+    output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
+    return True
 
 
 def summary(campaign: Campaign, store: Store) -> str:

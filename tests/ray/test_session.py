@@ -1,0 +1,234 @@
+"""Losing the cluster, being told to end, and failing: in order, in time, in one line, with nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "campaigns" / "tiny.toml"
+
+# A stage that waits as the real ones do: in ray.get, in Ray Data, in asyncio with a thread that waits for Ray as well.
+WAITS = """
+import asyncio, sys, time
+import ray
+from thinkscale import cli, pipeline
+
+@ray.remote
+def endless():
+    time.sleep(3600)
+
+def in_get(campaign, store):
+    started()
+    ray.get(endless.remote())
+
+def in_data(campaign, store):
+    import ray.data
+    started()
+    for _ in ray.data.range(4).map(lambda row: time.sleep(3600) or row).iter_rows():
+        pass
+
+def in_asyncio(campaign, store):
+    async def work():
+        try:
+            await endless.remote()
+        finally:
+            await asyncio.to_thread(lambda: ray.get(endless.remote(), timeout=wait_s))
+    started()
+    asyncio.run(work())
+
+def raises(campaign, store):
+    @ray.remote
+    def fails():
+        return {}["answer"]
+    ray.get(fails.remote())
+
+def started():
+    from ray._private import worker
+    processes = worker._global_node.all_processes
+    print("started", *(processes[name][0].process.pid for name in ("raylet", "gcs_server")), flush=True)
+
+wait_s = float(sys.argv.pop())
+stage = globals()[sys.argv.pop()]
+pipeline._work = lambda: {"report": stage}
+cli.main()
+"""
+
+
+class Driver:
+    """`thinkscale report` of a campaign, whose stage is one of those above."""
+
+    def __init__(self, root: Path, stage: str, wait_s: float = 3600) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WAITS, "report", str(TINY), "--root", str(root), stage, str(wait_s)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
+        )
+        self.root = root
+
+    def started(self) -> dict[str, int]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("started"):
+                raylet, gcs = line.split()[1:]
+                return {"raylet": int(raylet), "gcs_server": int(gcs)}
+        raise AssertionError(self.process.communicate())
+
+    def end(self, within_s: float) -> tuple[int, list[str]]:
+        """Exit code and what was said on standard error."""
+        said = self.process.communicate(timeout=within_s)[1]
+        return self.process.returncode, said.splitlines()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    before = left_behind()
+    yield
+    deadline = time.monotonic() + 20  # processes that were killed take a moment
+    while left_behind() - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left_behind() - before == set()
+
+
+def left_behind() -> set[str]:
+    """Our directories in /tmp, and Ray's processes that work in them."""
+    directories = {str(path.parent) for path in Path("/tmp").glob("t*/.thinkscale-owner")}
+    found = set(directories)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if re.search(r"/tmp/ts-\w+/", command):
+            found.add(process.name)
+    return found
+
+
+@pytest.mark.parametrize("process", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("stage", ["in_get", "in_data", "in_asyncio"])
+def test_a_lost_cluster_is_told_within_30_s_wherever_the_driver_waits(tmp_path: Path, stage: str, process: str) -> None:
+    driver = Driver(tmp_path, stage)
+    os.kill(driver.started()[process], signal.SIGKILL)
+    code, said = driver.end(within_s=30)
+    assert code == 1, said
+    assert re.fullmatch(rf"thinkscale: the Ray cluster at \S+ is lost: its {process} died", said[0]), said
+    assert said[1] == "what is committed is kept: once that is mended, the same command resumes"
+    log = Path(said[2].removeprefix("full log: "))
+    assert log.is_relative_to(tmp_path / "tiny" / "logs")
+    assert (log.parent / "raylet.out").exists()
+    assert len(said) == 3
+
+
+@pytest.mark.parametrize("stage", ["in_get", "in_data", "in_asyncio"])
+def test_sigterm_ends_a_run_in_order_in_any_stage(tmp_path: Path, stage: str) -> None:
+    driver = Driver(tmp_path, stage, wait_s=1)
+    driver.started()
+    driver.process.send_signal(signal.SIGTERM)
+    code, said = driver.end(within_s=60)
+    assert code == 143, said
+    assert said == ["thinkscale: terminated", "what is committed is kept: the same command resumes"]
+    assert not (tmp_path / "tiny" / "logs").exists()
+
+
+def test_what_a_task_raised_is_told_in_one_line_with_the_full_log(tmp_path: Path) -> None:
+    code, said = Driver(tmp_path, "raises").end(within_s=60)
+    assert code == 1
+    assert said[0] == "thinkscale: KeyError: 'answer'"
+    assert len(said) == 2  # and no advice to run it again
+    log = Path(said[1].removeprefix("full log: "))
+    assert 'return {}["answer"]' in log.read_text() or "KeyError: 'answer'" in log.read_text()
+    assert (log.parent / "raylet.out").exists()
+
+
+def test_what_a_killed_driver_left_is_gone_after_the_next_start(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, "in_get")
+    driver.started()
+    directories = set(Path("/tmp").glob("ts-*/.thinkscale-owner"))
+    driver.process.kill()
+    driver.process.wait()
+    again = Driver(tmp_path, "raises")
+    again.end(within_s=60)
+    left: Any = {path for path in directories if path.exists()}
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:9", "cannot be reached: .*refused"),
+        ("http://127.0.0.1:8265", "give auto or host:port"),
+        ("localhost:99999", "cannot be reached: "),
+        ("nosuchhost.invalid:6379", "cannot be reached: "),
+        ("nonsense", "cannot be found"),
+    ],
+)
+def test_a_wrong_address_is_told_within_10_s_in_one_line(tmp_path: Path, address: str, words: str) -> None:
+    program = "from thinkscale.cli import main; main()"
+    began = time.monotonic()
+    out = subprocess.run(
+        [sys.executable, "-c", program, "report", str(TINY), "--root", str(tmp_path), "--address", address],
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 1
+    assert re.fullmatch(rf"thinkscale: the Ray cluster at --address {re.escape(address)} {words}.*\n", out.stderr)
+    assert time.monotonic() - began < 15  # loading Ray included
+
+
+def test_a_listener_that_is_no_ray_is_told_within_10_s(tmp_path: Path) -> None:
+
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        test_a_wrong_address_is_told_within_10_s_in_one_line(tmp_path, address, "does not answer: ")
+
+
+ASKS_ABOUT_AN_ACTOR = """
+import ray
+from thinkscale.runtime.session import connect, disconnect
+connect("local")
+
+@ray.remote
+def ask():
+    from ray.util.state import get_actor
+    try:
+        return get_actor("ab" * 16, timeout=2)
+    except Exception as error:
+        return type(error).__name__
+
+print("told:", ray.get(ask.remote()))
+disconnect()
+"""
+
+
+@pytest.mark.parametrize("variable", [None, "RAY_API_SERVER_ADDRESS"])
+def test_a_private_cluster_never_asks_another_one_of_the_machine(variable: str | None) -> None:
+    """As Ray Train's PlacementGroupCleaner does, which removes the workers where an actor is not known there."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0 if variable else 8265))
+        other.listen()
+        other.settimeout(0)
+        address = f"http://127.0.0.1:{other.getsockname()[1]}"
+        out = subprocess.run(
+            [sys.executable, "-c", ASKS_ABOUT_AN_ACTOR],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "platform"), **({variable: address} if variable else {})},
+            capture_output=True,
+            text=True,
+        )
+        assert "told: " in out.stdout, out.stderr
+        assert out.stderr == ""
+        with pytest.raises(BlockingIOError):
+            other.accept()
