@@ -102,10 +102,10 @@ def test_our_own_errors_keep_their_message_and_are_not_looked_behind() -> None:
 
 
 def test_an_error_raised_here_is_told_with_the_innermost_place_of_ours() -> None:
-    with pytest.raises(AttributeError) as raised:
+    with pytest.raises(TypeError) as raised:
         Store(3)  # type: ignore[arg-type]
     line = headline(raised.value)
-    assert line.startswith("AttributeError: ")
+    assert line.startswith("TypeError: ")
     assert "(thinkscale/store/filesystem.py:" in line
 
 
