@@ -36,6 +36,8 @@ class Collector:
         if report.outcome != "passed":
             found["outcome"] = report.outcome
             found["why"] = str(report.longrepr)[-600:]
+            if report.failed:  # at once: a run may be cut off before its end
+                print(f"\n{report.nodeid}\n{str(report.longrepr)[-3000:]}", flush=True)
 
 
 def code_hash() -> str:

@@ -99,20 +99,29 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     return made
 
 
-def kill_once(when: Callable[[], bool], title: str) -> tuple[threading.Thread, list[str]]:
-    """Kill the first process with such a title once the condition holds; the list then names it."""
+def titled(title: str) -> list[psutil.Process]:
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if title in " ".join(process.info["cmdline"] or ())]
+
+
+def engines() -> list[psutil.Process]:
+    """The processes of vLLM's engines, below the replicas that hold them."""
+    return [child for replica in titled("ray::ServeReplica") for child in replica.children()]
+
+
+def kill_once(
+    when: Callable[[], bool], victims: Callable[[], list[psutil.Process]]
+) -> tuple[threading.Thread, list[str]]:
+    """Kill the first of the victims once the condition holds; the list then names it."""
     killed: list[str] = []
 
     def watch() -> None:
         end = time.monotonic() + 300
         while time.monotonic() < end and not killed:
-            if when():
-                for process in psutil.process_iter(["cmdline"]):
-                    if title in " ".join(process.info["cmdline"] or ()):
-                        killed.append(f"{title} {process.pid}")
-                        process.send_signal(signal.SIGKILL)
-                        return
-            time.sleep(0.05)
+            for process in victims()[:1] if when() else ():
+                killed.append(f"{process.name()} {process.pid}")
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.02)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -146,7 +155,9 @@ class TestCampaign:
         assert manifest.stats["gpu_startup_s"] > 0
 
     def test_training_survives_a_killed_worker_and_many_checkpoints(self, campaign: Campaign) -> None:
-        thread, killed = kill_once(exists(campaign.root, "model/checkpoints/step-*8*"), "RayTrainWorker")
+        thread, killed = kill_once(
+            exists(campaign.root, "model/checkpoints/step-8*"), lambda: titled("RayTrainWorker")
+        )
         train(campaign, Store(campaign.root))
         thread.join(1)
         manifest = Artifact(Store(campaign.root), "gpu/model").require()
@@ -155,12 +166,14 @@ class TestCampaign:
         assert manifest.extra["workers"] == GPUS
         assert manifest.extra["loss_last"] < manifest.extra["loss_first"]
 
-    @pytest.mark.parametrize(("model", "title"), [("base", "EngineCore"), ("tuned", "ray::ServeReplica")])
+    @pytest.mark.parametrize(
+        ("model", "victims"), [("base", engines), ("tuned", lambda: titled("ray::ServeReplica"))], ids=["base", "tuned"]
+    )
     def test_evaluation_survives_a_killed_engine_and_a_killed_replica(
-        self, campaign: Campaign, model: str, title: str
+        self, campaign: Campaign, model: str, victims: Callable[[], list[psutil.Process]]
     ) -> None:
         one = campaign.model_copy(update={"evaluate": campaign.evaluate.model_copy(update={"models": [model]})})
-        thread, killed = kill_once(exists(campaign.root, f"samples/model={model}/benchmark=b/segments/*.json"), title)
+        thread, killed = kill_once(exists(campaign.root, f"samples/model={model}/benchmark=b/segments/*.json"), victims)
         evaluate(one, Store(campaign.root))
         thread.join(1)
         assert killed
@@ -211,7 +224,7 @@ def test_training_whose_driver_was_killed_goes_on_on_one_gpu(campaign: Campaign,
         return subprocess.Popen([sys.executable, "-c", RESUME, str(file)], env=os.environ)
 
     driver, end = start({}), time.monotonic() + 200
-    while not list((root / "gpu/model").glob("checkpoints/step-*8*")):
+    while not list((root / "gpu/model").glob("checkpoints/step-8*")):
         assert driver.poll() is None
         assert time.monotonic() < end
         time.sleep(0.05)
