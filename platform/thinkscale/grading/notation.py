@@ -172,19 +172,12 @@ _CURRENCY = re.compile(
 )
 _NEGATIVE = re.compile(r"(?:negative|minus) ", re.IGNORECASE)
 _UNIT = re.compile(r"(?:[A-Za-zμ /$€£¥₹¢.'()-]|\\cdot|\^ ?\{? ?-?\d ?\}?)+", re.ASCII)
-_LEADING = re.compile(
-    r"[-+]? ?(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d+)?"
-    r"(?: ?\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}| ?/ ?\d+| \d+/\d+"
-    r"| ?\\(?:times|cdot) ?10 ?\^ ?\{? ?[-+]?\d{1,3} ?\}?)?",
-    re.ASCII,
-)
-_PLAIN = re.compile(r"[-+]? ?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
-_FRACTION = re.compile(r"([-+]?) ?\\frac ?\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([-+]?[\d.,]+) ?\}", re.ASCII)
-_SLASHED = re.compile(r"([-+]?[\d.,]+) ?/ ?([-+]?[\d.,]+)", re.ASCII)
-_MIXED = re.compile(r"([-+]?)(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(?<= )(\d+) ?/ ?(\d+))", re.ASCII)
+_DECIMAL = r"(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
+_RATIONAL = re.compile(rf"([-+]?) ?(?:(\d+) (?=\d+ ?/))?({_DECIMAL})(?: ?/ ?([-+]?{_DECIMAL}(?<=\d)))?", re.ASCII)
+_FRACTION = re.compile(r" ?\\frac ?\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([-+]?[\d.,]+) ?\}", re.ASCII)
+_TIMES_TEN = re.compile(r" ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3}))", re.ASCII)
 _WORDS_ONLY = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,8}")
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*) ?\\overline ?\{(\d+)\}", re.ASCII)
-_SCIENTIFIC = re.compile(r"([-+]?[\d.,]+) ?\\(?:times|cdot) ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?", re.ASCII)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALE = re.compile(r" ?(thousand|million|billion|trillion)\b ?")
 _RADIX = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{? ?(\d{1,2}|two|eight|ten|sixteen) ?\}?")
@@ -219,19 +212,20 @@ def quantity(text: str) -> Quantity | None:
             currency, rest = match[1] or currency, rest[match.end() :]
         text = sign + rest
     text = re.sub(r"%| ?\bper ?cent\b", "", text).rstrip("$ ")
-    value = _bare_number(text)
-    if value is not None:
+    text = _FRACTION.sub(r" \1/\2", _TIMES_TEN.sub(r"e\1\2", text, count=1), count=1).strip()
+    while len(text) > 2 and text[0] == "{" and text[-1] == "}":
+        text = text[1:-1].strip()
+    if (value := _spoken(text)) is not None:
         return Quantity(value=value, unit=currency)
-    leading = _LEADING.match(text)
-    value = _bare_number(leading[0].strip()) if leading is not None else None
+    leading = _RATIONAL.match(text)
+    value = _rational(leading) if leading is not None else None
     if leading is None or value is None:
         return None
     rest = text[leading.end() :]
     while scale := _SCALE.match(rest):
         value, rest = value * _SCALES[scale[1]], rest[scale.end() :]
-    attached = bool(rest) and rest[0].isalpha() and not leading[0].endswith(" ")
     unit = rest.strip()
-    if unit and not _is_unit(unit, attached):
+    if unit and not _is_unit(unit, attached=rest[0].isalpha()):
         return None
     return Quantity(value=value, unit=unit or currency)
 
@@ -257,29 +251,22 @@ def _is_unit(text: str, attached: bool) -> bool:
     )  # fmt: skip
 
 
-def _bare_number(text: str) -> Fraction | None:
-    while len(text) > 2 and text[0] == "{" and text[-1] == "}":
-        text = text[1:-1].strip()
-    if _PLAIN.fullmatch(text):
-        return _decimal(text)
-    if match := _FRACTION.fullmatch(text):
-        return _ratio(match[2], match[3], match[1])
-    if match := _SLASHED.fullmatch(text):
-        return _ratio(match[1], match[2], "")
-    if match := _MIXED.fullmatch(text):
-        part = _ratio(match[3] or match[5], match[4] or match[6], "")
-        return None if part is None else (-1 if match[1] == "-" else 1) * (int(match[2]) + part)
+def _spoken(text: str) -> Fraction | None:
+    """A number in words, or with repeating decimals."""
     if match := _REPEATING.fullmatch(text):
         whole, once, again = match[2] or "0", match[3], match[4]
         shifted = int(whole + once) + Fraction(int(again), 10 ** len(again) - 1)
         return (-1 if match[1] == "-" else 1) * shifted / Fraction(10 ** len(once))
-    if _WORDS_ONLY.fullmatch(text):
-        value, whole_text = _in_words(text)
-        return Fraction(value) if value is not None and whole_text else None
-    if match := _SCIENTIFIC.fullmatch(text):
-        mantissa = _decimal(match[1])
-        return None if mantissa is None else mantissa * Fraction(10) ** int(match[2])
-    return None
+    value, whole_text = _in_words(text) if _WORDS_ONLY.fullmatch(text) else (None, False)
+    return Fraction(value) if value is not None and whole_text else None
+
+
+def _rational(match: re.Match[str]) -> Fraction | None:
+    try:
+        above, below = (Fraction(re.sub("[, ]", "", part or "1").rstrip(".")) for part in match.group(3, 4))
+        return (-1 if match[1] == "-" else 1) * (int(match[2] or 0) + above / below) if match[3] else None
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def radix(text: str) -> tuple[str, int] | None:
@@ -289,23 +276,6 @@ def radix(text: str) -> tuple[str, int] | None:
     base = _RADIX_WORDS.get(match[2]) or int(match[2])
     known = 2 <= base <= 36 and all(int(digit, 36) < base for digit in match[1])
     return (match[1].upper(), base) if known else None
-
-
-def _decimal(text: str) -> Fraction | None:
-    text = text.replace(",", "").replace(" ", "")
-    if not any(character.isdigit() for character in text) or text[:1] in "eE":
-        return None
-    try:
-        return Fraction(text.rstrip("."))
-    except ValueError:
-        return None
-
-
-def _ratio(numerator: str, denominator: str, sign: str) -> Fraction | None:
-    above, below = _decimal(numerator), _decimal(denominator)
-    if above is None or not below:
-        return None
-    return (-1 if sign == "-" else 1) * above / below
 
 
 def number_text(text: str) -> str | None:
@@ -406,14 +376,10 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
             return letter
     if announced:
         bare = re.sub(r"[*$`]|\\(?:quad|[,;: ])", "", plain)
-        if (several := _SEVERAL.match(bare)) or (
-            (several := _RUN.match(bare)) and "".join(sorted({*several[1]})) == several[1]
-        ):
-            letters = sorted(
-                set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])" if several.re is _SEVERAL else "[A-Z]", several[0]))
-            )
-            if all(letter in (allowed if several.re is _RUN else _LETTERS) for letter in letters):
-                return ",".join(letters)
+        if several := _SEVERAL.match(bare):
+            return ",".join(sorted(set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", several[0]))))
+        if (run := _RUN.match(bare)) and "".join(sorted({*run[1]} & {*allowed})) == run[1]:
+            return ",".join(run[1])
         match = _LETTER.match(plain)
         if match and match[1].upper() in allowed and not _is_article(plain, match):
             return match[1].upper()
