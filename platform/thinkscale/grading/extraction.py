@@ -40,7 +40,8 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<|im_start|>user", "<|user|>", "<end_of_turn>")
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t#*]{0,9}(?:(?:next|new) )?(?:question|problem|exercise|q|human|user|instruction|frage|问题)[ \t]?\d{0,3}[ \t*]{0,3}:",
+    r"\n[ \t#*]{0,9}(?:(?:next|new) )?(?:question|problem|exercise|q|human|user|instruction|frage|问题)"
+    r"[ \t]?\d{0,3}[ \t*]{0,3}:",
     re.IGNORECASE,
 )
 """A base model goes on to write itself the next question after its answer."""
@@ -275,11 +276,7 @@ _NUMBER = re.compile(
     r"(?:[1-9]\d{0,2}(?:,\d{3}){1,12}(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?",
     re.ASCII,
 )
-_EXPLANATION = re.compile(
-    r"\b(?:since|because|as (?=the|it|we|there|\$)|where|which|whose|due to|namely|for (?:all|any|every|each|some)|so that|given that"
-    r"|assuming|obtained|i\.e|that is|as required|as desired|(?<=[,;(–—-] )not|(?:and|but) not|rather than|instead of|with \$?[a-zA-Z]\$? (?:an?|being))\b",
-    re.IGNORECASE,
-)
+_EXPLANATION = re.compile(rf"\b(?:{_WORDS['explanations']})\b", re.IGNORECASE)
 _BEFORE_EXPLANATION = " \t,;:([{-–—*_.$"
 _COMMENT = re.compile(
     r"(?:in)?(?:correct|valid|right|wrong|not\s+(?:given|clear|known|unique|correct)|indeed|therefore|thus|clearly|simply|given"

@@ -22,50 +22,22 @@ LONGEST_NUMBER = 400
 LONGEST_TEXT = 40_000
 """Characters at the end of a text in which an option letter is looked for."""
 
-_GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "omicron",
-    "pi",
-    "rho",
-    ".",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "chi",
-    "psi",
-    "omega",
-]
+VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
+"""Words and signs that the graders know."""
+
+_GREEK = VOCABULARY["formulas"]["letters"].split()
 _UNICODE = str.maketrans(
     {
         **{chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(_GREEK) if name not in (".", "mu")},
         **{chr(0x391 + i): f"\\{name.title()} " for i, name in enumerate(_GREEK) if name != "."},
         **{
-            sign: " \\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", sign).split("\u2044"))
+            sign: " \\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", sign).split("\u2044"))
             for sign in "½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
         },
-        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/",
-        "∕": "/", "⁄": "/", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ",
-        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "°": "^\\circ ", "…": "\\ldots ", "∅": "\\emptyset ",
-        "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
-        "⟨": "\\langle ", "⟩": "\\rangle ", "′": "'", "’": "'", "µ": "μ",
-        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2062": "", "\u200b": "", "\ufeff": "", "，": ",",
-        "。": ".", "：": ":", "（": "(", "）": ")", "％": "%", "、": ",", "；": ";", "~": " ", "\0": "",
+        **VOCABULARY["characters"],
+        "\0": "",
     }
-)  # fmt: skip
+)
 _ROOT = re.compile(r"√ ?(?:(\d+|[A-Za-z])|\(([^()]*)\))")
 _SUPERSCRIPTS = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+")
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
@@ -127,9 +99,6 @@ class Quantity:
     """As it is written; empty where the number stands alone."""
 
 
-VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
-"""Words that the graders know."""
-
 _UNITS = {
     name: (dimension, Fraction(factor)) if dimension != "other" else (factor, Fraction(1))
     for dimension, units in VOCABULARY["units"].items()
@@ -139,6 +108,7 @@ _UNITS = {
 _LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
 """Units of one letter; any other single letter after a number is a variable."""
 _NO_UNITS = frozenset(VOCABULARY["words"]["no_units"].split())
+_SMALL_WORDS = ("of", "in", "a", "by", "at", "on")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3}
 _UNIT_TOKEN = re.compile(r"([A-Za-zμ$€£¥₹¢]+)'?(?: ?\^ ?\{? ?(-?\d) ?\}?)?|(/)|(?:\\cdot|[ .*()-])", re.ASCII)
 
@@ -245,10 +215,11 @@ def _is_unit(text: str, attached: bool) -> bool:
     if attached:
         return len(words) > 0 and words[0] in _ORDINALS and all(len(word) > 2 for word in words[1:])
     return bool(words) and all(
-        word in _LETTER_UNITS if len(word) == 1
-        else word.lower() not in _NO_UNITS and (len(word) > 2 or word in _UNITS or word in ("of", "in", "a", "by", "at", "on"))
+        word in _LETTER_UNITS
+        or word in _SMALL_WORDS
+        or (word.lower() not in _NO_UNITS and (len(word) > 2 or word in _UNITS))
         for word in words
-    )  # fmt: skip
+    )
 
 
 def _spoken(text: str) -> Fraction | None:
@@ -323,8 +294,7 @@ def is_prose(text: str) -> bool:
 
 
 _HEDGE = re.compile(
-    r"\b(?:or|either|neither|nor|between|at least|at most|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|not|cannot"
-    r"|unless|else|otherwise|if|when|maybe|perhaps|possibly|except|impossible|mod(?:ulo)?|under|over|above|below|to \d)\b|n't\b"
+    rf"\b(?:{VOCABULARY['words']['hedges']})\b|n't\b"
     r"|\\(?:pm|mp|ge|le|geq|leq|ne|neq|lt|gt)\b|[<>≥≤]|\d ?[+](?=\W*$)|\d ?- ?\d+$",
     re.IGNORECASE,
 )
@@ -340,13 +310,15 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(_COMMAND.sub(" ", text))
 
 
-_JOIN = r"(?: ?(?:,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|\by\b|\bo\b|\be\b|和|或|与|及|と) ?(?:possibly |maybe |perhaps )?)+"
+_JOIN = rf"(?: ?(?:,|/|&|\+|\b(?:{VOCABULARY['words']['joins']})\b|和|或|与|及|と) ?(?:possibly |maybe |perhaps )?)+"
 _SEVERAL = re.compile(
-    rf"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
+    r"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?"
+    rf"(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
 )
 _RUN = re.compile(r"[(\[]?([A-Z]{2,10})[)\]]?(?![A-Za-z0-9'])")
 _LETTER = re.compile(
-    r"[ (\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[ (\[{*_`\"':]{0,40}([A-Za-z])(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
+    r"[ (\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[ (\[{*_`\"':]{0,40}([A-Za-z])"
+    r"(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
 )
 _LONE_LETTER = re.compile(r"(?<![A-Za-z0-9_'’.-])([B-HJ-Z])(?![A-Za-z0-9_'’-])(?! ?[=+^<>])")
 _WRAPPED = re.compile(
