@@ -360,8 +360,8 @@ def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--judge", metavar="MODEL", help="A model that judges in place of the rule graders."),
         click.option("--judge-endpoint", metavar="URL", help="The OpenAI-compatible server that serves it; default: "
                      "it runs here."),
-        click.option("--judge-ungradable", is_flag=True, help="The judge is asked only about what the rule graders find "
-                     "ungradable."),
+        click.option("--judge-ungradable", is_flag=True, help="The judge is asked only about what the rules "
+                     "find ungradable."),
         ROOT,
         click.argument("campaign"),
     ):  # fmt: skip

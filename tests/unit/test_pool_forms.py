@@ -120,11 +120,17 @@ def test_unreadable_options_are_a_rows_fault_and_in_every_row_the_files(tmp_path
 @pytest.mark.parametrize(
     ("options", "answer", "letter"),
     [
-        (["x", "y", "z"], "AC", "A,C"), (["x", "y", "z"], ["A", "C"], "A,C"), (["x", "y", "z"], "A and C", "A,C"),
-        (["x", "y", "z"], "C, A", "A,C"), ({"label": ["1", "2"], "text": ["x", "y"]}, "2", "B"), (["x", "y"], "y", "B"),
-        (["x", "y"], "(b)", "B"), ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "B", "B"), ("A) x B) y", "B) y", "B"),
+        (["x", "y", "z"], "AC", "A,C"),
+        (["x", "y", "z"], ["A", "C"], "A,C"),
+        (["x", "y", "z"], "A and C", "A,C"),
+        (["x", "y", "z"], "C, A", "A,C"),
+        ({"label": ["1", "2"], "text": ["x", "y"]}, "2", "B"),
+        (["x", "y"], "y", "B"),
+        (["x", "y"], "(b)", "B"),
+        ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "B", "B"),
+        ("A) x B) y", "B) y", "B"),
     ],
-)  # fmt: skip
+)
 def test_the_right_options_are_letters(tmp_path: Path, options: Any, answer: Any, letter: str) -> None:
     [question] = read_all(
         lines(tmp_path / "a.jsonl", [{"question": "?", "answer": answer, "o": options}]), columns=Columns(options="o")
@@ -213,10 +219,35 @@ def test_several_reference_answers_are_all_kept_or_refused(tmp_path: Path) -> No
 
 
 SENTINELS = [
-    "notfound", "not found", "NotFound", "answer not found", "N/A", "n/a", "NaN", "null", "nil", "no answer",
-    "no_answer", "no answer found", "[]", "{}", "...", "?", "-", "#N/A", "#REF!", "<NA>", "<unk>", "TBD", "missing", "error", "not available",
-    "not provided", "unanswered", "final answer not found",
-]  # fmt: skip
+    "notfound",
+    "not found",
+    "NotFound",
+    "answer not found",
+    "N/A",
+    "n/a",
+    "NaN",
+    "null",
+    "nil",
+    "no answer",
+    "no_answer",
+    "no answer found",
+    "[]",
+    "{}",
+    "...",
+    "?",
+    "-",
+    "#N/A",
+    "#REF!",
+    "<NA>",
+    "<unk>",
+    "TBD",
+    "missing",
+    "error",
+    "not available",
+    "not provided",
+    "unanswered",
+    "final answer not found",
+]
 
 
 @pytest.mark.parametrize("answer", SENTINELS)

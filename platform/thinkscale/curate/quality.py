@@ -40,8 +40,9 @@ _OPEN_END = re.compile(
 _CURRENCY = re.compile(r"\$ ?\.?\d|\d ?\$")
 _END_SPACING = re.compile(r"\\[,;:]?\Z")
 _NO_ANSWER = re.compile(
-    r"[<#\[(]?(?:n/?a|nan|nat|null|nil|undefined answer|unknown|unk|see (?:the )?(?:solution|above|below)|(?:the )?proof|prove.*|todo|tbd"
-    r"|(?:answer |final answer )?not[ _-]?found|no[ _-]?(?:final )?answer(?: found)?|not[ _-]?available|unavailable|missing|unanswered"
+    r"[<#\[(]?(?:n/?a|nan|nat|null|nil|undefined answer|unknown|unk|see (?:the )?(?:solution|above|below)"
+    r"|(?:the )?proof|prove.*|todo|tbd|(?:answer |final answer )?not[ _-]?found|no[ _-]?(?:final )?answer(?: found)?"
+    r"|not[ _-]?available|unavailable|missing|unanswered"
     r"|(?:value|ref|name|div/0)!|error|empty|placeholder|not[ _-]?(?:applicable|given|provided))[>\])!]?"
     r"|\?+|-+|\.+|\[\s*\]|\{\s*\}|https?://\S+",
     re.IGNORECASE,

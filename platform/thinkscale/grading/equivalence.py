@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from thinkscale.grading.expressions import Unread, read, spelled
+from thinkscale.grading.expressions import UnreadError, read, spelled
 from thinkscale.grading.notation import (
     VOCABULARY,
     Quantity,
@@ -156,12 +156,6 @@ def expressions_equal(reference: str, answer: str) -> bool | None:
     return False if equal is None and value is not None and is_hedged(right) else equal
 
 
-_SYNONYMS = (
-    ("\\varnothing", "\\emptyset"), ("\\infinity", "\\infty"), ("\\leqslant", "\\le "), ("\\geqslant", "\\ge "),
-    ("\\leq", "\\le"), ("\\geq", "\\ge"), ("<=", "\\le "), (">=", "\\ge "), ("\\lt", "<"), ("\\gt", ">"), ("\\neq", "\\ne "),
-    ("!=", "\\ne "), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\mid", "|"), ("\\dots", "\\ldots"), ("\\cdots", "\\ldots"),
-    ("...", "\\ldots "),
-)  # fmt: skip
 _RATIO = re.compile(r"(\d+) to (\d+)", re.ASCII)
 _MEMBER = re.compile(r"\(?[A-Za-z](?: ?, ?[A-Za-z])*\)? ?\\in ?")
 _UNIT_AFTER = re.compile(
@@ -173,8 +167,8 @@ def _spelled(text: str) -> str:
     """A cleaned text with one spelling of what has several."""
     text = clean(text)
     if (phrase := _PHRASE.get(_folded_text(text))) is not None:
-        return phrase
-    for one, other in _SYNONYMS:
+        return str(phrase)
+    for one, other in VOCABULARY["synonyms"].items():
         text = text.replace(one, other)
     if _SIGN.search(text):
         text = text.replace("\\lor", "or").replace("\\vee", "or")
@@ -193,8 +187,8 @@ class _Form:
     """What kind of thing a text is."""
 
     kind: str
-    """value, relation, or for anything with items what encloses them: nothing, {}, <> (a vector), (), [), ...; cup for a
-    union, and rows and columns of a matrix."""
+    """value, relation, or for anything with items what encloses them: nothing, {}, <> (a vector), (), [), ...; cup for
+    a union, and rows and columns of a matrix."""
     text: str
     items: tuple[str | _Form, ...] = ()
     signs: tuple[str, ...] = ()
@@ -225,7 +219,7 @@ def _equal(left: str | _Form, right: str | _Form) -> bool | None:
     try:
         one, other = (piece if isinstance(piece, _Form) else _structure(piece) for piece in (left, right))
         return _forms_equal(one, other)
-    except Unread:
+    except UnreadError:
         return None
 
 
@@ -243,14 +237,14 @@ def _forms_equal(one: _Form, other: _Form) -> bool | None:
     if one.kind == other.kind == "value":
         try:
             return _values_equal(read(one.text), read(other.text), "." in one.text + other.text)
-        except Unread:
+        except UnreadError:
             return _ratios_equal(one.text, other.text)
     if one.kind == "value" and other.kind == "" and all(_equal(one.text, item) for item in other.items):
         return True  # one value said twice
     kinds, count = {one.kind, other.kind}, len(one.items)
-    comparable = len(kinds) == 1 or kinds == {"", "{}"} or (
-        not kinds & {"{}", "cup", "value", "relation"} and ("" in kinds or "<>" in kinds or (count > 2 and kinds == {"()", "[]"}))
-    )  # fmt: skip
+    ordered = not kinds & {"{}", "cup", "value", "relation"}
+    alike = kinds & {"", "<>"} or (count > 2 and kinds == {"()", "[]"})
+    comparable = len(kinds) == 1 or kinds == {"", "{}"} or (ordered and alike)
     if not comparable or count != len(other.items) or (one.name and other.name and one.name != other.name):
         dots = any("\\ldots" in leaf for form in (one, other) for leaf in form.leaves())
         return None if dots else _unlike(one, other)
@@ -269,7 +263,7 @@ def _unlike(*forms: _Form) -> bool | None:
     """Forms that cannot be equal are not, if only they were all read."""
     for leaf in (leaf for form in forms for leaf in form.leaves()):
         if quantity(leaf) is None and not _WORDS.fullmatch(leaf):
-            read(leaf)  # raises Unread
+            read(leaf)  # raises UnreadError
     return False
 
 
@@ -308,7 +302,7 @@ _BUILDER = re.compile(r" ?(\(?[A-Za-z]\)?)(?: ?\\in ?\\mathbb ?\{? ?R ?\}?)? ?[|
 
 
 def _structure(text: str) -> _Form:
-    """What kind of thing a text is. Raises Unread where its brackets do not match, or it is too much."""
+    """What kind of thing a text is. Raises UnreadError where its brackets do not match, or it is too much."""
     text = text.strip()
     if match := _ENVIRONMENT.fullmatch(text):
         return _rows(
@@ -325,7 +319,7 @@ def _structure(text: str) -> _Form:
     sides, signs = _split(text, _SIGN.pattern)
     if signs:
         if not all(sides):
-            raise Unread(text)
+            raise UnreadError(text)
         return _interval(text, sides, signs) or _Form("relation", text, tuple(sides), tuple(signs))
     for opening, closing in _BRACKETS:
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
@@ -336,7 +330,7 @@ def _structure(text: str) -> _Form:
                 return _Form(said.kind, text, said.items) if said.name == builder[1] else _Form("value", text)
             try:
                 items, _ = _split(inner, "[,;]")
-            except Unread:  # `(1) + (2)`
+            except UnreadError:  # `(1) + (2)`
                 continue
             if len(items) > 1 or opening[0] == "\\":
                 return _listing(kind, items, text)
@@ -349,7 +343,7 @@ def _rows(text: str, name: str, rows: list[list[str]]) -> _Form:
     """A matrix; one row or column is a vector, the cases of a function are a set of values with their conditions."""
     cells = [cell for row in rows for cell in row]
     if len(cells) > MOST_ITEMS or not cells or name not in (*_MATRICES, "cases", "dcases"):
-        raise Unread(text)
+        raise UnreadError(text)
     if name not in _MATRICES:
         return _Form(
             "{}", text, tuple(_Form("()", "", tuple(_CONDITION.sub("", cell).strip() for cell in row)) for row in rows)
@@ -360,7 +354,7 @@ def _rows(text: str, name: str, rows: list[list[str]]) -> _Form:
 def _listing(kind: str, items: list[str], text: str) -> _Form:
     """Items of a list, each of a set that holds one \\pm as two."""
     if len(items) > MOST_ITEMS:
-        raise Unread(text)
+        raise UnreadError(text)
     signs = {True: ("+", "-"), False: ("",)}
     if kind in ("", "{}"):
         items = [
@@ -391,7 +385,7 @@ _NESTING = r"\\[()\[\]{}]|\\(?:langle|rangle|begin|end)(?![a-z])|[(\[{]|[)\]}]"
 
 
 def _split(text: str, separator: str) -> tuple[list[str], list[str]]:
-    """The parts between separators outside all brackets, and those. Raises Unread where the brackets do not match."""
+    """The parts between separators outside all brackets, and those. Raises UnreadError for brackets without a match."""
     parts, found, depth, start = [], [], 0, 0
     for match in re.finditer(f"{_NESTING}|{separator}", text):
         token = match[0].removeprefix("\\")
@@ -400,13 +394,13 @@ def _split(text: str, separator: str) -> tuple[list[str], list[str]]:
         elif token in (")", "]", "}", "rangle", "end"):
             depth -= 1
             if depth < 0:
-                raise Unread(text)
+                raise UnreadError(text)
         elif depth == 0:
             parts.append(text[start : match.start()].strip())
             found.append(match[0])
             start = match.end()
     if depth:
-        raise Unread(text)
+        raise UnreadError(text)
     return [*parts, text[start:].strip()], found
 
 

@@ -12,83 +12,22 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from thinkscale.grading.notation import VOCABULARY
 
-class Unread(ValueError):
+
+class UnreadError(ValueError):
     """A text is no formula, or one that has no one reading."""
 
 
 _TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\*\*| |.", re.DOTALL)
-_FUNCTIONS = {
-    **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "exp", "log")},
-    **{f"{prefix}{name}": f"a{name}" for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
-       for prefix in ("arc", "a")},
-    "ln": "log", "lg": "log", "sign": "sign", "sgn": "sign", "Re": "re", "Im": "im", "arg": "arg", "abs": "Abs", "floor": "floor",
-    "ceil": "ceiling", "gcd": "igcd", "lcm": "ilcm", "max": "Max", "min": "Min", "Gamma": "gamma", "cbrt": "cbrt", "factorial": "factorial",
+_FUNCTIONS = {name: function for function, names in VOCABULARY["functions"].items() for name in names.split()}
+_LETTERS = VOCABULARY["formulas"]["letters"].split()
+_SYMBOLS = frozenset((*_LETTERS, *(name.title() for name in _LETTERS), *VOCABULARY["formulas"]["more_letters"].split()))
+_ACCENTS = frozenset(VOCABULARY["formulas"]["accents"].split())
+_SPELLED_OUT = {*_FUNCTIONS, "sqrt", "infty", "infinity", "binom", *_LETTERS} - {"Re", "Im", "arg", "Gamma", "."} - {
+    name for name in _LETTERS if len(name) < 3 and name != "pi"
 }  # fmt: skip
-_SPELLED_OUT = frozenset(_FUNCTIONS) - {"Re", "Im", "arg", "Gamma", "a"} | {"sqrt", "pi", "infty", "infinity", "binom"}
-_NAMES = re.compile(rf"(?<![\\A-Za-z_{{])({'|'.join(sorted(_SPELLED_OUT, key=len, reverse=True))}"
-                    r"|alpha|beta|gamma|delta|theta|lambda|sigma|omega)(?![A-Za-z])")  # fmt: skip
-_SYMBOLS = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "varrho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-        "hbar",
-        "aleph",
-    ]
-)
-_ACCENTS = frozenset(
-    [
-        "bar",
-        "hat",
-        "vec",
-        "overline",
-        "tilde",
-        "dot",
-        "ddot",
-        "mathcal",
-        "mathbb",
-        "mathscr",
-        "mathfrak",
-        "overrightarrow",
-        "widehat",
-    ]
-)
+_NAMES = re.compile(rf"(?<![\\A-Za-z_{{])({'|'.join(sorted(_SPELLED_OUT, key=len, reverse=True))})(?![A-Za-z])")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _BARS = {"|": "|", "\\lvert": "\\rvert", "\\vert": "\\vert"}
 _ROUNDED = {"\\lfloor": "floor", "\\lceil": "ceiling"}
@@ -107,7 +46,7 @@ def read(text: str) -> Any:
     """The expression (sympy.Expr) that a cleaned text is.
 
     Raises:
-        Unread: not all of the text is one value.
+        UnreadError: not all of the text is one value.
     """
     import sympy
     from sympy.parsing.sympy_parser import parse_expr
@@ -116,18 +55,18 @@ def read(text: str) -> Any:
     if _CALCULUS.search(text):
         return _calculus(text)
     if _WORD.search(text) or _DERIVATIVE.search(text):
-        raise Unread(text)
+        raise UnreadError(text)
     reader = _Reader(text)
     source = reader.value(None)
-    names = {"Q": sympy.Rational, **{name: getattr(sympy, name) for name in ("pi", "oo", "E", "I", "sqrt", "root", "binomial")},
-             **{name: getattr(sympy, name) for name in {*_FUNCTIONS.values(), "factorial"}}}  # fmt: skip
+    known = ("pi", "oo", "E", "I", "root", "binomial", *_FUNCTIONS.values())
+    names = {"Q": sympy.Rational, **{name: getattr(sympy, name) for name in known}}
     symbols = {place: sympy.Symbol(name, real=True) for name, place in reader.symbols.items()}
     try:
         found = sympy.sympify(parse_expr(source, local_dict=names | symbols, global_dict={}, transformations=()))
     except (SyntaxError, TypeError, ValueError, AttributeError) as error:
-        raise Unread(text) from error
+        raise UnreadError(text) from error
     if found.has(sympy.nan, sympy.zoo):
-        raise Unread(text)
+        raise UnreadError(text)
     return found
 
 
@@ -141,9 +80,9 @@ def _calculus(text: str) -> Any:
             text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False)
         )
     except Exception as error:
-        raise Unread(text) from error  # latex2sympy raises Exception itself
+        raise UnreadError(text) from error  # latex2sympy raises Exception itself
     if not isinstance(found, sympy.Expr):
-        raise Unread(text)
+        raise UnreadError(text)
     return found
 
 
@@ -164,7 +103,7 @@ class _Reader:
     def _next(self) -> str:
         token = self._peek()
         if token is None:
-            raise Unread("it ends too early")
+            raise UnreadError("it ends too early")
         while self._tokens[self._at] == " ":
             self._at += 1
         self._at += 1
@@ -184,10 +123,10 @@ class _Reader:
                 out.append("/" if token in ("/", "\\div") else "*")
                 operand, divided = False, int(out[-1] == "/")
                 if len(out) == 1:
-                    raise Unread("an operator without a left side")
+                    raise UnreadError("an operator without a left side")
             elif token in ("^", "**", "!"):
                 if not operand:
-                    raise Unread(f"{token} after nothing")
+                    raise UnreadError(f"{token} after nothing")
                 out[-1] = f"factorial({out[-1]})" if token == "!" else f"{out[-1]}**({self._argument()})"
             else:
                 item = self._operand(token)
@@ -197,9 +136,9 @@ class _Reader:
                     continue
                 if operand:
                     if token[0].isdigit() and (out[-1][-2:] == "')" or not spaced):
-                        raise Unread("two numbers side by side")
+                        raise UnreadError("two numbers side by side")
                     if divided == 2 and not spaced:
-                        raise Unread("1/2x is half of x or 1/(2x)")
+                        raise UnreadError("1/2x is half of x or 1/(2x)")
                     out.append("*")
                     divided = 0
                 out.append(item)
@@ -207,14 +146,14 @@ class _Reader:
         if closing is not None:
             self._next()
         if not operand:
-            raise Unread("it ends in an operator")
+            raise UnreadError("it ends in an operator")
         return "".join(out)
 
     def _operand(self, token: str) -> str:
         name = token[1:]
         if token[0].isdigit() or (token[0] == "." and name):
             if self._peek() == "_":
-                raise Unread("a number with an index")
+                raise UnreadError("a number with an index")
             return f"Q('{token}')"
         if token in _CLOSING:
             return f"{_ROUNDED.get(token, '')}({self.value(_CLOSING[token])})"
@@ -235,7 +174,7 @@ class _Reader:
             return self._symbol(token)
         if name in _ACCENTS:
             return self._symbol(f"{token} {self._raw()}")
-        raise Unread(f"{token} is no part of a value")
+        raise UnreadError(f"{token} is no part of a value")
 
     def _index(self) -> str:
         self._next()
@@ -265,9 +204,8 @@ class _Reader:
             name += f"_{self._raw()}"
         while self._peek() == "'":
             name += self._next()
-        if name in "fgh" or (plain in "fgh" and self._peek() == "("):
-            if self._peek() == "(":
-                name += f"({self._raw()})"
+        if plain in "fgh" and self._peek() == "(":  # a function that nobody defined
+            name += f"({self._raw()})"
         if name in ("e", "i"):
             return {"e": "E", "i": "I"}[name]
         return self.symbols.setdefault(name, f"s{len(self.symbols)}")
@@ -281,7 +219,7 @@ class _Reader:
             elif mark == "^":
                 power = self._argument()
             else:
-                raise Unread(f"{name} with an index")
+                raise UnreadError(f"{name} with an index")
         if power.replace("Q('1')", "1") == "-1" and f"arc{name}" in _FUNCTIONS:
             function, power = _FUNCTIONS[f"arc{name}"], ""
         if self._peek() in ("(", "[", "{"):
@@ -299,11 +237,11 @@ class _Reader:
             token.isalnum() or token in ("{", "|", "\\frac", "\\sqrt", "\\pi", "\\lvert") or token[1:] in _SYMBOLS
         ):
             if factors and token[0].isdigit():
-                raise Unread("two numbers side by side")
+                raise UnreadError("two numbers side by side")
             item = self._operand(self._next())
             while self._peek() in ("^", "!"):
                 item = f"{item}**({self._argument()})" if self._next() == "^" else f"factorial({item})"
             factors.append(item)
         if not factors:
-            raise Unread("a function of nothing")
+            raise UnreadError("a function of nothing")
         return "".join(out) + "*".join(factors)

@@ -40,7 +40,8 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<|im_start|>user", "<|user|>", "<end_of_turn>")
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t#*]{0,9}(?:(?:next|new) )?(?:question|problem|exercise|q|human|user|instruction|frage|问题)[ \t]?\d{0,3}[ \t*]{0,3}:",
+    r"\n[ \t#*]{0,9}(?:(?:next|new) )?(?:question|problem|exercise|q|human|user|instruction|frage|问题)"
+    r"[ \t]?\d{0,3}[ \t*]{0,3}:",
     re.IGNORECASE,
 )
 """A base model goes on to write itself the next question after its answer."""
@@ -242,8 +243,7 @@ def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None
         letters = option_letters(region, options, announced=True)
         return None if letters is None else Found(letters, region)
     if kind == "text":
-        text = _plain_text(region)
-        return None if text is None else Found(text, text)
+        return Found(clean(region), clean(region)) if clean(region) else None
     whole = clean(region)
     answer = number_text(whole) if kind == "integer" else None
     answer = answer or _expression_in(region, kind)
@@ -259,20 +259,16 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
         return option_letters(stripped, options, announced=False)
     rows = [row for row in stripped.splitlines() if row.strip()]
     if kind == "text":
-        return _plain_text("\n".join(rows[-lines:]))
+        return clean("\n".join(rows[-lines:])) or None
     stripped = stripped[: len(stripped) - len(rows[-1])] + _without_explanation(rows[-1])
     if kind == "integer":
         return number_text(stripped) or _last_number(stripped)
     if formulas := _formulas(stripped):
-        return _last_number(stripped[formulas[-1].end :]) or _joined(stripped, formulas)
+        said = _groups(stripped, formulas[-MOST_CANDIDATES:])[-1]
+        return _last_number(stripped[formulas[-1].end :]) or _text_of(stripped, said) or None
     if len(rows) == 1 and not is_prose(rows[0]):
         return _expression_in(rows[0], kind)
     return _last_number(stripped)
-
-
-def _plain_text(region: str) -> str | None:
-    text = clean(region)
-    return text or None
 
 
 _NUMBER = re.compile(
@@ -280,11 +276,7 @@ _NUMBER = re.compile(
     r"(?:[1-9]\d{0,2}(?:,\d{3}){1,12}(?![,\d])|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?",
     re.ASCII,
 )
-_EXPLANATION = re.compile(
-    r"\b(?:since|because|as (?=the|it|we|there|\$)|where|which|whose|due to|namely|for (?:all|any|every|each|some)|so that|given that"
-    r"|assuming|obtained|i\.e|that is|as required|as desired|(?<=[,;(–—-] )not|(?:and|but) not|rather than|instead of|with \$?[a-zA-Z]\$? (?:an?|being))\b",
-    re.IGNORECASE,
-)
+_EXPLANATION = re.compile(rf"\b(?:{_WORDS['explanations']})\b", re.IGNORECASE)
 _BEFORE_EXPLANATION = " \t,;:([{-–—*_.$"
 _COMMENT = re.compile(
     r"(?:in)?(?:correct|valid|right|wrong|not\s+(?:given|clear|known|unique|correct)|indeed|therefore|thus|clearly|simply|given"
@@ -359,16 +351,13 @@ def _said_by_formulas(head: str, formulas: Sequence[_Formula], kind: AnswerKind)
             return value if kind == "integer" else clean(head[start:])
         start = min((f.start for f in formulas if f.start >= start), default=formulas[-1].start)
     said = [formula for formula in formulas if formula.start >= start]
-    group = _group(head, said)
+    group = _groups(head, said)[0]
     rest = head[group[-1].end :]
     before = clean(head[:start])
-    text = ", ".join(part for part in (clean(formula.inner) for formula in group) if part)
+    text = _text_of(head, group)
     if number(before) is not None and group == list(formulas):  # a number with its unit as a formula
         return f"{before} {text}"
-    if rest.lstrip().startswith(("%", "\\%", "percent")):
-        text += "%"
-    unread = [formula for formula in said if formula not in group]
-    if (unread or re.search(r"\d", clean(rest))) and not is_prose(rest):
+    if (len(said) > len(group) or re.search(r"\d", clean(rest))) and not is_prose(rest):
         return clean(head)
     if is_hedged(clean(rest).partition(",")[0]) or is_hedged(before[-12:]):
         return clean(head)
@@ -389,18 +378,14 @@ def _said_in_words(text: str, kind: AnswerKind) -> str | None:
     if _OPERATORS.search(tail) and not words_of(tail):
         return tail.strip()
     if re.match(r"[^\w(]{0,4}\d", tail):
-        return _first_number(tail)
+        first = _NUMBER.search(tail)
+        return number_text(first[0]) if first else None
     return (
         _last_number(tail) or _last_number(text) or (number_word(tail) if kind == "integer" or is_prose(text) else None)
     )
 
 
 _OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s?[*+/-]\s?\d")
-
-
-def _first_number(text: str) -> str | None:
-    match = _NUMBER.search(text)
-    return number_text(match[0]) if match else None
 
 
 def _last_number(text: str) -> str | None:
@@ -450,26 +435,18 @@ def _is_currency(inner: str, after: str) -> bool:
     return (after.isdigit() or after == "") and (inner[-1].isspace() or is_prose(inner))
 
 
-def _joined(text: str, formulas: Sequence[_Formula]) -> str | None:
-    """The last formula, together with those before it that only a comma or a conjunction separates."""
-    group = [formulas[-1]]
-    for formula in reversed(formulas[:-1]):
-        gap = text[formula.end : group[0].start]
-        if "\n" in gap or not _joins(gap):
-            break
-        group.insert(0, formula)
-    parts = [clean(formula.inner) for formula in group]
-    tail = text[group[-1].end :].lstrip()
-    percent = "%" if tail.startswith(("%", "\\%", "percent")) else ""
-    return (", ".join(part for part in parts if part) + percent) or None
+def _groups(text: str, formulas: Sequence[_Formula]) -> list[list[_Formula]]:
+    """Formulas that only a comma or a conjunction separates, together."""
+    groups: list[list[_Formula]] = []
+    for formula in formulas:
+        gap = text[groups[-1][-1].end : formula.start] if groups else ""
+        if not groups or "\n" in gap or not _joins(gap):
+            groups.append([])
+        groups[-1].append(formula)
+    return groups
 
 
-def _group(text: str, formulas: Sequence[_Formula]) -> list[_Formula]:
-    """The first formula, together with those after it that only a comma or a conjunction separates."""
-    group = [formulas[0]]
-    for formula in formulas[1:]:
-        gap = text[group[-1].end : formula.start]
-        if "\n" in gap or not _joins(gap):
-            break
-        group.append(formula)
-    return group
+def _text_of(text: str, group: Sequence[_Formula]) -> str:
+    """What formulas say, with a percent sign after the last of them."""
+    percent = "%" if text[group[-1].end :].lstrip().startswith(("%", "\\%", "percent")) else ""
+    return ", ".join(part for part in (clean(formula.inner) for formula in group) if part) + percent

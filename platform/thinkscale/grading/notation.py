@@ -22,50 +22,22 @@ LONGEST_NUMBER = 400
 LONGEST_TEXT = 40_000
 """Characters at the end of a text in which an option letter is looked for."""
 
-_GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "omicron",
-    "pi",
-    "rho",
-    ".",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "chi",
-    "psi",
-    "omega",
-]
+VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
+"""Words and signs that the graders know."""
+
+_GREEK = VOCABULARY["formulas"]["letters"].split()
 _UNICODE = str.maketrans(
     {
         **{chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(_GREEK) if name not in (".", "mu")},
         **{chr(0x391 + i): f"\\{name.title()} " for i, name in enumerate(_GREEK) if name != "."},
         **{
-            sign: " \\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", sign).split("\u2044"))
+            sign: " \\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", sign).split("\u2044"))
             for sign in "½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
         },
-        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "/",
-        "∕": "/", "⁄": "/", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ",
-        "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "°": "^\\circ ", "…": "\\ldots ", "∅": "\\emptyset ",
-        "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
-        "⟨": "\\langle ", "⟩": "\\rangle ", "′": "'", "’": "'", "µ": "μ",
-        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2062": "", "\u200b": "", "\ufeff": "", "，": ",",
-        "。": ".", "：": ":", "（": "(", "）": ")", "％": "%", "、": ",", "；": ";", "~": " ", "\0": "",
+        **VOCABULARY["characters"],
+        "\0": "",
     }
-)  # fmt: skip
+)
 _ROOT = re.compile(r"√ ?(?:(\d+|[A-Za-z])|\(([^()]*)\))")
 _SUPERSCRIPTS = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+")
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
@@ -127,9 +99,6 @@ class Quantity:
     """As it is written; empty where the number stands alone."""
 
 
-VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
-"""Words that the graders know."""
-
 _UNITS = {
     name: (dimension, Fraction(factor)) if dimension != "other" else (factor, Fraction(1))
     for dimension, units in VOCABULARY["units"].items()
@@ -139,6 +108,7 @@ _UNITS = {
 _LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
 """Units of one letter; any other single letter after a number is a variable."""
 _NO_UNITS = frozenset(VOCABULARY["words"]["no_units"].split())
+_SMALL_WORDS = ("of", "in", "a", "by", "at", "on")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3}
 _UNIT_TOKEN = re.compile(r"([A-Za-zμ$€£¥₹¢]+)'?(?: ?\^ ?\{? ?(-?\d) ?\}?)?|(/)|(?:\\cdot|[ .*()-])", re.ASCII)
 
@@ -172,19 +142,12 @@ _CURRENCY = re.compile(
 )
 _NEGATIVE = re.compile(r"(?:negative|minus) ", re.IGNORECASE)
 _UNIT = re.compile(r"(?:[A-Za-zμ /$€£¥₹¢.'()-]|\\cdot|\^ ?\{? ?-?\d ?\}?)+", re.ASCII)
-_LEADING = re.compile(
-    r"[-+]? ?(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d+)?"
-    r"(?: ?\\frac ?\{ ?\d+ ?\} ?\{ ?\d+ ?\}| ?/ ?\d+| \d+/\d+"
-    r"| ?\\(?:times|cdot) ?10 ?\^ ?\{? ?[-+]?\d{1,3} ?\}?)?",
-    re.ASCII,
-)
-_PLAIN = re.compile(r"[-+]? ?(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", re.ASCII)
-_FRACTION = re.compile(r"([-+]?) ?\\frac ?\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([-+]?[\d.,]+) ?\}", re.ASCII)
-_SLASHED = re.compile(r"([-+]?[\d.,]+) ?/ ?([-+]?[\d.,]+)", re.ASCII)
-_MIXED = re.compile(r"([-+]?)(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(?<= )(\d+) ?/ ?(\d+))", re.ASCII)
+_DECIMAL = r"(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
+_RATIONAL = re.compile(rf"([-+]?) ?(?:(\d+) (?=\d+ ?/))?({_DECIMAL})(?: ?/ ?([-+]?{_DECIMAL}(?<=\d)))?", re.ASCII)
+_FRACTION = re.compile(r" ?\\frac ?\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([-+]?[\d.,]+) ?\}", re.ASCII)
+_TIMES_TEN = re.compile(r" ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3}))", re.ASCII)
 _WORDS_ONLY = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,8}")
 _REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*) ?\\overline ?\{(\d+)\}", re.ASCII)
-_SCIENTIFIC = re.compile(r"([-+]?[\d.,]+) ?\\(?:times|cdot) ?10 ?\^ ?\{? ?([-+]?\d{1,3}) ?\}?", re.ASCII)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALE = re.compile(r" ?(thousand|million|billion|trillion)\b ?")
 _RADIX = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{? ?(\d{1,2}|two|eight|ten|sixteen) ?\}?")
@@ -219,19 +182,20 @@ def quantity(text: str) -> Quantity | None:
             currency, rest = match[1] or currency, rest[match.end() :]
         text = sign + rest
     text = re.sub(r"%| ?\bper ?cent\b", "", text).rstrip("$ ")
-    value = _bare_number(text)
-    if value is not None:
+    text = _FRACTION.sub(r" \1/\2", _TIMES_TEN.sub(r"e\1\2", text, count=1), count=1).strip()
+    while len(text) > 2 and text[0] == "{" and text[-1] == "}":
+        text = text[1:-1].strip()
+    if (value := _spoken(text)) is not None:
         return Quantity(value=value, unit=currency)
-    leading = _LEADING.match(text)
-    value = _bare_number(leading[0].strip()) if leading is not None else None
+    leading = _RATIONAL.match(text)
+    value = _rational(leading) if leading is not None else None
     if leading is None or value is None:
         return None
     rest = text[leading.end() :]
     while scale := _SCALE.match(rest):
         value, rest = value * _SCALES[scale[1]], rest[scale.end() :]
-    attached = bool(rest) and rest[0].isalpha() and not leading[0].endswith(" ")
     unit = rest.strip()
-    if unit and not _is_unit(unit, attached):
+    if unit and not _is_unit(unit, attached=rest[0].isalpha()):
         return None
     return Quantity(value=value, unit=unit or currency)
 
@@ -251,35 +215,29 @@ def _is_unit(text: str, attached: bool) -> bool:
     if attached:
         return len(words) > 0 and words[0] in _ORDINALS and all(len(word) > 2 for word in words[1:])
     return bool(words) and all(
-        word in _LETTER_UNITS if len(word) == 1
-        else word.lower() not in _NO_UNITS and (len(word) > 2 or word in _UNITS or word in ("of", "in", "a", "by", "at", "on"))
+        word in _LETTER_UNITS
+        or word in _SMALL_WORDS
+        or (word.lower() not in _NO_UNITS and (len(word) > 2 or word in _UNITS))
         for word in words
-    )  # fmt: skip
+    )
 
 
-def _bare_number(text: str) -> Fraction | None:
-    while len(text) > 2 and text[0] == "{" and text[-1] == "}":
-        text = text[1:-1].strip()
-    if _PLAIN.fullmatch(text):
-        return _decimal(text)
-    if match := _FRACTION.fullmatch(text):
-        return _ratio(match[2], match[3], match[1])
-    if match := _SLASHED.fullmatch(text):
-        return _ratio(match[1], match[2], "")
-    if match := _MIXED.fullmatch(text):
-        part = _ratio(match[3] or match[5], match[4] or match[6], "")
-        return None if part is None else (-1 if match[1] == "-" else 1) * (int(match[2]) + part)
+def _spoken(text: str) -> Fraction | None:
+    """A number in words, or with repeating decimals."""
     if match := _REPEATING.fullmatch(text):
         whole, once, again = match[2] or "0", match[3], match[4]
         shifted = int(whole + once) + Fraction(int(again), 10 ** len(again) - 1)
         return (-1 if match[1] == "-" else 1) * shifted / Fraction(10 ** len(once))
-    if _WORDS_ONLY.fullmatch(text):
-        value, whole_text = _in_words(text)
-        return Fraction(value) if value is not None and whole_text else None
-    if match := _SCIENTIFIC.fullmatch(text):
-        mantissa = _decimal(match[1])
-        return None if mantissa is None else mantissa * Fraction(10) ** int(match[2])
-    return None
+    value, whole_text = _in_words(text) if _WORDS_ONLY.fullmatch(text) else (None, False)
+    return Fraction(value) if value is not None and whole_text else None
+
+
+def _rational(match: re.Match[str]) -> Fraction | None:
+    try:
+        above, below = (Fraction(re.sub("[, ]", "", part or "1").rstrip(".")) for part in match.group(3, 4))
+        return (-1 if match[1] == "-" else 1) * (int(match[2] or 0) + above / below) if match[3] else None
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def radix(text: str) -> tuple[str, int] | None:
@@ -289,23 +247,6 @@ def radix(text: str) -> tuple[str, int] | None:
     base = _RADIX_WORDS.get(match[2]) or int(match[2])
     known = 2 <= base <= 36 and all(int(digit, 36) < base for digit in match[1])
     return (match[1].upper(), base) if known else None
-
-
-def _decimal(text: str) -> Fraction | None:
-    text = text.replace(",", "").replace(" ", "")
-    if not any(character.isdigit() for character in text) or text[:1] in "eE":
-        return None
-    try:
-        return Fraction(text.rstrip("."))
-    except ValueError:
-        return None
-
-
-def _ratio(numerator: str, denominator: str, sign: str) -> Fraction | None:
-    above, below = _decimal(numerator), _decimal(denominator)
-    if above is None or not below:
-        return None
-    return (-1 if sign == "-" else 1) * above / below
 
 
 def number_text(text: str) -> str | None:
@@ -353,8 +294,7 @@ def is_prose(text: str) -> bool:
 
 
 _HEDGE = re.compile(
-    r"\b(?:or|either|neither|nor|between|at least|at most|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|not|cannot"
-    r"|unless|else|otherwise|if|when|maybe|perhaps|possibly|except|impossible|mod(?:ulo)?|under|over|above|below|to \d)\b|n't\b"
+    rf"\b(?:{VOCABULARY['words']['hedges']})\b|n't\b"
     r"|\\(?:pm|mp|ge|le|geq|leq|ne|neq|lt|gt)\b|[<>≥≤]|\d ?[+](?=\W*$)|\d ?- ?\d+$",
     re.IGNORECASE,
 )
@@ -370,13 +310,15 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(_COMMAND.sub(" ", text))
 
 
-_JOIN = r"(?: ?(?:,|/|&|\+|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|\by\b|\bo\b|\be\b|和|或|与|及|と) ?(?:possibly |maybe |perhaps )?)+"
+_JOIN = rf"(?: ?(?:,|/|&|\+|\b(?:{VOCABULARY['words']['joins']})\b|和|或|与|及|と) ?(?:possibly |maybe |perhaps )?)+"
 _SEVERAL = re.compile(
-    rf"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
+    r"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?"
+    rf"(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
 )
 _RUN = re.compile(r"[(\[]?([A-Z]{2,10})[)\]]?(?![A-Za-z0-9'])")
 _LETTER = re.compile(
-    r"[ (\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[ (\[{*_`\"':]{0,40}([A-Za-z])(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
+    r"[ (\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[ (\[{*_`\"':]{0,40}([A-Za-z])"
+    r"(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
 )
 _LONE_LETTER = re.compile(r"(?<![A-Za-z0-9_'’.-])([B-HJ-Z])(?![A-Za-z0-9_'’-])(?! ?[=+^<>])")
 _WRAPPED = re.compile(
@@ -406,14 +348,10 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
             return letter
     if announced:
         bare = re.sub(r"[*$`]|\\(?:quad|[,;: ])", "", plain)
-        if (several := _SEVERAL.match(bare)) or (
-            (several := _RUN.match(bare)) and "".join(sorted({*several[1]})) == several[1]
-        ):
-            letters = sorted(
-                set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])" if several.re is _SEVERAL else "[A-Z]", several[0]))
-            )
-            if all(letter in (allowed if several.re is _RUN else _LETTERS) for letter in letters):
-                return ",".join(letters)
+        if several := _SEVERAL.match(bare):
+            return ",".join(sorted(set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", several[0]))))
+        if (run := _RUN.match(bare)) and "".join(sorted({*run[1]} & {*allowed})) == run[1]:
+            return ",".join(run[1])
         match = _LETTER.match(plain)
         if match and match[1].upper() in allowed and not _is_article(plain, match):
             return match[1].upper()

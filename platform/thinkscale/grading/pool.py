@@ -168,7 +168,8 @@ class GradingPool:
             comparer.stop()
             self._comparers.remove(comparer)
             raise RuntimeError(
-                f"a grading process did not start (exit code {code}): check that sympy can be imported: python -c 'import sympy'"
+                f"a grading process did not start (exit code {code}): check that sympy can be imported, as in "
+                "python -c 'import sympy'"
             )
         results[comparer.task] = None
         comparer.stop()

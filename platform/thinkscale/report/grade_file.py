@@ -70,8 +70,8 @@ def grade_file(
         The number of responses by verdict.
 
     Raises:
-        GradeFileError: the target exists, the format is not known, a line is not a JSON object, a field is in none of the first rows,
-            or values of a field have no common type for Parquet.
+        GradeFileError: the target exists, the format is not known, a line is not a JSON object, a field is in none of
+            the first rows, or values of a field have no common type for Parquet.
     """
     if target.exists() and not force:
         raise GradeFileError(f"{target} exists: give another name, or --force to overwrite it")

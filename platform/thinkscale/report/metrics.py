@@ -169,14 +169,12 @@ def unsettled(found: Iterable[Point]) -> list[str]:
     """A line for each curve with points of which more than NOTED_SHARE of the samples are unanswered or ungradable."""
     lines = []
     for (model, benchmark), curve in curves(found).items():
-        for name, of in (("unanswered", lambda p: p.unanswered), ("ungradable", lambda p: p.ungradable)):
-            shares = {point.budget: of(point) / max(point.samples - point.failed, 1) for point in curve}
-            over = [budget for budget, share in shares.items() if share > NOTED_SHARE]
-            if over:
-                worst = max(over, key=lambda budget: shares[budget])
+        for name in ("unanswered", "ungradable"):
+            share, budget = max((getattr(p, name) / max(p.samples - p.failed, 1), p.budget) for p in curve)
+            if share > NOTED_SHARE:
                 lines.append(
-                    f"{model} on {benchmark}: more than 1% of the samples are {name}, and count as not right, at {len(over)} of "
-                    f"{len(curve)} budgets ({shares[worst]:.1%} at {worst}); thinkscale audit tells which verdicts would differ."
+                    f"{model} on {benchmark}: up to {share:.1%} of the samples ({budget}) are {name}, neither right nor "
+                    "wrong, and count as not right; thinkscale audit shows what today's graders make of them."
                 )
     return lines
 

@@ -65,8 +65,8 @@ def read_benchmark(
     """
     if isinstance(source, FilesSource) and (source.kind == "code" or CODE_SETS.search(source.name)):
         raise IngestError(
-            f"benchmark {source.name!r} asks for programs, which cannot be graded here: such questions can be in a pool, for "
-            "training, and in no benchmark"
+            f"benchmark {source.name!r} asks for programs, which cannot be graded here: such questions can be in a "
+            "pool, for training, and in no benchmark"
         )
     kept: dict[str, Question] = {}
     bad: list[dict[str, Any]] = []

@@ -294,7 +294,7 @@ def _shuffled(options: tuple[str, ...], right: str, seed: str) -> tuple[tuple[st
 
 
 def _letter(value: Any, answer: str, options: Options) -> str:
-    """The right options' letters from labels, letters, an index (from 0) or the option's text; else the answer as it is."""
+    """The right options' letters from labels, letters, an index (from 0) or the option's text; else the answer."""
     letters = [chr(ord("A") + i) for i in range(len(options.texts))]
     if (
         isinstance(value, int)

@@ -40,8 +40,8 @@ def read_options(value: Any) -> Options:
     if len(found.texts) < 2 or any(not text for text in found.texts):
         what = f"{type(value).__name__} {str(value)[:80]!r}"
         raise ValueError(
-            f"options cannot be read from the {what}: they must be a list of texts, an object by letter, labels and texts, "
-            "a line for each, or one text with A) B) C)"
+            f"options cannot be read from the {what}: they must be a list of texts, an object by letter, labels and "
+            "texts, a line for each, or one text with A) B) C)"
         )
     return found
 
