@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -88,6 +89,16 @@ def test_pyarrow_reads_and_writes_the_same_place(store: Store) -> None:
         assert file.read() == b"0099"
     fs.delete_dir(directory)
     assert store.files("", recursive=True) == {}
+
+
+@pytest.mark.parametrize(("fault", "number"), [("PUT 507", errno.ENOSPC), ("PUT 403", errno.EPERM)])
+def test_checkpoints_meet_the_errors_that_a_disk_gives(s3: Store, server: Server, fault: str, number: int) -> None:
+    server.faults[:] = [fault] * 30
+    stream = s3.fs.open_output_stream(s3.absolute("x"))
+    stream.write(b"1")
+    with pytest.raises(OSError) as raised:
+        stream.close()
+    assert raised.value.errno == number
 
 
 def test_pool_files_are_found_by_pattern_and_directory(store: Store) -> None:
