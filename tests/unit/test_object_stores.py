@@ -245,6 +245,16 @@ def test_processes_of_one_node_download_once_and_damage_is_not_served(s3: Store,
     assert not list((cache / "models").glob(".*@*"))
 
 
+def test_a_full_disk_under_the_cache_is_told_as_such(
+    s3: Store, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINKSCALE_CACHE", str(small_disk))
+    s3.write_bytes("qwen/config.json", b"{}")
+    s3.write_bytes("qwen/model.safetensors", bytes(2 << 20))
+    with pytest.raises(StoreError, match=rf"^no space left on {small_disk}/models/.* while storing "):
+        local_model(s3.url("qwen"))
+
+
 def test_a_plain_directory_that_was_written_again_is_downloaded_again(s3: Store, cache: Path) -> None:
     for weights in (b"first", b"later"):
         s3.write_bytes("qwen/config.json", b"{}")

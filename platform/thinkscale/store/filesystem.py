@@ -132,10 +132,9 @@ class Store:
 
     def download(self, path: str, target: Path) -> str:
         """Copy an object into a local file, streaming; returns the SHA-256 of what came."""
-        objects, key = self._at(path)
         digest = hashlib.sha256()
-        with self._told("reading", path), target.open("wb") as file:
-            for block in objects.get(key).stream():
+        with Store(str(target.parent))._told("storing", target.name), target.open("wb") as file:
+            for block in self._blocks(path):
                 digest.update(block)
                 file.write(block)
             file.flush()
@@ -231,6 +230,11 @@ class Store:
         """The client and the path as it wants it."""
         bucket, _, key = self.absolute(path).partition("/")
         return _connect(self.uri.partition(":")[0] if self.is_remote else "file", bucket, retries), key
+
+    def _blocks(self, path: str) -> Iterator[bytes]:
+        objects, key = self._at(path)
+        with self._told("reading", path):
+            yield from objects.get(key).stream()
 
     def _listed(self, path: str, *, recursive: bool) -> dict[str, Any]:
         objects, key = self._at(path)
