@@ -79,3 +79,14 @@ def _wait_for_bucket(server: subprocess.Popen[bytes]) -> None:
         except StoreError:
             time.sleep(0.2)
     raise AssertionError("the S3 server did not answer in 20 s")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on a disk of 1 MiB."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory], capture_output=True).returncode:
+        pytest.skip("needs the permission to mount")
+    yield directory
+    subprocess.run(["umount", directory], check=True)

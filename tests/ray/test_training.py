@@ -90,7 +90,7 @@ def write_traces(root: Path, count: int = 40) -> None:
 
 
 def losses(root: Path) -> list[float]:
-    lines = Store(str(root)).read_bytes("tiny/model/metrics.jsonl").splitlines()
+    lines = Artifact(Store(str(root)), "tiny/model").read_file("metrics.jsonl").splitlines()
     return [json.loads(line)["loss"] for line in lines]
 
 
@@ -118,10 +118,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[P
 
 def test_a_campaign_becomes_a_model_that_transformers_loads(undisturbed: tuple[Path, Manifest]) -> None:
     root, manifest = undisturbed
-    export = root / "tiny" / "model" / "export"
+    export = local_model(str(root / "tiny" / "model"))
     assert AutoModelForCausalLM.from_pretrained(export).config.model_type == "llama"
     assert {"export/model.safetensors", "export/tokenizer.json", "export/README.md", "metrics.jsonl"} <= {
-        file.path for file in manifest.files
+        file.name for file in manifest.files
     }
     assert "CC0" in (export / "README.md").read_text()
     curve = losses(root)

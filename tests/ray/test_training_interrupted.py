@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 from test_curation import wait_until
 from test_training import base, make_campaign, write_traces  # noqa: F401
 
+from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
 STEPS = 120
@@ -81,7 +82,7 @@ class Run:
         return int(found[1])
 
     def steps(self) -> list[dict[str, Any]]:
-        lines = Store(str(self.root)).read_bytes("tiny/model/metrics.jsonl").splitlines()
+        lines = Artifact(Store(str(self.root)), "tiny/model").read_file("metrics.jsonl").splitlines()
         return [json.loads(line) for line in lines]
 
 

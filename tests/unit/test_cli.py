@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from thinkscale.store.filesystem import Store
+from thinkscale.store.lease import hold
 
 HEAVY = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy")
 
@@ -127,3 +131,15 @@ def test_a_root_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path
     assert out.returncode == 1
     assert "cannot be written" in out.stderr
     assert "Traceback" not in out.stderr
+
+
+def test_a_second_driver_ends_with_a_word_that_names_the_first(tmp_path: Path) -> None:
+    with hold(Store(str(tmp_path)), "demo"):
+        for command in (["report", "demo", "--root", str(tmp_path)], ["run", "demo", "--root", str(tmp_path)]):
+            out = thinkscale(*command)
+            assert out.returncode == 1
+            assert out.stderr.startswith(
+                f"thinkscale: campaign {tmp_path}/demo is worked on by process {os.getpid()} on "
+            )
+        shown = thinkscale("why", "demo", "--root", str(tmp_path))
+        assert "worked on" not in shown.stderr

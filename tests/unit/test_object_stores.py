@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -88,6 +89,16 @@ def test_pyarrow_reads_and_writes_the_same_place(store: Store) -> None:
         assert file.read() == b"0099"
     fs.delete_dir(directory)
     assert store.files("", recursive=True) == {}
+
+
+@pytest.mark.parametrize(("fault", "number"), [("PUT 507", errno.ENOSPC), ("PUT 403", errno.EPERM)])
+def test_checkpoints_meet_the_errors_that_a_disk_gives(s3: Store, server: Server, fault: str, number: int) -> None:
+    server.faults[:] = [fault] * 30
+    stream = s3.fs.open_output_stream(s3.absolute("x"))
+    stream.write(b"1")
+    with pytest.raises(OSError) as raised:
+        stream.close()
+    assert raised.value.errno == number
 
 
 def test_pool_files_are_found_by_pattern_and_directory(store: Store) -> None:
@@ -232,6 +243,16 @@ def test_processes_of_one_node_download_once_and_damage_is_not_served(s3: Store,
     server.asked.clear()
     assert weights_of(artifact.url) == b"better!"  # and what came whole before does not come again
     assert not list((cache / "models").glob(".*@*"))
+
+
+def test_a_full_disk_under_the_cache_is_told_as_such(
+    s3: Store, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINKSCALE_CACHE", str(small_disk))
+    s3.write_bytes("qwen/config.json", b"{}")
+    s3.write_bytes("qwen/model.safetensors", bytes(2 << 20))
+    with pytest.raises(StoreError, match=rf"^no space left on {small_disk}/models/.* while storing "):
+        local_model(s3.url("qwen"))
 
 
 def test_a_plain_directory_that_was_written_again_is_downloaded_again(s3: Store, cache: Path) -> None:

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -233,16 +232,6 @@ def test_a_full_disk_is_one_sentence_that_travels(small_disk: Path, tmp_path: Pa
         assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
         assert not list((small_disk / "runs/demo").iterdir())  # a full disk has better uses for parts
     store.write_bytes("demo/small", b"fits")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory], capture_output=True).returncode:
-        pytest.skip("needs the permission to mount")
-    yield directory
-    subprocess.run(["umount", directory], check=True)
 
 
 def test_writers_on_one_directory_replace_one_after_the_other(tmp_path: Path) -> None:

@@ -48,9 +48,8 @@ def lasting_cause(error: BaseException) -> str | None:
     failures = error.failures if isinstance(error, CheckpointException) else {0: (error, None)}
     for inner, _ in failures.values():
         code = re.search(r"\(os error (\d+)\)", str(inner))  # safetensors' way
-        denied = type(inner).__name__ in ("PermissionDeniedError", "UnauthenticatedError")  # an object store's
-        if denied or getattr(inner, "errno", code and int(code[1])) in LASTING:
-            return str(inner).partition("\n")[0]
+        if getattr(inner, "errno", code and int(code[1])) in LASTING:
+            return str(inner)
     return None
 
 
@@ -123,8 +122,8 @@ class CheckpointFolder:
         try:
             write()
         except CheckpointException as error:
+            self._check()
             if first:
-                self._check()
                 with suppress(OSError):  # a full disk has better uses for its parts
                     self.fs.delete_dir(f"{self.path}/{self._name(step)}")
             if (cause := lasting_cause(error)) is None:
@@ -135,8 +134,8 @@ class CheckpointFolder:
                 + (f"That of step {kept[-1]} is intact. " if kept else "There is none before it. ")
                 + "Make room there, then run again: training goes on from the last whole one."
             ) from error
+        self._check()
         if first:
-            self._check()
             held = [name for step, name in self._whole() if name in self._found or name == self._name(step)]
             for old in held[:-KEPT]:
                 self.fs.delete_dir(f"{self.path}/{old}")
@@ -199,7 +198,7 @@ class _ArrowFiles(FileSystemBase):
             writing: Any = _Writing(stream)
             try:
                 yield writing
-            except Exception as error:
+            except RuntimeError as error:
                 raise writing.error or error from error
         if isinstance(self._fs, pafs.LocalFileSystem):  # whole even if the machine stops
             with open(path, "rb") as written:
@@ -233,12 +232,12 @@ class _Writing:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.error: Exception | None = None
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> Any:
         try:
             return self._stream.write(data)
-        except Exception as error:
+        except OSError as error:
             self.error = error
             raise
 

@@ -20,6 +20,7 @@ from thinkscale.domain.engine import EngineError
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
 from thinkscale.store.artifact import Artifact, ArtifactError
+from thinkscale.store.filesystem import StoreError
 from thinkscale.store.models import ModelError
 from thinkscale.store.stage import Slice, Stage
 
@@ -49,7 +50,7 @@ class Actors:
     """Segments under way in one actor; more than one needs a transform that may run in several threads."""
 
 
-TOLD = (ValueError, ModelError, ArtifactError, EngineError)
+TOLD = (ValueError, ModelError, ArtifactError, EngineError, StoreError)
 """Errors that come back to the driver as they are, for their message says what to do (IngestError and others are
 ValueErrors). Ray would bring them wrapped in its own, without their cause."""
 

@@ -27,6 +27,7 @@ from thinkscale.learn.masking import Sample
 from thinkscale.runtime import ending, failure, scratch
 from thinkscale.runtime.board import BOARD_TIMEOUT_S, Board, say, show
 from thinkscale.store.artifact import Artifact, StoredFile, new_attempt
+from thinkscale.store.filesystem import StoreError
 from thinkscale.store.models import local_model
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         if first:
             ray.get(job.board.put.remote({"note": f"a node is to be taken back; {stopped}; new workers go on from it"}))
         raise
-    except (NonFiniteLossError, SaveError) as error:  # every rank sees it, and a retry would only see it again
+    except (NonFiniteLossError, SaveError, StoreError) as error:  # every rank sees it, a retry would too
         return {"error": str(error)}
     return {
         "files": files,

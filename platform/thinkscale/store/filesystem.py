@@ -40,7 +40,7 @@ PART_BYTES = 16 << 20
 LASTING = (
     ({errno.ENOSPC}, r"StorageFull|InsufficientStorage|status code: 507", "no space left on {}", "free some"),
     ({errno.EDQUOT, errno.EFBIG}, "QuotaExceeded", "the quota is used up on {}", "raise it or free some"),
-    ({errno.EACCES, errno.EPERM, errno.EROFS}, "PermissionDenied|Unauthenticated", "no permission on {}", "give it"),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "code: 40[13]", "no permission on {}", "give it"),
 )
 """What the next try would meet again: error numbers, an object store's words, what is told, what to do."""
 
@@ -54,6 +54,11 @@ CREDENTIALS = {
 
 class StoreError(RuntimeError):
     """A root cannot be used; the message names the root and what to do."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+        """Of a failure that the next try would meet again."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +132,9 @@ class Store:
 
     def download(self, path: str, target: Path) -> str:
         """Copy an object into a local file, streaming; returns the SHA-256 of what came."""
-        objects, key = self._at(path)
         digest = hashlib.sha256()
-        with self._told("reading", path), target.open("wb") as file:
-            for block in objects.get(key).stream():
+        with Store(str(target.parent))._told("storing", target.name), target.open("wb") as file:
+            for block in self._blocks(path):
                 digest.update(block)
                 file.write(block)
             file.flush()
@@ -227,6 +231,11 @@ class Store:
         bucket, _, key = self.absolute(path).partition("/")
         return _connect(self.uri.partition(":")[0] if self.is_remote else "file", bucket, retries), key
 
+    def _blocks(self, path: str) -> Iterator[bytes]:
+        objects, key = self._at(path)
+        with self._told("reading", path):
+            yield from objects.get(key).stream()
+
     def _listed(self, path: str, *, recursive: bool) -> dict[str, Any]:
         objects, key = self._at(path)
         with self._told("listing", path):
@@ -283,9 +292,9 @@ class Store:
             text = _words(error)
             number = getattr(error, "errno", None) or int((re.findall(r"\(os error (\d+)\)", text) or [0])[-1])
             for numbers, pattern, what, remedy in LASTING:
-                if number in numbers or re.search(pattern, f"{type(error).__name__} {text}"):
+                if number in numbers or re.search(pattern, text):
                     told = f"{what.format(self.uri)} while {doing} {path}: {remedy} and run the same command again"
-                    raise StoreError(told) from error
+                    raise StoreError(told, min(numbers)) from error
             raise StoreError(f"{doing} {path} under {self.uri} failed: {text}") from error
 
 
@@ -363,5 +372,27 @@ class _Files(FsspecStore):
 
 
 class _File(BufferedFile):
+    """A file whose failures are OSErrors with a number, as every other file's."""
+
+    def read(self, length: int = -1) -> bytes:
+        with _numbered():
+            return super().read(length)
+
     def write(self, data: Any) -> int:
-        return super().write(bytes(data))  # obstore keeps what it is given, pyarrow's buffers end with the call
+        with _numbered():
+            return super().write(bytes(data))  # obstore keeps what it is given, pyarrow's buffers end with the call
+
+    def close(self) -> None:
+        with _numbered():
+            super().close()
+
+
+@contextmanager
+def _numbered() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        numbers = (min(numbers) for numbers, pattern, *_ in LASTING if re.search(pattern, str(error)))
+        raise OSError(next(numbers, errno.EIO), _words(error)) from error
