@@ -210,12 +210,17 @@ class ForcingIds:
     @property
     def fits_engine(self) -> bool:
         """Whether the automaton inside an engine can force it."""
-        return len(self.end) == 1 if self.end_text is None else self.end_text.length <= MAX_TEXT_BYTES
+        texts = [text for text in (self.end_text, self.start_text) if text]
+        return all(text.length <= MAX_TEXT_BYTES for text in texts) and (bool(self.end_text) or len(self.end) == 1)
 
     @property
     def engine_limits(self) -> str:
         """What of it is a request of its own all the same."""
-        return "" if self.end_text is None else ", but for Waits and delimiters cut in another way than in training"
+        return (
+            ""
+            if self.end_text is None
+            else ", but for Waits, streams, and delimiters that the model cuts in another way than training"
+        )
 
 
 @lru_cache(maxsize=256)
