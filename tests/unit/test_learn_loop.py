@@ -15,18 +15,7 @@ import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import safe_open
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Olmo2Config,
-    OlmoConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
+from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn.checkpoint import CheckpointFolder, SaveError
@@ -43,51 +32,16 @@ from thinkscale.learn.model import (
 )
 from thinkscale.learn.packing import row
 from thinkscale.learn.schedule import learning_rate, model_flops
+from tiny_families import CONFIGS, save_base
 
 CPU = torch.device("cpu")
 torch.set_num_threads(1)  # tensors this small only lose by more
-SHAPE: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 61,
-    "max_position_embeddings": 128,
-}
-TOKENS: dict[str, Any] = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": [2, 3]}
-CONFIGS = {
-    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=False),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=False),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None, head_dim=12, tie_word_embeddings=False),
-    "olmo": OlmoConfig(**SHAPE, clip_qkv=2.0, tie_word_embeddings=False, **TOKENS),
-    "olmo2": Olmo2Config(**SHAPE, tie_word_embeddings=False, **TOKENS),
-    "phi3": Phi3Config(**SHAPE, tie_word_embeddings=False, **TOKENS),
-    "smollm3": SmolLM3Config(**SHAPE, no_rope_layer_interval=2, tie_word_embeddings=True, **TOKENS),
-    "yarn": Qwen2Config(
-        **{**SHAPE, "max_position_embeddings": 256}, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4},
-    ),
-    "llama3": LlamaConfig(
-        **SHAPE, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                         "original_max_position_embeddings": 64, "rope_theta": 1e4},
-    ),
-}  # fmt: skip
 EXACT = Train(epochs=2, batch_sequences=4, learning_rate=1e-2, compute_dtype="float32", checkpoint_layers=0.5)
 
 
 @pytest.fixture(params=list(CONFIGS))
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return save_base(tmp_path / "base", request.param)
-
-
-def save_base(directory: Path, family: str, **options: Any) -> Path:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family], dtype=torch.float32)
-    model.save_pretrained(directory, **options)
-    return directory
 
 
 def make_samples(count: int, seed: int = 0) -> list[Sample]:

@@ -6,23 +6,32 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import httpx
+import openai
 import pytest
+import torch
 from click.testing import CliRunner
 from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import FAMILIES, FIXTURES, Family
 from thinkscale.cli import cli
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Model
+from thinkscale.domain.engine import Engine
 from thinkscale.domain.generation import Request, Sampling
 from thinkscale.domain.sample import Thought
+from thinkscale.domain.service import Service
 from thinkscale.domain.trace import Trace
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.engines.streaming import Told, think
 from thinkscale.engines.tokenizer import PROBE, ModelTokenizer, TokenizerError
+from thinkscale.engines.transformers import TransformersEngine
 from thinkscale.forcing.formats import ThinkingFormat, forcing_ids, literal, resolve_format
 from thinkscale.learn.masking import tokenize
+from thinkscale.server.api import OpenAiApi
 
 QUESTION = "What is 9 plus 6?"
 
@@ -213,6 +222,74 @@ def test_the_day_is_fixed_and_in_the_fingerprint(tmp_path: Path) -> None:
     other = ModelTokenizer(directory, date="2024-07-26")
     assert "26 Jul 2024" in other.decode(other.prompt_ids("how", None))
     assert other.template_hash != ModelTokenizer(directory).template_hash == ModelTokenizer(directory).template_hash
+
+
+def served(family: Family, tokenizer: ModelTokenizer, engine: Engine, *asked: dict[str, Any]) -> list[Any]:
+    """Answers of the HTTP interface to the real client."""
+    settings = {"model": {"base": "tiny", "format": family.setting}, "answer_tokens": 16}
+    thinking_format = resolve_format(Model.model_validate(settings["model"]), tokenizer)
+    api = OpenAiApi(engine, tokenizer, thinking_format, Service.model_validate(settings))
+
+    async def ask() -> list[Any]:
+        transport = httpx.ASGITransport(app=api.app())
+        async with httpx.AsyncClient(transport=transport) as http:
+            client = openai.AsyncOpenAI(base_url="http://here/v1", api_key="none", max_retries=0, http_client=http)
+            messages: Any = [{"role": "user", "content": QUESTION}]
+            options = [{"model": "tiny", "messages": messages, "temperature": 0, **each} for each in asked]
+            return list(await asyncio.gather(*(client.chat.completions.create(**each) for each in options)))
+
+    return asyncio.run(ask())
+
+
+def test_a_random_model_is_served(family: Family, tokenizer: ModelTokenizer, tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=256, initializer_range=0.3, eos_token_id=None, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(family.write(tmp_path))
+    engine = TransformersEngine(tmp_path, dtype="float32", context_tokens=256)
+    assert engine.info.token_ids_hash == tokenizer.ids_hash
+    thought, capped, off = served(
+        family, tokenizer, engine, {"max_tokens": 40},
+        {"max_tokens": 30, "extra_body": {"thinking_token_budget": 5}}, {"max_tokens": 30, "reasoning_effort": "none"},
+    )  # fmt: skip
+    assert 0 < thought.usage.completion_tokens_details.reasoning_tokens < 40
+    assert capped.usage.completion_tokens_details.reasoning_tokens <= 5
+    assert capped.choices[0].message.content.startswith("Final Answer:")
+    assert off.usage.completion_tokens_details.reasoning_tokens == 0
+    assert not hasattr(off.choices[0].message, "reasoning")
+    for reply in (thought, capped, off):
+        content = reply.choices[0].message.content
+        assert not [mark for mark in ("<think>", "</think>", family.start.strip()) if mark in content]
+
+
+def test_a_tuned_model_is_served(family: Family, tokenizer: ModelTokenizer, thinking_format: ThinkingFormat) -> None:
+    """One that says the trained turn, and opens thinking again in its answer; without thinking it would open it too."""
+    prompt = tokenizer.prompt_ids(QUESTION, thinking_format)
+    turn = trained(tokenizer, thinking_format, THINKING, "15")
+    known = family.setting != "auto" or family.format != "s1"
+    asked = [{"role": "user", "content": QUESTION}]
+    off = tokenizer.chat_ids(asked, thinking_format if known else None, thinking=not known)
+    opening = tokenizer.encode(thinking_format.start)
+    knows = by_heart(
+        [(*prompt, *turn[:-1], *opening, *turn), (*off, *opening, *turn)],
+        hashed_logits(vocab_size=tokenizer.vocab_size),
+    )
+    engine = ScriptedEngine(
+        knows, vocab_size=tokenizer.vocab_size, eos_ids=tokenizer.eos_ids, context_tokens=len(prompt) + 160
+    )
+    thought, without = served(
+        family, tokenizer, engine, {"max_tokens": 100}, {"max_tokens": 9, "reasoning_effort": "none"}
+    )
+    message = thought.choices[0].message
+    assert message.reasoning == message.reasoning_content == THINKING + thinking_format.before_end
+    assert message.content.startswith("Answer: 15")
+    body = literal(tokenizer, THINKING + thinking_format.before_end)
+    assert thought.usage.completion_tokens_details.reasoning_tokens == len(body)
+    for reply in (thought, without):
+        assert thinking_format.opening not in reply.choices[0].message.content
+        assert "We add" not in reply.choices[0].message.content
 
 
 def check(directory: Path, *options: str) -> dict[str, object]:

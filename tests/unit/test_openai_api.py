@@ -132,6 +132,60 @@ def test_thinking_can_be_left_out(client: openai.OpenAI) -> None:
     assert not hasattr(reply.choices[0].message, "reasoning_content")
 
 
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"chat_template_kwargs": {"thinking": False}},
+        {"reasoning_effort": "none"},
+        {"reasoning": {"enabled": False}},
+        {"reasoning": {"effort": "none"}},
+    ],
+)
+def test_thinking_is_left_out_by_the_names_of_other_servers(client: openai.OpenAI, switch: dict[str, Any]) -> None:
+    reply = chat(client, extra_body=switch)
+    assert reply.choices[0].message.content == "Four, at once."
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "cap",
+    [
+        {"thinking": {"max_tokens": 4}},
+        {"thinking_token_budget": 4},
+        {"reasoning": {"max_tokens": 4}},
+        {"reasoning_effort": "low"},
+        {"reasoning": {"effort": "low"}},
+        {"reasoning_effort": "high", "thinking_token_budget": 4},
+    ],
+)
+def test_thinking_is_capped_by_the_names_of_other_servers(
+    engine: ScriptedEngine, tokenizer: ModelTokenizer, cap: dict[str, Any]
+) -> None:
+    efforts = {"low": 4, "high": 30}
+    running = Running(OpenAiApi(engine, tokenizer, S1, service(reasoning_efforts=efforts)))
+    try:
+        reply = chat(openai.OpenAI(base_url=running.url, api_key="none", max_retries=0), extra_body=cap)
+        refused = {"reasoning_effort": "medium"}
+        with pytest.raises(openai.BadRequestError, match="'medium' is unknown: low, high"):
+            chat(openai.OpenAI(base_url=running.url, api_key="none", max_retries=0), extra_body=refused)
+    finally:
+        running.stop()
+    assert reply.choices[0].message.content == "Final Answer: 5"
+    assert reply.choices[0].message.reasoning_content == reply.choices[0].message.reasoning == "naï"
+    assert reply.choices[0].thinking["end"] == "cap"
+    assert reply.usage.completion_tokens_details.reasoning_tokens == 4
+
+
+def test_an_effort_takes_no_more_than_there_is_room_for(client: openai.OpenAI) -> None:
+    reply = chat(client, max_tokens=40, extra_body={"reasoning_effort": "high"})
+    assert reply.choices[0].message.reasoning == "naïve: 4"
+
+
+def test_no_budget_is_no_cap(client: openai.OpenAI) -> None:
+    assert chat(client, extra_body={"thinking_token_budget": -1}).choices[0].message.reasoning == "naïve: 4"
+
+
 @pytest.mark.parametrize("thinking", [{}, {"waits": 1}, {"max_tokens": 4}, {"enabled": False}])
 def test_a_stream_says_the_same(client: openai.OpenAI, thinking: dict[str, Any]) -> None:
     whole = chat(client, extra_body={"thinking": thinking})

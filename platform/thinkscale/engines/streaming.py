@@ -66,7 +66,8 @@ async def think(
     Raises:
         EngineError, ValueError: as the engine.
     """
-    if in_engine and len(ids.end) == 1 and isinstance(engine, ForcingEngine):
+    in_pieces = bool(ids.end_text or ids.start_text)  # what is then told of before it can be taken back
+    if in_engine and ids.fits_engine and isinstance(engine, ForcingEngine) and not (in_pieces and tell):
         on_tokens = None if tell is None else _Split(ids, _cap(engine, prompt_ids, budget, ids), tell)
         return await engine.force(prompt_ids, budget, ids, sampling=sampling, on_tokens=on_tokens)
     return await _continue(engine, prompt_ids, budget, ids, sampling, tell)

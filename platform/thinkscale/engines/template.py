@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from thinkscale.forcing.formats import FORMATS, HARMONY, ThinkingFormat
 
-HARMONY_TEMPLATE = (
+_HARMONY = (
     "<|start|>system<|message|>You are a helpful assistant.\nCurrent date: {{ date_string }}\n\n"
     "Reasoning: {{ reasoning_effort or 'medium' }}\n\n# Valid channels: analysis, commentary, final.<|end|>"
     "{% for m in messages %}{% if m.role == 'assistant' %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}"
@@ -23,7 +24,13 @@ HARMONY_TEMPLATE = (
     "{{ '# Instructions\n\n' if m.role == 'system' else '' }}{{ m.content }}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
-"""For tokenizers of the harmony format that come without a template."""
+_DEEPSEEK = (
+    "<｜begin▁of▁sentence｜>{% for m in messages %}{% if m.role == 'assistant' %}<｜Assistant｜>{{ m.content }}"
+    "<｜end▁of▁sentence｜>{% else %}{{ '<｜User｜>' if m.role == 'user' else '' }}{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+)
+BUILT_IN = {("<|channel|>", "<|message|>", "<|return|>"): _HARMONY, ("<｜User｜>", "<｜Assistant｜>"): _DEEPSEEK}
+"""For tokenizers that come without a template: by the control tokens that the format has."""
 
 Messages = Sequence[Mapping[str, Any]]
 _QUESTION, _THOUGHT, _ANSWER = "Qu3stion", "Th0ught", "Answ3r"
@@ -99,7 +106,7 @@ class ChatTemplate:
     def takes_effort(self) -> bool:
         return "reasoning_effort" in self.text
 
-    @property
+    @cached_property
     def has_switch(self) -> bool:
         """Whether thinking can be switched off."""
         return self.render(_USER, thinking=True) != self.render(_USER, thinking=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.domain.generation import TokenIds
-from thinkscale.engines.template import HARMONY_TEMPLATE, ChatTemplate, template_text
+from thinkscale.engines.template import BUILT_IN, ChatTemplate, template_text
 from thinkscale.forcing.formats import (
     MARKUP,
     ThinkingFormat,
@@ -65,11 +65,10 @@ class ModelTokenizer:
             token.content: i for i, token in self._added.items() if token.special or CONTROL.fullmatch(token.content)
         } | {token: vocabulary[token] for token in named}
         self._special_ids = frozenset(self._special.values())
-        text = template_text(directory, config)
-        if not text and {"<|channel|>", "<|message|>", "<|return|>"} <= self._special.keys():
-            text = HARMONY_TEMPLATE
-        self.chat_template = text
-        self.template = ChatTemplate(text, tokens, date)
+        own = template_text(directory, config)
+        self.chat_template = own or next((t for named, t in BUILT_IN.items() if {*named} <= self._special.keys()), "")
+        self.has_own_template = bool(own)
+        self.template = ChatTemplate(self.chat_template, tokens, date)
         self._name = directory.name
         tuned = config.get("thinking_format")
         self.tuned_format = None if tuned is None else ThinkingFormat(**tuned)

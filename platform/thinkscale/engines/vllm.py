@@ -22,9 +22,9 @@ from thinkscale.domain.sample import Thought
 from thinkscale.engines.stopping import Continuation, check_request
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.engines.vllm_forcing import Outcome, extra_args, forbid_first
-from thinkscale.forcing.automaton import forcing_spec, read_thought
+from thinkscale.forcing.automaton import text_moves
 from thinkscale.forcing.formats import ForcingIds, newline_ending
-from thinkscale.forcing.program import overflow, thinking_room
+from thinkscale.forcing.inside import Inside, force
 
 WORKER_EXTENSION = "thinkscale.engines.vllm_forcing.ForcingWorker"
 """Class path: every worker imports it for itself."""
@@ -48,6 +48,8 @@ class VllmEngine:
         self._asked: dict[str, asyncio.Future[Outcome]] = {}
         """Ended forced requests whose outcome is not here yet, by key."""
         self._asking: asyncio.Task[None] | None = None
+        self._texts: tuple[str | None, ...] | None = None
+        self._texts_ready: Any = None
 
     @classmethod
     async def start(
@@ -143,32 +145,38 @@ class VllmEngine:
         sampling: Sampling,
         on_tokens: OnTokens | None = None,
     ) -> Thought:
-        """`thinking.forcing.think` in one request: the same result, at the speed of plain decoding.
+        """What `forcing.program.think` gives, in one request where delimiters are single tokens (`forcing.inside`).
 
         Args:
             prompt_ids: with the start of thinking.
-            ids: their `end` is one token.
-            on_tokens: told of all tokens as they come, forced ones included.
+            on_tokens: told of all tokens as they come, forced ones included; for delimiters of single tokens only.
 
         Raises:
-            ValueError: the end delimiter is several tokens long, or the texts or waits are too many.
+            ValueError: the delimiter, the texts or the waits do not fit the automaton.
             EngineError: as `generate`.
         """
-        room = thinking_room(len(prompt_ids), budget, ids, self.info.context_tokens)
-        if room < 0:
-            return overflow(prompt_ids)
-        cap = room if budget.max_thinking_tokens is None else min(budget.max_thinking_tokens, room)
-        spec = forcing_spec(prompt_ids, budget, ids, cap=cap)
-        key = uuid.uuid4().hex
-        longest = cap + len(ids.newline) + len(ids.close) + len(ids.final_answer) + budget.max_answer_tokens + 1
-        longest = min(longest, self.info.context_tokens - len(prompt_ids))
-        request = Request(prompt_ids=prompt_ids, max_tokens=longest, sampling=sampling)
+        if ids.end_text or ids.start_text:
+            await self._install_texts(ids)
+        program = force(prompt_ids, budget, ids, context_tokens=self.info.context_tokens, sampling=sampling)
+        reply: Any = None
+        while True:
+            try:
+                step = program.send(reply)
+            except StopIteration as stop:
+                thought: Thought = stop.value
+                return thought
+            reply = await (self._inside(step, on_tokens) if isinstance(step, Inside) else self.generate(step.request))
+
+    async def _inside(self, step: Inside, on_tokens: OnTokens | None) -> tuple[Outcome, TokenIds]:
+        """One request with the automaton: the state that it ended in, and its tokens."""
+        request = Request(prompt_ids=step.prompt_ids, max_tokens=step.max_tokens, sampling=step.sampling)
         check_request(request, self.info)
         parameters = _sampling_params(request, self.info.eos_ids, every_token=on_tokens is not None)
-        parameters.extra_args = extra_args(spec, key)
+        key = uuid.uuid4().hex
+        parameters.extra_args = extra_args(step.spec, key)
         come: list[int] = []
         try:
-            async with contextlib.aclosing(self._tokens(prompt_ids, parameters)) as tokens:
+            async with contextlib.aclosing(self._tokens(step.prompt_ids, parameters)) as tokens:
                 async for token in tokens:
                     if token in self.info.eos_ids:
                         break
@@ -177,7 +185,17 @@ class VllmEngine:
                         on_tokens((token,))
         finally:
             outcome = self._outcome(key)  # also where the call was cancelled: it frees the slot
-        return read_thought(await outcome, tuple(come), spec, len(prompt_ids))
+        return await outcome, tuple(come)
+
+    async def _install_texts(self, ids: ForcingIds) -> None:
+        """The delimiters of the model's format, once. Raises ValueError for a second format on one engine."""
+        texts = tuple(text.text if text else None for text in (ids.end_text, ids.start_text))
+        if self._texts is None:
+            self._texts, moves = texts, (text_moves(ids.end_text), text_moves(ids.start_text))
+            self._texts_ready = asyncio.ensure_future(self._llm.collective_rpc("thinkscale_set_texts", args=moves))
+        if self._texts != texts:
+            raise ValueError("an engine holds the delimiters of one format: start another one for another format")
+        await asyncio.shield(self._texts_ready)
 
     async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[int, None]:
         """A request's tokens as vLLM tells of them; closing it before its end aborts the request."""

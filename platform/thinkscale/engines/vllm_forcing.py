@@ -61,6 +61,10 @@ class ForcingWorker:
             )
         runner.sampler = ForcingSampler(runner, newline_ending, vocab_size)
 
+    def thinkscale_set_texts(self, *moves: list[list[int]]) -> None:
+        """The texts that end and open thinking from now on, as `automaton.text_moves`."""
+        self.model_runner.sampler.set_texts(*moves)
+
     def thinkscale_outcomes(self, keys: list[str]) -> dict[str, Outcome]:
         """Outcomes of ended requests by key; their slots are free afterwards."""
         sampler: ForcingSampler = self.model_runner.sampler
@@ -86,6 +90,9 @@ class ForcingSampler:
         self._batch: list[str] = []
         self._forced = False
         """Whether any row of the batch is forced."""
+
+    def set_texts(self, *moves: list[list[int]]) -> None:
+        self._automaton.set_texts(*moves)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)

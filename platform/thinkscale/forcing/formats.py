@@ -46,7 +46,7 @@ class Tokenizer(Protocol):
         ...
 
 
-class ModelTokenizer(Tokenizer, Protocol):
+class TemplateTokenizer(Tokenizer, Protocol):
     """A tokenizer with its model's chat template."""
 
     chat_template: str
@@ -116,7 +116,7 @@ _MARKS = {"think": "</think>", "magistral": "[/THINK]", "gemma": "<channel|>", "
 """The control token by which a model is known to have been trained to think so."""
 
 
-def native_format(tokenizer: ModelTokenizer) -> ThinkingFormat | None:
+def native_format(tokenizer: TemplateTokenizer) -> ThinkingFormat | None:
     """The format that a model was trained to think in: as its export says, or by control tokens and template."""
     if tokenizer.tuned_format is not None:
         return tokenizer.tuned_format
@@ -126,7 +126,7 @@ def native_format(tokenizer: ModelTokenizer) -> ThinkingFormat | None:
     return None
 
 
-def detect_format(tokenizer: ModelTokenizer) -> ThinkingFormat:
+def detect_format(tokenizer: TemplateTokenizer) -> ThinkingFormat:
     """The format that a model was trained to think in; for other ChatML models s1.
 
     Raises ValueError where neither fits: the campaign must then name the format.
@@ -141,7 +141,7 @@ def detect_format(tokenizer: ModelTokenizer) -> ThinkingFormat:
     )
 
 
-def resolve_format(model: Thinker, tokenizer: ModelTokenizer) -> ThinkingFormat:
+def resolve_format(model: Thinker, tokenizer: TemplateTokenizer) -> ThinkingFormat:
     """The format that the settings name, or the one that the tokenizer calls for."""
     if model.format == "custom":
         assert model.start is not None
@@ -210,12 +210,17 @@ class ForcingIds:
     @property
     def fits_engine(self) -> bool:
         """Whether the automaton inside an engine can force it."""
-        return len(self.end) == 1 if self.end_text is None else self.end_text.length <= MAX_TEXT_BYTES
+        texts = [text for text in (self.end_text, self.start_text) if text]
+        return all(text.length <= MAX_TEXT_BYTES for text in texts) and (bool(self.end_text) or len(self.end) == 1)
 
     @property
     def engine_limits(self) -> str:
         """What of it is a request of its own all the same."""
-        return "" if self.end_text is None else ", but for Waits and delimiters cut in another way than in training"
+        return (
+            ""
+            if self.end_text is None
+            else ", but for Waits, streams, and delimiters that the model cuts in another way than training"
+        )
 
 
 @lru_cache(maxsize=256)

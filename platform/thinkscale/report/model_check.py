@@ -16,7 +16,7 @@ from thinkscale.domain.trace import Trace
 from thinkscale.engines.factory import model_context
 from thinkscale.engines.stopping import Continuation
 from thinkscale.engines.tokenizer import PROBE, ModelTokenizer
-from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, forcing_ids, resolve_format
+from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, forcing_ids, resolve_format
 from thinkscale.forcing.program import Trunk, continue_thinking
 from thinkscale.learn.families import UnsupportedModelError, check_trainable
 from thinkscale.learn.masking import answer_text, tokenize
@@ -64,6 +64,7 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
         "eos_ids": list(tokenizer.eos_ids),
         "eos": [tokenizer.decode([token]) for token in tokenizer.eos_ids],
         "context_tokens": model_context(directory) if config else None,
+        "template": "the model's own" if tokenizer.has_own_template else "built in: the model comes without one",
         "template_hash": tokenizer.template_hash,
         "reasoning_effort": tokenizer.template.takes_effort,
         **_training(config, directory.name),
@@ -122,7 +123,7 @@ def _matches_file(tokenizer: ModelTokenizer, directory: Path) -> bool:
 
 
 def _piece(tokenizer: ModelTokenizer, text: str) -> dict[str, Any]:
-    return {"text": text, "ids": tokenizer.encode(text)}
+    return {"text": text, "ids": behind(tokenizer, text)}
 
 
 def _openings(text: str, thinking_format: ThinkingFormat) -> int:
