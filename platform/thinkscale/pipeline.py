@@ -118,11 +118,10 @@ def _explained(raised: BaseException, campaign: Campaign, store: Store) -> BaseE
     error = ending.reason_for(raised)
     if isinstance(error, ConfigDriftError) or type(error) is session.ClusterError:  # nothing was begun
         return error
-    found = failure.cause(error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         error.add_note("what is committed is kept: the same command resumes")
         return error
-    if isinstance(found, session.ClusterLostError | OSError) or failure.is_rays(found):
+    if isinstance(error, session.ClusterLostError) or failure.may_pass(error):
         error.add_note("what is committed is kept: once that is mended, the same command resumes")
     error.add_note(failure.keep_logs(error, store, campaign.name, session.logs()))
     return error

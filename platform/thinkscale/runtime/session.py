@@ -75,7 +75,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         _directory = session.enter_context(scratch.directory("ts-", scratch.SHORT))
         session.enter_context(_native_errors_in(_directory / "driver.err"))
         # Loggers that are made later would speak on the terminal: of settings, and of errors that are told once more.
-        for name in ("ray.data._internal.progress", "ray.data.exceptions"):
+        for name in ("ray.data._internal", "ray.data.exceptions"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         _private = address == "local"
         if _private:
