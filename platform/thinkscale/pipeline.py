@@ -79,7 +79,7 @@ def run(
         thinkscale.runtime.session.ClusterError: the cluster cannot be joined, or is lost.
         SystemExit: SIGTERM came.
     """
-    from thinkscale.runtime import session
+    from thinkscale.runtime import failure, session
     from thinkscale.stages.distill import check_terms
     from thinkscale.store.filesystem import Store
 
@@ -90,7 +90,7 @@ def run(
     if "distill" in chosen:
         check_terms(campaign)
     try:
-        session.connect(address)
+        session.connect(address, last_words=lambda error: failure.tell(_explained(error, campaign, store)))
         for number, name in enumerate(chosen, 1):
             label = f"[{number}/{len(chosen)}] {name}"
             say(f"{label}: {STAGES[name]}")

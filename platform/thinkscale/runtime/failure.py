@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import re
+import sys
 import tempfile
 import time
 import traceback
@@ -50,6 +51,12 @@ def headline(error: BaseException) -> str:
     if type(cause(error)).__module__.startswith("thinkscale") and text:
         return text
     return (f"{name}: {text}" if text else name) + (f" ({place})" if place else "")
+
+
+def tell(error: BaseException, line: str | None = None) -> None:
+    """Say on standard error what happened (default: the error's headline), and what is noted on the error."""
+    notes = getattr(error, "__notes__", [])
+    print("\n".join([f"thinkscale: {line or headline(error)}", *notes]), file=sys.stderr, flush=True)
 
 
 def keep_logs(error: BaseException, store: Store, campaign: str, logs: Mapping[str, Path]) -> str:

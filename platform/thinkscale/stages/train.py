@@ -17,7 +17,7 @@ from thinkscale.domain.ledger import Ledger
 from thinkscale.domain.trace import Trace
 from thinkscale.forcing.formats import ThinkingFormat, resolve_format
 from thinkscale.learn.masking import Tokenized, tokenize
-from thinkscale.runtime import scratch
+from thinkscale.runtime import ending, scratch
 from thinkscale.runtime.train_workers import TrainingError, fit_on_workers
 from thinkscale.store.artifact import Artifact, Manifest, StoredFile
 from thinkscale.store.filesystem import Store
@@ -67,6 +67,8 @@ def train(campaign: Campaign, store: Store) -> Manifest:
     )
     if store.directories(f"{artifact.path}/checkpoints"):
         store.delete_directory(f"{artifact.path}/checkpoints")
+    if outcome["told_to_end"]:  # too late to stop
+        ending.terminate()
     return manifest
 
 
