@@ -43,10 +43,10 @@ def main() -> None:
         else:
             if os.environ.get("THINKSCALE_TRACEBACK"):
                 raise error from None
-            from thinkscale.runtime.failure import headline
+            line, code = None, 1
+        from thinkscale.runtime.failure import tell
 
-            line, code = headline(error), 1
-        click.echo("\n".join([f"thinkscale: {line}", *getattr(error, "__notes__", [])]), err=True)
+        tell(error, line)
         if error is raised:
             sys.exit(code)
         sys.stdout.flush()

@@ -82,7 +82,7 @@ def run(
         thinkscale.runtime.session.ClusterError: the cluster cannot be joined, or is lost.
         SystemExit: SIGTERM came.
     """
-    from thinkscale.runtime import session
+    from thinkscale.runtime import failure, session
     from thinkscale.stages.distill import check_terms
     from thinkscale.store.filesystem import Store
     from thinkscale.store.lease import hold
@@ -96,7 +96,7 @@ def run(
     with hold(root, campaign.name, wait=wait, say=say) as lease:
         store = lease.store
         try:
-            session.connect(address)
+            session.connect(address, last_words=lambda error: failure.tell(_explained(error, campaign, store)))
             for number, name in enumerate(chosen, 1):
                 label = f"[{number}/{len(chosen)}] {name}"
                 say(f"{label}: {STAGES[name]}")
@@ -122,11 +122,10 @@ def _explained(raised: BaseException, campaign: Campaign, store: Store) -> BaseE
     error = ending.reason_for(raised)
     if isinstance(error, ConfigDriftError) or type(error) is session.ClusterError:  # nothing was begun
         return error
-    found = failure.cause(error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         error.add_note("what is committed is kept: the same command resumes")
         return error
-    if isinstance(found, session.ClusterLostError | OSError) or failure.is_rays(found):
+    if isinstance(error, session.ClusterLostError) or failure.may_pass(error):
         error.add_note("what is committed is kept: once that is mended, the same command resumes")
     error.add_note(failure.keep_logs(error, store, campaign.name, session.logs()))
     return error

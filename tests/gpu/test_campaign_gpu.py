@@ -155,9 +155,7 @@ class TestCampaign:
         assert manifest.stats["gpu_startup_s"] > 0
 
     def test_training_survives_a_killed_worker_and_many_checkpoints(self, campaign: Campaign) -> None:
-        thread, killed = kill_once(
-            exists(campaign.root, "model/checkpoints/step-8*"), lambda: titled("RayTrainWorker")
-        )
+        thread, killed = kill_once(exists(campaign.root, "model/checkpoints/step-8*"), lambda: titled("RayTrainWorker"))
         train(campaign, Store(campaign.root))
         thread.join(1)
         manifest = Artifact(Store(campaign.root), "gpu/model").require()

@@ -22,7 +22,7 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from thinkscale.learn.checkpoint import SaveError
-from thinkscale.runtime.failure import cause, headline, keep_logs
+from thinkscale.runtime.failure import cause, headline, keep_logs, may_pass
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import ModelError
 
@@ -53,6 +53,13 @@ def in_creation(raised: Exception) -> ActorDiedError:
 
 
 LOST = WorkerHealthCheckFailedError("[rank=1] health check failed", ActorDiedError())
+IN_DATA = f"""{TOLD}
+
+The above exception was the direct cause of the following exception:
+
+ray::map() (pid=7, ip=10.0.0.1)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+"""
 IN_EMBED = "(thinkscale/stages/embed.py:77)"
 
 
@@ -84,7 +91,11 @@ IN_EMBED = "(thinkscale/stages/embed.py:77)"
         (WorkerCrashedError(), "WorkerCrashedError: The worker died unexpectedly while executing this task."),
         (NodeDiedError("node gone\nnode_id: 12"), "NodeDiedError: node gone"),
         (TaskUnschedulableError("no node has 8 GPUs"), "TaskUnschedulableError: "),
-        (OutOfDiskError("Local disk is full"), "OutOfDiskError: Local disk is full"),
+        (OutOfDiskError("Local disk is full"), "OutOfDiskError: the local disk is full, where Ray keeps objects"),
+        (
+            RayTaskError("map", REMOTE + IN_DATA, UserCodeException("UDF failed")).as_instanceof_cause(),
+            f"{TOLD} {IN_EMBED}",
+        ),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
     ],
 )
@@ -93,6 +104,27 @@ def test_an_error_is_one_line_with_what_was_raised_first(error: BaseException, l
     assert told.startswith(line)
     assert "\n" not in told
     assert "\x1b" not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (FULL, True),
+        (task_error(FULL), True),
+        (RayTaskError("map", REMOTE + IN_DATA, UserCodeException("UDF failed")), True),
+        (RayTaskError("map", REMOTE + "KeyError: 'x'", UserCodeException("UDF failed")), False),
+        (caused(UserCodeException("failed"), task_error(KeyError("x"))), False),
+        (WorkerCrashedError(), True),
+        (in_creation(KeyError("x")), False),
+        (in_creation(FULL), True),
+        (WorkerGroupError("", {0: KeyError("x"), 1: LOST}), False),
+        (WorkerGroupError("", {1: LOST}), True),
+        (ModelError("no m"), False),
+        (KeyError("x"), False),
+    ],
+)
+def test_running_again_is_advised_only_where_it_may_get_further(error: BaseException, passes: bool) -> None:
+    assert may_pass(error) == passes
 
 
 def test_our_own_errors_keep_their_message_and_are_not_looked_behind() -> None:

@@ -6,6 +6,8 @@ Ray passes on another one in its place. So the reason is kept here. Knows no Ray
 
 from __future__ import annotations
 
+import logging
+
 TERMINATED = 143
 """Exit code after SIGTERM, as shells count."""
 
@@ -14,11 +16,13 @@ _heard = False
 
 
 def end(reason: BaseException) -> None:
-    """For handlers of signals: leave whatever the main thread is at, unless it is at its end for this reason."""
-    global _reason
-    if not _heard or _reason is not reason:
-        _reason = reason
-        raise SystemExit(1)
+    """For handlers of signals: leave whatever the main thread is at, unless it is ending for this reason already."""
+    global _reason, _heard
+    if _heard and _reason is reason:
+        return
+    _reason, _heard = reason, False
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that are dropped now would each be lamented
+    raise SystemExit(1)
 
 
 def terminate(*_: object) -> None:
@@ -27,9 +31,7 @@ def terminate(*_: object) -> None:
 
 
 def reason_for(error: BaseException) -> BaseException:
-    """The reason of an end, where `error` is how it was brought about; else the error itself."""
+    """Why this process is to end, whatever came of it on the way; the error itself where nothing outside asked."""
     global _heard
-    if not isinstance(error, SystemExit) or _reason is None:
-        return error
     _heard = True
-    return _reason
+    return _reason or error

@@ -5,7 +5,9 @@ Knows Ray's wrappers by their shape alone, so that the command line can use it w
 
 from __future__ import annotations
 
+import builtins
 import re
+import sys
 import tempfile
 import time
 import traceback
@@ -15,10 +17,13 @@ from pathlib import Path
 
 from thinkscale.store.filesystem import Store
 
-ERROR_LOG = "error.log"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/[^"]+)", line (\d+)')
-_RAISED = re.compile(r"^\s*(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt|Timeout))(?:: (.*))?$", re.MULTILINE)
+_FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/(?!cli\.py)[^"]+)", line (\d+)')
+_RAISED = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt)): *(.*)$", re.MULTILINE)
+_LATER = "\nThe above exception was"
+_SPILLED = (
+    "the local disk is full, where Ray keeps objects that memory has no room for (/tmp unless told): make room there"
+)
 
 
 def cause(error: BaseException) -> BaseException:
@@ -31,24 +36,27 @@ def is_rays(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] == "ray"
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether the same work may get further: a disk, the network, a worker or a node was at fault."""
+    name, root = _told(error)[0], cause(error)
+    if name == type(root).__name__:
+        return isinstance(root, OSError) or is_rays(root)
+    kind = getattr(builtins, name, Exception)
+    return issubclass(kind, OSError)
+
+
 def headline(error: BaseException) -> str:
     """An error in one line: its message where it is one of ours, else its kind, message and place too."""
-    chain = _chain(error)
-    root = chain[-1]
-    text = _ANSI.sub("", str(root)).strip()
-    place = next(filter(None, map(_place, reversed(chain))), "")
-    name = type(root).__name__
-    if "Traceback (most recent call last)" in text or "ray::" in text:  # told by Ray as text alone
-        place = _place_in(text) or place
-        raised = _RAISED.findall(text)
-        name, text = raised[-1] if raised else (name, text)
-    elif type(root).__module__.startswith("thinkscale"):
-        return text or name
-    elif is_rays(root):
-        place = ""
-        text = f"{text.partition(chr(10))[0]} {_detail(text)}".strip()
-    first = text.partition("\n")[0].strip()
-    return (f"{name}: {first}" if first else name) + (f" ({place})" if place else "")
+    name, text, place = _told(error)
+    if type(cause(error)).__module__.startswith("thinkscale") and text:
+        return text
+    return (f"{name}: {text}" if text else name) + (f" ({place})" if place else "")
+
+
+def tell(error: BaseException, line: str | None = None) -> None:
+    """Say on standard error what happened (default: the error's headline), and what is noted on the error."""
+    notes = getattr(error, "__notes__", [])
+    print("\n".join([f"thinkscale: {line or headline(error)}", *notes]), file=sys.stderr, flush=True)
 
 
 def keep_logs(error: BaseException, store: Store, campaign: str, logs: Mapping[str, Path]) -> str:
@@ -58,22 +66,45 @@ def keep_logs(error: BaseException, store: Store, campaign: str, logs: Mapping[s
         logs: files by the names that they get.
     """
     attempt = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    text = "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(error)).encode()
+
+    def keep(store: Store, path: str) -> str:
+        store.write_bytes(f"{path}/error.log", text)
+        for name, file in logs.items():
+            store.upload(file, f"{path}/{name}")
+        return store.url(f"{path}/error.log")
+
     try:
-        return f"full log: {_keep(text, logs, store, f'{campaign}/logs/{attempt}')}"
+        return f"full log: {keep(store, f'{campaign}/logs/{attempt}')}"
     except Exception as refused:  # whatever a store may raise: the error itself must be told
-        local = Path(tempfile.gettempdir()) / f"thinkscale-logs-{attempt}"
         try:
-            return f"full log: {_keep(text, logs, Store(str(local)), campaign)} ({store.uri} takes none)"
+            here = keep(Store(tempfile.gettempdir()), f"thinkscale-logs-{attempt}")
+            return f"full log: {here} ({store.uri} takes none)"
         except OSError:
             return f"no log could be kept: {headline(refused)}"
 
 
-def _keep(text: str, logs: Mapping[str, Path], store: Store, path: str) -> str:
-    store.write_bytes(f"{path}/{ERROR_LOG}", text.encode())
-    for name, file in logs.items():
-        store.upload(file, f"{path}/{name}")
-    return store.url(f"{path}/{ERROR_LOG}")
+def _told(error: BaseException) -> tuple[str, str, str]:
+    """Kind, message and place of what was raised first. Some of it Ray passes on as text alone."""
+    chain = _chain(error)
+    root, texts = chain[-1], [_ANSI.sub("", str(each)).strip() for each in reversed(chain)]
+    name, text = type(root).__name__, texts[0]
+    remote = next((each for each in texts if "ray::" in each or "Traceback (most" in each), "")
+    if remote == text or is_rays(root):
+        raised = _RAISED.findall(remote.partition(_LATER)[0])
+        name, text = raised[-1] if raised else (name, text)
+    if name == "OutOfDiskError":
+        text = _SPILLED
+    elif name == "ActorDiedError" and (details := re.findall(r"^(?!\s*\w+: )\s*(\S.*)", text, re.MULTILINE)[1:]):
+        text = details[0]
+    elif not type(root).__module__.startswith("thinkscale"):
+        text = text.partition("\n")[0]
+    frames = [frame for each in chain for frame in _frames(each)]
+    return name, text, "" if is_rays(root) and name == type(root).__name__ else ":".join(frames[-1]) if frames else ""
+
+
+def _frames(error: BaseException) -> list[tuple[str, str]]:
+    return _FRAME.findall("".join(traceback.format_tb(error.__traceback__)) + str(error))
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -87,30 +118,9 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _wrapped(error: BaseException) -> BaseException | None:
     if isinstance(error, BaseExceptionGroup):
         return error.exceptions[0]
-    if not is_rays(error):
-        return None
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     if failures:  # what a worker raised tells more than the loss of its neighbours
         return min(failures.values(), key=lambda each: (is_rays(cause(each)), "onnection" in str(each)))
-    for name in ("cause", "controller_failure", "health_check_failure", "__cause__"):
-        inner = getattr(error, name, None)
-        if isinstance(inner, BaseException) and inner is not error:
-            return inner
-    return None
-
-
-def _place(error: BaseException) -> str:
-    raised_here = "".join(traceback.format_tb(error.__traceback__))
-    return _place_in(str(error)) or _place_in(raised_here)
-
-
-def _place_in(text: str) -> str:
-    """The innermost line of ours in a traceback."""
-    frames = [frame for frame in _FRAME.findall(text) if frame[0] != "thinkscale/cli.py"]
-    return ":".join(frames[-1]) if frames else ""
-
-
-def _detail(text: str) -> str:
-    """What follows the first line of Ray's message and is no list of ids."""
-    lines = [line.strip() for line in text.split("\n")[1:] if line.strip() and not re.match(r"\s*\w+: ", line)]
-    return lines[0] if lines else ""
+    names = ("cause", "controller_failure", "health_check_failure", "__cause__") if is_rays(error) else ()
+    inners = [inner for name in names if isinstance(inner := getattr(error, name, None), BaseException)]
+    return inners[0] if inners and inners[0] is not error else None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,9 @@ JOIN_S = 4.0
 WATCH_EVERY_S = 1.0
 SILENT_S = 20.0
 """After so long without an answer a joined cluster is lost."""
+ENDING_S = 8.0
+ENDING_TRIES = 3
+"""The time, and the signals in it, that the main thread has to end after a loss."""
 
 _session: ExitStack | None = None
 _directory: Path | None = None
@@ -45,7 +49,12 @@ class ClusterLostError(ClusterError):
     """The cluster went away under the work."""
 
 
-def connect(address: str | None = None, *, cpus: int | None = None) -> None:
+def connect(
+    address: str | None = None,
+    *,
+    cpus: int | None = None,
+    last_words: Callable[[BaseException], object] = lambda error: print(error, file=sys.stderr, flush=True),
+) -> None:
     """Join the cluster at `address`, or the one this process is a job of; start a local one where there is none.
 
     Until `disconnect`, SIGTERM and the loss of the cluster end what the main thread is at (`runtime.ending`), and
@@ -55,6 +64,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         address: `auto`, `host:port`, or `local` for a private cluster in any case.
         cpus: logical CPUs of a cluster that is started here; default: the machine's, but at least 4, so
             that small stages (which hold whole logical CPUs) do not wait for each other on a laptop.
+        last_words: told of a loss where the main thread does not get out of what it is at; the process then exits.
 
     Raises:
         ClusterError: there is no such cluster, or none can be started.
@@ -75,16 +85,19 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         _directory = session.enter_context(scratch.directory("ts-", scratch.SHORT))
         session.enter_context(_native_errors_in(_directory / "driver.err"))
         # Loggers that are made later would speak on the terminal: of settings, and of errors that are told once more.
-        for name in ("ray.data._internal.progress", "ray.data.exceptions"):
+        for name in ("ray.data._internal", "ray.data.exceptions"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         _private = address == "local"
         if _private:
             _start(_directory, cpus, session)
         else:
             ray.init(address=_found(address), log_to_driver=False)
-        session.callback(_leave)
         if threading.current_thread() is threading.main_thread():
-            session.enter_context(_watched(before))
+            leaving = session.enter_context(_watched(before, last_words))
+            session.callback(_leave)
+            session.callback(leaving.set)
+        else:
+            session.callback(_leave)
     except BaseException:
         disconnect()
         raise
@@ -223,16 +236,16 @@ def _leave() -> None:
 
 
 @contextmanager
-def _watched(before: Any) -> Iterator[None]:
-    """Have SIGTERM and the cluster's loss end what the main thread is at; `before`: SIGTERM's handler until then."""
-    over = threading.Event()
+def _watched(before: Any, last_words: Callable[[BaseException], object]) -> Iterator[threading.Event]:
+    """Have SIGTERM, and until the event the cluster's loss, end what the main thread is at."""
+    leaving, over = threading.Event(), threading.Event()
     lost: list[ClusterLostError] = []
     signal.signal(signal.SIGUSR1, lambda *_: ending.end(lost[0]))
     signal.signal(signal.SIGTERM, ending.terminate)
-    watch = threading.Thread(target=_watch, args=(over, lost), daemon=True)
+    watch = threading.Thread(target=_watch, args=(leaving, over, lost, last_words), daemon=True)
     watch.start()
     try:
-        yield
+        yield leaving
     finally:
         over.set()
         watch.join()
@@ -240,12 +253,17 @@ def _watched(before: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _watch(over: threading.Event, lost: list[ClusterLostError]) -> None:
-    context, node = ray.get_runtime_context(), cast(Any, ray_worker._global_node)
+def _watch(
+    leaving: threading.Event,
+    over: threading.Event,
+    lost: list[ClusterLostError],
+    last_words: Callable[[BaseException], object],
+) -> None:
+    context, node, directory = ray.get_runtime_context(), cast(Any, ray_worker._global_node), cast(Path, _directory)
     gcs, me = GcsClient(address=context.gcs_address), ray.NodeID.from_hex(context.get_node_id())
     processes = [(kind, each.process) for kind in ("gcs_server", "raylet") for each in node.all_processes.get(kind, [])]
     heard = time.monotonic()
-    while not lost and not over.wait(WATCH_EVERY_S):
+    while not lost and not leaving.wait(WATCH_EVERY_S):
         why = next((f"its {kind} died" for kind, process in processes if process.poll() is not None), "")
         if not processes:  # not ours
             try:
@@ -253,8 +271,15 @@ def _watch(over: threading.Event, lost: list[ClusterLostError]) -> None:
                 heard = time.monotonic()
             except ray.exceptions.RpcError:
                 why = f"no answer for {SILENT_S:.0f} s" if time.monotonic() - heard > SILENT_S else ""
-        if why:
+        if why and not leaving.is_set():
             lost.append(ClusterLostError(f"the Ray cluster at {context.gcs_address} is lost: {why}"))
-    while not over.is_set():  # again, where the first one is held up in ending
+    for _ in range(ENDING_TRIES if lost else 0):  # again, where the first one is held up in ending
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-        over.wait(3 * WATCH_EVERY_S)
+        if over.wait(ENDING_S / ENDING_TRIES):
+            return
+    if lost:  # the main thread waits in native code that hears no signal
+        last_words(lost[0])
+        if processes:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        shutil.rmtree(directory, ignore_errors=True)
+        os._exit(1)

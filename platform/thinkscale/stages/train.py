@@ -19,7 +19,7 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import ThinkingFormat, resolve_format
 from thinkscale.learn.families import check_directory
 from thinkscale.learn.masking import Tokenized, tokenize
-from thinkscale.runtime import scratch
+from thinkscale.runtime import ending, scratch
 from thinkscale.runtime.train_workers import TrainingError, fit_on_workers
 from thinkscale.stages.artifacts import campaign_artifact, template_hash
 from thinkscale.store.artifact import Artifact, Manifest, StoredFile
@@ -67,6 +67,8 @@ def train(campaign: Campaign, store: Store) -> bool:
     outcome = fit_on_workers(campaign, artifact, base, tokenized.samples, tokenizer)
     _commit(campaign, artifact, outcome, tokenized, rows, traces_manifest, elapsed_s=time.monotonic() - began)
     store.delete_directory(f"{artifact.path}/checkpoints")
+    if outcome["told_to_end"]:  # too late to stop
+        ending.terminate()
     return True
 
 
