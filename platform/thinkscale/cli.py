@@ -47,10 +47,10 @@ def main() -> None:
         from thinkscale.runtime.failure import tell
 
         tell(error, line)
-        if error is raised:
+        if ending.reason is None:
             sys.exit(code)
         sys.stdout.flush()
-        os._exit(code)  # ended from outside: some thread may wait for ever for what is not there any more
+        os._exit(code)  # some thread may wait for ever for what is not there any more
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,16 +11,17 @@ import logging
 TERMINATED = 143
 """Exit code after SIGTERM, as shells count."""
 
-_reason: BaseException | None = None
+reason: BaseException | None = None
+"""Why this process is to end, once something outside asked it to."""
 _heard = False
 
 
-def end(reason: BaseException) -> None:
+def end(why: BaseException) -> None:
     """For handlers of signals: leave whatever the main thread is at, unless it is ending for this reason already."""
-    global _reason, _heard
-    if _heard and _reason is reason:
+    global reason, _heard
+    if _heard and reason is why:
         return
-    _reason, _heard = reason, False
+    reason, _heard = why, False
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that are dropped now would each be lamented
     raise SystemExit(1)
 
@@ -31,7 +32,7 @@ def terminate(*_: object) -> None:
 
 
 def reason_for(error: BaseException) -> BaseException:
-    """Why this process is to end, whatever came of it on the way; the error itself where nothing outside asked."""
+    """The reason to end, whatever came of it on the way; the error itself where nothing outside asked."""
     global _heard
     _heard = True
-    return _reason or error
+    return reason or error

@@ -46,7 +46,7 @@ class ClusterError(RuntimeError):
 
 
 class ClusterLostError(ClusterError):
-    """The cluster went away under the work."""
+    """The cluster went away under the work. This process can join no other one."""
 
 
 def connect(
@@ -92,12 +92,13 @@ def connect(
             _start(_directory, cpus, session)
         else:
             ray.init(address=_found(address), log_to_driver=False)
+        lost: list[ClusterLostError] = []
         if threading.current_thread() is threading.main_thread():
-            leaving = session.enter_context(_watched(before, last_words))
-            session.callback(_leave)
+            leaving = session.enter_context(_watched(before, last_words, lost))
+            session.callback(_leave, lost)
             session.callback(leaving.set)
         else:
-            session.callback(_leave)
+            session.callback(_leave, lost)
     except BaseException:
         disconnect()
         raise
@@ -230,16 +231,20 @@ def _native_errors_in(path: Path) -> Iterator[None]:
         os.dup2(kept, 2)  # `kept` stays open for whoever still holds that stream
 
 
-def _leave() -> None:
+def _leave(lost: list[ClusterLostError]) -> None:
+    if lost:  # Ray's own shutdown may wait for what is not there any more, and this process ends
+        cast(Any, ray_worker._global_node).kill_all_processes(check_alive=False, allow_graceful=False)
+        return
     with redirect_stdout(sys.__stderr__):  # news of processes that end, or have ended
         ray.shutdown()
 
 
 @contextmanager
-def _watched(before: Any, last_words: Callable[[BaseException], object]) -> Iterator[threading.Event]:
+def _watched(
+    before: Any, last_words: Callable[[BaseException], object], lost: list[ClusterLostError]
+) -> Iterator[threading.Event]:
     """Have SIGTERM, and until the event the cluster's loss, end what the main thread is at."""
     leaving, over = threading.Event(), threading.Event()
-    lost: list[ClusterLostError] = []
     signal.signal(signal.SIGUSR1, lambda *_: ending.end(lost[0]))
     signal.signal(signal.SIGTERM, ending.terminate)
     watch = threading.Thread(target=_watch, args=(leaving, over, lost, last_words), daemon=True)
@@ -260,12 +265,13 @@ def _watch(
     last_words: Callable[[BaseException], object],
 ) -> None:
     context, node, directory = ray.get_runtime_context(), cast(Any, ray_worker._global_node), cast(Path, _directory)
-    gcs, me = GcsClient(address=context.gcs_address), ray.NodeID.from_hex(context.get_node_id())
     processes = [(kind, each.process) for kind in ("gcs_server", "raylet") for each in node.all_processes.get(kind, [])]
+    me = ray.NodeID.from_hex(context.get_node_id())
+    gcs = None if processes else GcsClient(address=context.gcs_address)
     heard = time.monotonic()
     while not lost and not leaving.wait(WATCH_EVERY_S):
         why = next((f"its {kind} died" for kind, process in processes if process.poll() is not None), "")
-        if not processes:  # not ours
+        if gcs is not None:  # not our processes
             try:
                 why = "" if gcs.check_alive([me], timeout=JOIN_S)[0] else "it counts this node as dead"
                 heard = time.monotonic()
@@ -279,7 +285,6 @@ def _watch(
             return
     if lost:  # the main thread waits in native code that hears no signal
         last_words(lost[0])
-        if processes:
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
         shutil.rmtree(directory, ignore_errors=True)
         os._exit(1)
