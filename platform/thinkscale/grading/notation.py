@@ -66,6 +66,8 @@ def clean(text: str) -> str:
         text = signs.sub(lambda m, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', m[0])}}}", text)  # type: ignore[misc]
     text = text.replace("−", "-").replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
     text = re.sub(r"(?<!\\)\\! ?", "", text)
+    if "\\begin" not in text:
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
     text = _SPACING.sub(" ", text)
     text = _ROMAN.sub(r" \1", text)
