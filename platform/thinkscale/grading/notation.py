@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -58,6 +59,7 @@ _SHORT_ARGUMENTS = re.compile(r"\\frac ?(\d|\{[^{}]*\}) ?(\d|[A-Za-z]|\{[^{}]*\}
 _MARKUP = '*_`"“”'
 
 
+@lru_cache(maxsize=512)
 def clean(text: str) -> str:
     """An answer without wrappings, spacing commands, markup and final punctuation."""
     text = " ".join(text.translate(_UNICODE).split())
