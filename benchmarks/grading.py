@@ -1,10 +1,11 @@
-"""How fast the rule graders are, and that hostile text neither hangs nor crashes them.
+"""Whether the rule graders agree with known verdicts, how fast they are, and that no text hangs or crashes them.
 
-    python benchmarks/grading.py [--hostile 10000] [--math MATH500.jsonl]
+    python benchmarks/grading.py [--hostile 10000] [--data DIRECTORY]
 
-Plain numeric answers are made up; mathematical expressions are those of the MATH500 file given (`answer`,
-`solution`), each graded against itself in another spelling and against another question's answer, or, without
-a file, made up too.
+Verdicts are known of the tables of cases in `tests/unit` and of public sets of questions (PUBLIC names them with
+where they come from; those of them that lie under the directory are used): a published solution answers its own
+question, and the answer of a question with another value does not. Plain numeric answers for the speed are made up,
+and so are expressions where there is no MATH-500.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,73 @@ def math_answers(path: Path | None, rng: random.Random) -> list[Graded]:
     return items
 
 
+PUBLIC: list[tuple[str, str, str, str, str]] = [
+    # file, kind, reference, response, source; a reference `####` is what follows that mark
+    ("benchmarks/gsm8k_test.jsonl", "integer", "####answer", "answer", "openai/grade-school-math@3101c7d5"),
+    ("pool/gsm8k_train.jsonl", "integer", "####answer", "answer", "openai/grade-school-math@3101c7d5"),
+    ("benchmarks/math500.jsonl", "math", "answer", "solution", "hkust-nlp/simpleRL-reason@cf1c7858"),
+    ("pool/math_train.json", "math", "answer", "answer", "agentica-project/deepscaler@95ef74ff"),
+    ("pool/aime_1983_2023.json", "integer", "answer", "solution", "agentica-project/deepscaler@95ef74ff"),
+    ("benchmarks/aime24.jsonl", "integer", "answer", "answer", "hkust-nlp/simpleRL-reason@cf1c7858"),
+    ("pool/omni_math_num_500.jsonl", "math", "answer", "solution", "RUCAIBox/Slow_Thinking_with_LLMs@834e1b79"),
+    ("pool/agieval_math.jsonl", "math", "answer", "answer", "ruixiangcui/AGIEval@5c77d073"),
+    ("pool/agieval_aqua_rat.jsonl", "choice", "label", "label", "ruixiangcui/AGIEval@5c77d073"),
+    ("pool/agieval_sat_math.jsonl", "choice", "label", "label", "ruixiangcui/AGIEval@5c77d073"),
+]
+
+
+def public_cases(directory: Path, rng: random.Random) -> Iterator[tuple[str, Graded, bool]]:
+    """Source, answer, and whether it is right."""
+    for name, kind, reference_field, response_field, source in PUBLIC:
+        if not (directory / name).exists():
+            continue
+        text = (directory / name).read_text()
+        rows = json.loads(text) if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
+        field = reference_field.removeprefix("####")
+        rows = [row for row in rows if row.get(field) and row.get(response_field)]
+        references = [str(row[field]).rpartition("####")[2].strip() for row in rows]
+        others = rng.sample(references, len(references))
+        for row, reference, other in zip(rows, references, others, strict=True):
+            response = str(row[response_field]) if field != response_field else f"Final Answer: {reference}"
+            if reference_field.startswith("####"):
+                response = str(row[field])
+            yield f"{name}: {source}", Graded(kind=kind, reference=reference, response=response), True  # type: ignore[arg-type]
+            if reference.casefold() != other.casefold():
+                response = f"Final Answer: {other if kind == 'choice' else f'${other}$'}"
+                yield f"{name}, another's answer", Graded(kind=kind, reference=reference, response=response), False  # type: ignore[arg-type]
+
+
+def table_cases() -> Iterator[tuple[str, Graded, bool]]:
+    """The tables of the tests; what is right only in another form too."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
+    import test_grading_forms as forms
+    import test_grading_whole as whole
+
+    tables = [(whole.RIGHT, True), (whole.WRONG, False), (forms.ANNOUNCED, True)]
+    tables.append(([("choice", "C", response) for response in forms.CHOSEN], True))
+    for pairs, right in ((forms.EQUAL, True), (forms.DIFFERENT, False)):
+        tables.append(([("math", reference, f"So \\boxed{{{answer}}}.") for reference, answer in pairs], right))
+    for table, right in tables:
+        for kind, reference, response in table:
+            yield "tests/unit", Graded(kind=kind, reference=reference, response=response), right
+
+
+def agreement(cases: list[tuple[str, Graded, bool]]) -> dict[str, Any]:
+    """By source and by kind how many verdicts are the known ones; a right answer must be correct, another not."""
+    with GradingPool(processes=2, limit_s=5) as pool:
+        verdicts = pool.grade_all(item for _, item, _ in cases)
+    by_source: dict[str, Counter[str]] = {}
+    by_kind: dict[str, Counter[str]] = {}
+    for (source, item, right), verdict in zip(cases, verdicts, strict=True):
+        agrees = (verdict.verdict == "correct") == right
+        for table, key in ((by_source, source), (by_kind, item.kind)):
+            table.setdefault(key, Counter()).update(cases=1, agree=agrees, ungradable=verdict.verdict == "ungradable")
+    return {
+        name: {key: dict(count) for key, count in table.items()}
+        for name, table in (("by_source", by_source), ("by_kind", by_kind))
+    }
+
+
 def measure(items: list[Graded], *, processes: int, limit_s: float) -> dict[str, Any]:
     with GradingPool(processes=processes, limit_s=limit_s) as pool:
         pool.grade("math", "x+1", "Answer: $1+x+0$")  # the processes' start is not the graders' speed
@@ -95,7 +165,7 @@ def measure(items: list[Graded], *, processes: int, limit_s: float) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hostile", type=int, default=10_000, help="number of hostile strings")
-    parser.add_argument("--math", type=Path, help="a MATH500 file (JSONL)")
+    parser.add_argument("--data", type=Path, default=Path(), help="where the public sets lie")
     arguments = parser.parse_args()
     rng = random.Random(0)
     kinds = ["integer", "math", "choice", "text"]
@@ -105,15 +175,18 @@ def main() -> None:
         for kind in (rng.choice(kinds) for _ in range(arguments.hostile))
     ]
     numeric = measure(plain_answers(20_000, rng), processes=2, limit_s=5)
-    expressions = measure(math_answers(arguments.math, rng), processes=2, limit_s=5)
+    math500 = arguments.data / "benchmarks" / "math500.jsonl"
+    expressions = measure(math_answers(math500 if math500.exists() else None, rng), processes=2, limit_s=5)
     attacks = measure(strings, processes=2, limit_s=1)
     record(
         "grading",
-        what="answers graded per minute by two processes: plain numbers, mathematical expressions, hostile strings",
+        what="agreement with known verdicts by kind; answers graded per minute by two processes: plain numbers, "
+        "mathematical expressions, hostile strings",
         value=numeric["answers_per_minute"],
         unit="plain numeric answers per minute",
         baseline="the goal: 20,000 plain answers and 2,000 expressions a minute on two cores",
         ratio=round(numeric["answers_per_minute"] / 20_000, 2),
+        agreement=agreement([*table_cases(), *public_cases(arguments.data, rng)]),
         plain_numeric=numeric,
         math=expressions,
         hostile=attacks,

@@ -97,6 +97,28 @@ def dropped(store: Store, name: str) -> dict[str, Any]:
     return {row["reason"]: json.loads(row["detail"]) for row in rows.to_pylist()} if rows else {}
 
 
+def test_two_answers_to_one_question_are_both_kept_and_copies_told_apart(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = campaign(tmp_path)
+    legs = POOL[-1]
+    rows = [legs, {**legs, "a": "24"}, legs]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = Store(settings.root)
+    ingest.ingest(settings, store)
+    kept = [row for row in Artifact(store, "curated/pool").read().to_pylist() if row["source"] == "hand"]
+    assert [row["answer"] for row in kept] == ["28", "24"]
+    assert "1 texts have several reference answers" in capfd.readouterr().err
+    story = [(s.artifact, s.kept, s.text) for s in lineage.why(settings, store, kept[0]["id"])]
+    assert [(name, is_kept) for name, is_kept, _ in story] == [("ingested", True)] * 2 + [
+        ("pool", True),
+        ("pool", False),
+    ]
+    assert story[2][2].endswith("pool.jsonl:1")
+    assert "pool.jsonl:3: exact_duplicate" in story[3][2]
+    assert story[3][2].endswith("pool.jsonl:1")
+
+
 def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> None:
     settings = campaign(tmp_path)
     store = Store(settings.root)

@@ -282,5 +282,55 @@ def test_a_judge_can_regrade_and_its_replies_are_kept(tmp_path: Path, monkeypatc
     assert "--judge-endpoint needs --judge" in refused.output
 
 
+def test_a_judge_can_be_asked_about_what_is_ungradable_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THINKSCALE_CACHE", str(tmp_path / "cache"))
+    samples = made_samples(models={"base": 0.5}, questions=2)
+    answers = samples["answer"].to_pylist()
+    answers[0] = answers[1] = "Final Answer: a number \\oplus of $\\star$ kinds"
+    at = samples.schema.get_field_index("answer")
+    samples = samples.set_column(at, samples.schema.field(at), pa.array(answers, samples.schema.field(at).type))
+    found = stored_campaign(tmp_path, samples=samples)
+    judge = JudgeModel(
+        model=str(write_tiny_model(tmp_path / "judge", positions=2048)), engine="transformers", ungradable_only=True
+    )
+    [(_, manifest)] = regrade(Store(str(tmp_path)), "demo", judge=judge)
+    name = f"judge/{PROMPT_VERSION}:{judge.model}"
+    assert manifest.config["second_opinion"]["judge"] == name
+    assert manifest.config["graders"] == grading_facts()["graders"]
+    judged = {row["grader"] == name for row in regraded_rows(found) if "oplus" in (row["answer"] or "")}
+    assert judged == {True}
+    assert sum(row["grader"] == name for row in regraded_rows(found)) == 2
+    replies = (tmp_path / "cache/judge/replies.jsonl").read_text().splitlines()
+    assert 1 <= len(replies) <= 2
+    assert regrade(Store(str(tmp_path)), "demo", judge=judge) == []
+    refused = thinkscale("regrade", tmp_path / "demo", "--judge-ungradable")
+    assert "--judge-ungradable needs --judge" in refused.output
+
+
+def test_the_report_warns_of_points_without_verdicts(tmp_path: Path) -> None:
+    samples = stored_campaign(tmp_path, samples=misgraded(3))
+    report(made_campaign(), samples.store)
+    told = "of the samples (cap "
+    assert "note: base on sums: up to " in (tmp_path / "demo/report/summary.txt").read_text()
+    page = (tmp_path / "demo/report/report.html").read_text()
+    assert told in page
+    assert ") are unanswered, neither right nor wrong" in page
+    assert "are ungradable" not in page
+
+
+def test_grade_says_accuracy_and_keeps_what_is_there(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"gold": "7", "said": ["Answer: 7", "Answer: 8"]}) + "\n")
+    options = ("--kind", "math", "--reference-field", "gold", "--response-field", "said", source, target)
+    out = thinkscale("grade", *options)
+    assert out.exit_code == 0, out.output
+    assert "responses          2" in out.output
+    assert "accuracy: 50.0% (95%: " in out.output
+    assert "maj@2: 50.0%" in out.output
+    assert "pass@2: 100.0%" in out.output
+    assert "--force" in str(thinkscale("grade", *options).exception)
+    assert thinkscale("grade", "--force", *options).exit_code == 0
+
+
 def regraded_rows(samples: SampleSet) -> list[dict[str, Any]]:
     return [row for part in samples.iter_tables() for row in part.to_pylist()]

@@ -20,6 +20,13 @@ def test_the_key_of_a_text_ignores_spacing_and_case_and_nothing_else() -> None:
     assert exact_key("What is 2+2?") != exact_key("What is 2+3?")
 
 
+def test_the_key_of_an_answer_stands_beside_the_texts() -> None:
+    one, other = exact_key("What is 2+2?", "4"), exact_key("What is 2 + 2?", "5")
+    assert one[:8] == other[:8]
+    assert one[8:] != other[8:]
+    assert exact_key("What is 2+2?", "$4$") == one
+
+
 def test_a_reworded_copy_is_dropped_for_the_longer_row() -> None:
     assert found(LONG, LONG.replace("wants to divide", "would like to divide")) == {0: 1}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from thinkscale.domain.question import AnswerKind
-from thinkscale.report.grade_file import GradeFileError, grade_file
+from thinkscale.grading.voting import Vote
+from thinkscale.report.grade_file import GradeFileError, accuracy_lines, grade_file
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "gold": "18", "output": "Answer: 18"},
@@ -159,3 +163,91 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     source = json_lines(tmp_path / "in.jsonl", ROWS)
     with pytest.raises(GradeFileError, match=r"out.csv: the name must end in"):
         grade_file("integer", source, tmp_path / "out.csv", reference_field="gold", response_field="output")
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The rows in the format that the name says."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.name.endswith(".jsonl.gz"):
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif ".csv" in path.name:
+        with io.StringIO(newline="") as text:
+            writer = csv.DictWriter(text, list(rows[0]), delimiter=";" if "semicolon" in path.name else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+            data = text.getvalue().encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text(lines if path.suffix == ".jsonl" else json.dumps(rows, indent=1))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["in.jsonl", "in.jsonl.gz", "in.csv", "in.csv.gz", "semicolon.csv", "in.json", "in.parquet", "in.tsv.csv"]
+)
+def test_every_format_is_graded(tmp_path: Path, name: str) -> None:
+    rows = [{"gold": "18", "output": "Answer: 18, or\nso"}, {"gold": "5", "output": "Answer: 6"}]
+    source = written(tmp_path / name, rows)
+    counts = grade_file("math", source, tmp_path / "out.jsonl", reference_field="gold", response_field="output")
+    graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["verdict"] for row in graded] == ["correct", "wrong"]
+    assert [row["output"] for row in graded] == [row["output"] for row in rows]
+    assert counts == {"correct": 1, "wrong": 1}
+
+
+SEVERAL = [
+    {"gold": "4", "output": ["Answer: 4", "Answer: 5", "Answer: 4.0", "Answer: 5"]},
+    {"gold": "7", "output": ["Answer: 8", "Answer: 8", "Answer: 7", ""]},
+]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.parquet"])
+@pytest.mark.parametrize("target", ["out.jsonl", "out.parquet"])
+def test_several_responses_of_a_row_are_graded_each(tmp_path: Path, name: str, target: str) -> None:
+    votes: list[list[Vote]] = []
+    counts = grade_file(
+        "math", written(tmp_path / name, SEVERAL), tmp_path / target,
+        reference_field="gold", response_field="output", votes=votes,
+    )  # fmt: skip
+    assert counts == {"correct": 3, "wrong": 4, "unanswered": 1}
+    if target == "out.jsonl":
+        graded = [json.loads(line) for line in (tmp_path / target).read_text().splitlines()]
+    else:
+        graded = pq.read_table(tmp_path / target).to_pylist()
+    assert graded[0]["verdict"] == ["correct", "wrong", "correct", "wrong"]
+    assert graded[1]["extracted_answer"] == ["8", "8", "7", None]
+    lines = accuracy_lines(votes)
+    assert lines[0].startswith("accuracy: 37.5% (95%: ")
+    assert [line.split(":")[0] for line in lines[1:]] == ["maj@2", "maj@4"]
+    assert lines[2].startswith("maj@4: 25.0% (")
+    assert "pass@4: 100.0% (" in lines[2]
+
+
+def test_rows_with_fewer_responses_are_told(tmp_path: Path) -> None:
+    votes: list[list[Vote]] = []
+    rows = [*SEVERAL, {"gold": "1", "output": ["1", "1"]}]
+    source = written(tmp_path / "in.jsonl", rows)
+    grade_file("math", source, tmp_path / "o.jsonl", reference_field="gold", response_field="output", votes=votes)
+    assert accuracy_lines(votes)[-1] == "maj@k and pass@k are of the 2 rows with 4 responses"
+    assert accuracy_lines([]) == []
+
+
+def test_a_target_that_exists_is_kept_unless_forced(tmp_path: Path) -> None:
+    source, target = json_lines(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    target.write_text("mine")
+    with pytest.raises(GradeFileError, match=r"out\.jsonl exists: .* --force"):
+        grade_file("integer", source, target, reference_field="gold", response_field="output")
+    assert target.read_text() == "mine"
+    grade_file("integer", source, target, reference_field="gold", response_field="output", force=True)
+    assert len(target.read_text().splitlines()) == len(ROWS)
+
+
+def test_options_that_cannot_be_read_make_their_row_ungradable(tmp_path: Path) -> None:
+    rows = [{"gold": "B", "output": "Answer: B", "o": "A) x B) y"}, {"gold": "B", "output": "Answer: B", "o": 7}]
+    counts = grade_file(
+        "choice", json_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl",
+        reference_field="gold", response_field="output", options_field="o",
+    )  # fmt: skip
+    assert counts == {"correct": 1, "ungradable": 1}

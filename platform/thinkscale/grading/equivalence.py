@@ -86,9 +86,7 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
     return None
 
 
-_NAME = re.compile(
-    r" ?(?:\\?[A-Za-z]+'* ?(?:_ ?(?:\w|\{[^{}]*\}))? ?(?:\([^()=]*\) ?)?){1,6}| ?\((?:[A-Za-z](?:_\{?\w+\}?)?,? ?)+\) ?"
-)
+_NAME = re.compile(r"(?=[^A-Za-z]*[A-Za-z])(?:\\?[A-Za-z]+|_ ?(?:\w|\{[^{}]*\})|[ '():/|,{}])+")
 
 
 def _is_name(text: str) -> bool:
@@ -170,6 +168,9 @@ def _spelled(text: str) -> str:
         return str(phrase)
     for one, other in VOCABULARY["synonyms"].items():
         text = text.replace(one, other)
+    value, about, rounded = text.partition("\\approx")
+    if about:
+        text = f"{value}={rounded}" if _is_name(value) else value or rounded
     if _SIGN.search(text):
         text = text.replace("\\lor", "or").replace("\\vee", "or")
     return _MEMBER.sub("", _RATIO.sub(r"\1:\2", text), count=1) if _MEMBER.match(text) else _RATIO.sub(r"\1:\2", text)
@@ -263,7 +264,8 @@ def _unlike(*forms: _Form) -> bool | None:
     """Forms that cannot be equal are not, if only they were all read."""
     for leaf in (leaf for form in forms for leaf in form.leaves()):
         if quantity(leaf) is None and not _WORDS.fullmatch(leaf):
-            read(leaf)  # raises UnreadError
+            form = _structure(leaf)
+            read(leaf) if form.kind == "value" else _unlike(form)  # raises UnreadError
     return False
 
 
@@ -313,7 +315,9 @@ def _structure(text: str) -> _Form:
         forms = tuple(map(_structure, parts))
         if all(len(form.kind) == 2 for form in forms) and ("\\cup" in text or all(form.name for form in forms)):
             return _Form("cup", text, forms)
-    items, _ = _split(text, r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+    items, _ = _split(text, ";")
+    if len(items) == 1:
+        items, _ = _split(text, r",|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
     if len(items) > 1:
         return _listing("", items, text)
     sides, signs = _split(text, _SIGN.pattern)
@@ -324,7 +328,7 @@ def _structure(text: str) -> _Form:
     for opening, closing in _BRACKETS:
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
             inner = text[len(opening) : -len(closing)]
-            kind = (opening[-1] + closing[-1]).replace("ee", "<>")
+            kind = "" if opening == "{" else (opening[-1] + closing[-1]).replace("ee", "<>")
             if kind == "{}" and (builder := _BUILDER.fullmatch(inner)):
                 said = _structure(builder[2])
                 return _Form(said.kind, text, said.items) if said.name == builder[1] else _Form("value", text)
@@ -368,7 +372,7 @@ def _listing(kind: str, items: list[str], text: str) -> _Form:
 
 def _interval(text: str, sides: list[str], signs: list[str]) -> _Form | None:
     """What `a < x \\le b` says of `x`; None for another relation."""
-    name = next((side for side in sides if re.fullmatch(r"\\?[A-Za-z]+", side)), None)
+    name = next((side for side in sides if re.fullmatch(r"\\?[A-Za-z]+(?:\([a-z]\))?", side)), None)
     if signs[0] in (">", "\\ge"):
         sides, signs = sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
     if name is None or not {*signs} <= {"<", "\\le"}:

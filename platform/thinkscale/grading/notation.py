@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -58,6 +59,7 @@ _SHORT_ARGUMENTS = re.compile(r"\\frac ?(\d|\{[^{}]*\}) ?(\d|[A-Za-z]|\{[^{}]*\}
 _MARKUP = '*_`"“”'
 
 
+@lru_cache(maxsize=512)
 def clean(text: str) -> str:
     """An answer without wrappings, spacing commands, markup and final punctuation."""
     text = " ".join(text.translate(_UNICODE).split())
@@ -66,6 +68,8 @@ def clean(text: str) -> str:
         text = signs.sub(lambda m, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', m[0])}}}", text)  # type: ignore[misc]
     text = text.replace("−", "-").replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
     text = re.sub(r"(?<!\\)\\! ?", "", text)
+    if "\\begin" not in text:
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
     text = _SPACING.sub(" ", text)
     text = _ROMAN.sub(r" \1", text)

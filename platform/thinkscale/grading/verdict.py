@@ -5,6 +5,7 @@ Knows no models, samples or storage.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,8 @@ def _reference(kind: AnswerKind, text: str) -> str:
     """The reference answer of a field that may hold a whole worked solution."""
     if kind in ("integer", "math") and (number(text) is None) and ("\n" in text.strip() or "\\boxed" in text):
         return extract(kind, text) or text
-    return text
+    formulas = re.sub(r"(?<!\\)\$", "", text)
+    return formulas if kind == "math" and (len(text) - len(formulas)) in (2, 4, 6) else text
 
 
 def decided(kind: AnswerKind, equal: bool | None, answer: str) -> Verdict:

@@ -173,8 +173,8 @@ def unsettled(found: Iterable[Point]) -> list[str]:
             share, budget = max((getattr(p, name) / max(p.samples - p.failed, 1), p.budget) for p in curve)
             if share > NOTED_SHARE:
                 lines.append(
-                    f"{model} on {benchmark}: up to {share:.1%} of the samples ({budget}) are {name}, neither right nor "
-                    "wrong, and count as not right; thinkscale audit shows what today's graders make of them."
+                    f"{model} on {benchmark}: up to {share:.1%} of the samples ({budget}) are {name}, neither right "
+                    "nor wrong, and count as not right; thinkscale audit shows what today's graders make of them."
                 )
     return lines
 
