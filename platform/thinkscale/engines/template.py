@@ -26,8 +26,8 @@ _HARMONY = (
 )
 _DEEPSEEK = (
     "<｜begin▁of▁sentence｜>{% for m in messages %}{% if m.role == 'assistant' %}<｜Assistant｜>{{ m.content }}"
-    "<｜end▁of▁sentence｜>{% else %}{{ '<｜User｜>' if m.role == 'user' else '' }}{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+    "<｜end▁of▁sentence｜>{% else %}{{ '<｜User｜>' if m.role == 'user' else '' }}{{ m.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
 )
 BUILT_IN = {("<|channel|>", "<|message|>", "<|return|>"): _HARMONY, ("<｜User｜>", "<｜Assistant｜>"): _DEEPSEEK}
 """For tokenizers that come without a template: by the control tokens that the format has."""

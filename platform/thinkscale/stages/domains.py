@@ -17,6 +17,7 @@ from thinkscale.curate.classifier import PROMPT_VERSION, UNCLASSIFIED, classify
 from thinkscale.curate.domains import cluster_names, fit_clusters, nearest
 from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime.segments import Result, Segment, Slice, itself, run_segments, slices
+from thinkscale.stages.artifacts import template_hash
 from thinkscale.stages.difficulty import EngineLoop, engine_actors
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.columns import Column, stored_vectors, vector_blocks
@@ -41,9 +42,11 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
         inputs["embeddings"] = embeddings.require().fingerprint
         config["domain_clusters"] = settings.domain_clusters
     else:
+        named = settings.domain_model
         config |= {
-            "domain_model": campaign.model.base if settings.domain_model == "base" else settings.domain_model,
+            "domain_model": campaign.model.base if named == "base" else named,
             "domain_max_tokens": settings.domain_max_tokens,
+            "template": template_hash(campaign, campaign.model.base if named == "base" else named),
             "prompt_version": PROMPT_VERSION,
             "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
         }

@@ -91,7 +91,7 @@ def train(campaign: Campaign, store: Store) -> Manifest:
         {
             "model": campaign.model.model_dump(mode="json"),
             "train": campaign.train.model_dump(mode="json", exclude=RESOURCE_SETTINGS),
-            "template": tokenizer.template_hash,
+            "tokenizer": [tokenizer.ids_hash, tokenizer.template_hash],
         },
         {"traces": traces_manifest.fingerprint, "base": directory_hash(base, ("*.safetensors", "*.json", "*.jinja"))},
     )
