@@ -85,7 +85,7 @@ class ChatTemplate:
         for asked in (messages, _merged(messages)) if messages[0]["role"] == "system" else (messages,):
             try:
                 text = self._render(asked, thinking, turn, effort)
-            except (TemplateError, TypeError) as error:
+            except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
                 problem = problem or error
                 continue
             if asked is not messages or str(messages[0]["content"]).strip() in text:
