@@ -203,12 +203,13 @@ def model_check(reference: str, overrides: tuple[str, ...], as_json: bool) -> No
     """Check tokenizer, template, thinking format and training support of the model REFERENCE; needs no weights."""
     import json
 
-    from thinkscale.report.model_check import check_model, lines
+    from thinkscale.report.model_check import check_model
     from thinkscale.store.campaigns import load_service
     from thinkscale.store.models import local_model
 
     found = check_model(load_service(reference, overrides).model, local_model(reference, weights=False))
-    click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+    lines = (f"{name:<30}{json.dumps(value, ensure_ascii=False)}" for name, value in found.items())
+    click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
 @cli.command()

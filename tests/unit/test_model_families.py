@@ -206,6 +206,14 @@ def test_ids_are_those_of_the_file(name: str) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_only_control_tokens_are_control_tokens(tokenizer: ModelTokenizer) -> None:
+    """Not what a config calls `add_bos_token = true`, though True is a token as others."""
+    text = "True or false: <table> <b>9</b> [1] <x> is 15"
+    ids = tokenizer.encode(text)
+    assert tokenizer.visible(ids) == ids == literal(tokenizer, text)
+    assert tokenizer.visible(tokenizer.eos_ids) == []
+
+
 def test_a_tokenizer_that_loses_text_is_refused_and_named(tmp_path: Path) -> None:
     directory = FAMILIES["qwen3"].write(tmp_path / "broken")
     whole = json.loads((directory / "tokenizer.json").read_text())

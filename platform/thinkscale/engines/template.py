@@ -26,8 +26,8 @@ _HARMONY = (
 )
 _DEEPSEEK = (
     "<｜begin▁of▁sentence｜>{% for m in messages %}{% if m.role == 'assistant' %}<｜Assistant｜>{{ m.content }}"
-    "<｜end▁of▁sentence｜>{% else %}{{ '<｜User｜>' if m.role == 'user' else '' }}{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+    "<｜end▁of▁sentence｜>{% else %}{{ '<｜User｜>' if m.role == 'user' else '' }}{{ m.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
 )
 BUILT_IN = {("<|channel|>", "<|message|>", "<|return|>"): _HARMONY, ("<｜User｜>", "<｜Assistant｜>"): _DEEPSEEK}
 """For tokenizers that come without a template: by the control tokens that the format has."""
@@ -85,7 +85,7 @@ class ChatTemplate:
         for asked in (messages, _merged(messages)) if messages[0]["role"] == "system" else (messages,):
             try:
                 text = self._render(asked, thinking, turn, effort)
-            except (TemplateError, TypeError) as error:
+            except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
                 problem = problem or error
                 continue
             if asked is not messages or str(messages[0]["content"]).strip() in text:

@@ -55,14 +55,15 @@ class ModelTokenizer:
         self._tokenizer = _load(directory)
         config = _json(directory / "tokenizer_config.json")
         names = {**_json(directory / "special_tokens_map.json"), **config}
-        tokens = {name: _content(value) for name, value in names.items() if name.endswith("_token") and value}
+        given = {name: value.get("content") if isinstance(value, dict) else value for name, value in names.items()}
+        tokens = {name: token for name, token in given.items() if name.endswith("_token") and isinstance(token, str)}
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         # Ids may have gaps: the largest counts, not how many there are.
         self.vocab_size: int = 1 + max(vocabulary.values())
-        self._added: dict[int, Any] = dict(self._tokenizer.get_added_tokens_decoder())
+        added = self._tokenizer.get_added_tokens_decoder()
         named = {token for token in tokens.values() if token in vocabulary}
         self._special = {
-            token.content: i for i, token in self._added.items() if token.special or CONTROL.fullmatch(token.content)
+            token.content: i for i, token in added.items() if token.special or CONTROL.fullmatch(token.content)
         } | {token: vocabulary[token] for token in named}
         self._special_ids = frozenset(self._special.values())
         own = template_text(directory, config)
@@ -90,9 +91,7 @@ class ModelTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that an id adds to a text, none for a control token."""
-        if token in self._added:
-            return b"" if token in self._special_ids else self._added[token].content.encode()
-        piece = self._tokenizer.id_to_token(token) or ""
+        piece = "" if token in self._special_ids else self._tokenizer.id_to_token(token) or ""
         if self._is_byte_level and all(letter in _byte_letters() for letter in piece):
             return bytes(_byte_letters()[letter] for letter in piece)
         if found := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
@@ -255,10 +254,6 @@ def _load(directory: Path) -> Any:
 
 def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _composed(text: str) -> str:

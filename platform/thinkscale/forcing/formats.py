@@ -82,11 +82,6 @@ class ThinkingFormat:
         """What ends the thinking and begins the answer."""
         return self.end + self.end_suffix
 
-    @property
-    def empty(self) -> str:
-        """A block without thinking."""
-        return self.start + self.before_end + self.close
-
 
 class ChatTokenizer(Protocol):
     """What a judge needs of its model's tokenizer."""

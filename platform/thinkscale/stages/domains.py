@@ -21,6 +21,7 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.runtime.asking import Failed
 from thinkscale.runtime.asks import Grade, run_asks
 from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.stages.artifacts import template_hash
 from thinkscale.stages.difficulty import engine_actors, engine_settings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.columns import Column, stored_vectors, vector_blocks
@@ -46,9 +47,11 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
         inputs["embeddings"] = embeddings.require().fingerprint
         config["domain_clusters"] = settings.domain_clusters
     else:
+        named = settings.domain_model
         config |= {
-            "domain_model": campaign.model.base if settings.domain_model == "base" else settings.domain_model,
+            "domain_model": campaign.model.base if named == "base" else named,
             "domain_max_tokens": settings.domain_max_tokens,
+            "template": template_hash(campaign, campaign.model.base if named == "base" else named),
             "prompt_version": PROMPT_VERSION,
             "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
         }

@@ -21,7 +21,7 @@ from thinkscale.learn.families import check_directory
 from thinkscale.learn.masking import Tokenized, tokenize
 from thinkscale.runtime import ending, scratch
 from thinkscale.runtime.train_workers import TrainingError, fit_on_workers
-from thinkscale.stages.artifacts import campaign_artifact, template_hash
+from thinkscale.stages.artifacts import campaign_artifact
 from thinkscale.store.artifact import Artifact, Manifest, StoredFile
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import directory_hash, local_model
@@ -47,8 +47,10 @@ def train(campaign: Campaign, store: Store) -> bool:
     """
     traces, artifact = (campaign_artifact(campaign, store, name) for name in ("traces", "model"))
     traces_manifest, committed = traces.require(), artifact.manifest()
+    base = local_model(campaign.model.base, weights=False)
+    tokenizer = ModelTokenizer(base, date=campaign.model.date)
     if committed is None:
-        check_directory(local_model(campaign.model.base, weights=False))
+        check_directory(base)
         base = local_model(campaign.model.base)
         base_hash = directory_hash(base, ("*.safetensors", "*.json", "*.jinja"))
     else:  # what is complete needs no weights
@@ -56,12 +58,12 @@ def train(campaign: Campaign, store: Store) -> bool:
     config = {
         "model": campaign.model.model_dump(mode="json"),
         "train": campaign.train.model_dump(mode="json", exclude=RESOURCE_SETTINGS),
-        "template": template_hash(campaign, campaign.model.base),
+        "tokenizer": [tokenizer.ids_hash, tokenizer.template_hash],
     }
     stage = begin_stage(artifact, config, {"traces": traces_manifest.fingerprint, "base": base_hash})
     if stage is None:
         return False
-    tokenizer, rows = ModelTokenizer(base, date=campaign.model.date), traces.read(TRACES.names).to_pylist()
+    rows = traces.read(TRACES.names).to_pylist()
     tokenized = _tokenize(campaign, base, tokenizer, rows)
     began = time.monotonic()
     outcome = fit_on_workers(campaign, artifact, base, tokenized.samples, tokenizer)
