@@ -75,10 +75,12 @@ def run(
 
     Raises:
         thinkscale.store.filesystem.StoreError: the campaign's root cannot be written.
+        thinkscale.learn.families.UnsupportedModelError: the base model cannot be fine-tuned.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
     """
     from thinkscale.runtime.session import connect, disconnect
     from thinkscale.stages.distill import check_terms
+    from thinkscale.stages.train import check_base
     from thinkscale.store.filesystem import Store
 
     store = Store(campaign.root)
@@ -87,6 +89,8 @@ def run(
     chosen = names[names.index(first) : names.index(last) + 1]
     if "distill" in chosen:
         check_terms(campaign)
+    if "train" in chosen:
+        check_base(campaign, store)
     connect(address)
     try:
         for number, name in enumerate(chosen, 1):

@@ -83,7 +83,7 @@ def train(campaign: Campaign, store: Store) -> Manifest:
     """
     traces = Artifact(store, f"{campaign.name}/traces")
     traces_manifest = traces.require()
-    check_directory(local_model(campaign.model.base, weights=False))
+    check_base(campaign, store)
     base = local_model(campaign.model.base)
     tokenizer = ModelTokenizer(base, date=campaign.model.date)
     artifact = Artifact(store, f"{campaign.name}/model")
@@ -107,6 +107,14 @@ def train(campaign: Campaign, store: Store) -> Manifest:
     if store.directories(f"{artifact.path}/checkpoints"):
         store.delete_directory(f"{artifact.path}/checkpoints")
     return manifest
+
+
+def check_base(campaign: Campaign, store: Store) -> None:
+    """Refuse, before anything is downloaded, a base model that cannot be tuned or whose format is unknown."""
+    if Artifact(store, f"{campaign.name}/model").manifest() is None:
+        directory = local_model(campaign.model.base, weights=False)
+        check_directory(directory)
+        resolve_format(campaign.model, ModelTokenizer(directory, date=campaign.model.date))
 
 
 def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: list[dict[str, Any]]) -> Tokenized:
