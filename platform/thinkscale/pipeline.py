@@ -78,12 +78,14 @@ def run(
     Raises:
         thinkscale.store.filesystem.StoreError: the campaign's root cannot be written, another driver works on it,
             or has taken it over.
+        thinkscale.learn.families.UnsupportedModelError: the base model cannot be fine-tuned.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
         thinkscale.runtime.session.ClusterError: the cluster cannot be joined, or is lost.
         SystemExit: SIGTERM came.
     """
     from thinkscale.runtime import failure, session
     from thinkscale.stages.distill import check_terms
+    from thinkscale.stages.train import check_base
     from thinkscale.store.filesystem import Store
     from thinkscale.store.lease import hold
 
@@ -93,6 +95,8 @@ def run(
     chosen = names[names.index(first) : names.index(last) + 1]
     if "distill" in chosen:
         check_terms(campaign)
+    if "train" in chosen:
+        check_base(campaign, root)
     with hold(root, campaign.name, wait=wait, say=say) as lease:
         store = lease.store
         try:

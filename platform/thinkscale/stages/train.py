@@ -62,6 +62,7 @@ def train(campaign: Campaign, store: Store) -> bool:
     }
     stage = begin_stage(artifact, config, {"traces": traces_manifest.fingerprint, "base": base_hash})
     if stage is None:
+        store.delete_directory(f"{artifact.path}/checkpoints")  # of a driver that was killed after its commit
         return False
     rows = traces.read(TRACES.names).to_pylist()
     tokenized = _tokenize(campaign, base, tokenizer, rows)
@@ -72,6 +73,14 @@ def train(campaign: Campaign, store: Store) -> bool:
     if outcome["told_to_end"]:  # too late to stop
         ending.terminate()
     return True
+
+
+def check_base(campaign: Campaign, store: Store) -> None:
+    """Refuse, before anything is downloaded, a base model that cannot be tuned or whose format is unknown."""
+    if Artifact(store, f"{campaign.name}/model").manifest() is None:
+        directory = local_model(campaign.model.base, weights=False)
+        check_directory(directory)
+        resolve_format(campaign.model, ModelTokenizer(directory, date=campaign.model.date))
 
 
 def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: list[dict[str, Any]]) -> Tokenized:
