@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pyarrow.fs as pafs
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -29,6 +29,8 @@ from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 if TYPE_CHECKING:
     from thinkscale.store.lease import Lease
+
+T = TypeVar("T")
 
 REMOTE = ("s3://", "gs://", "az://")
 RETRIES = 9
@@ -104,7 +106,7 @@ class Store:
         """The object's content. Raises FileNotFoundError where there is none."""
         objects, key = self._at(path)
         with self._told("reading", path):
-            return bytes(objects.get(key).bytes())
+            return _whole(lambda: bytes(objects.get(key).bytes()))
 
     def files(self, path: str, *, recursive: bool = False) -> dict[str, int]:
         """Files below a directory, relative to it, with their sizes; empty where there is no directory."""
@@ -119,7 +121,8 @@ class Store:
         """Names of the directories directly below a directory."""
         objects, key = self._at(path)
         with self._told("listing", path):
-            return sorted(name.rpartition("/")[2] for name in objects.list_with_delimiter(key)["common_prefixes"])
+            found = _whole(lambda: objects.list_with_delimiter(key)["common_prefixes"])
+            return sorted(name.rpartition("/")[2] for name in found)
 
     def age_s(self, path: str) -> float:
         """Seconds since an object was written, by the store's own clock."""
@@ -150,7 +153,7 @@ class Store:
         objects, key = self._at(path)
         with self._told("writing", path):
             part_bytes = max(PART_BYTES, source.stat().st_size // 9_000)
-            objects.put(key, source, chunk_size=part_bytes, max_concurrency=4)
+            _whole(lambda: objects.put(key, source, chunk_size=part_bytes, max_concurrency=4))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write or replace a whole object: a reader sees the old or the new content, never a part."""
@@ -173,7 +176,7 @@ class Store:
         if self.is_remote:
             objects, key = self._at(path)
             with self._told("reading", path):
-                found = objects.get(key)
+                found = _whole(lambda: objects.get(key))
                 matches = bytes(found.bytes()) == expected
             version = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
             return matches and self._put(path, data, version)
@@ -190,7 +193,7 @@ class Store:
         self.check()
         objects, key = self._at(path)
         with self._told("deleting", path), suppress(FileNotFoundError):
-            objects.delete(key)
+            _whole(lambda: objects.delete(key))
 
     def delete_directory(self, path: str) -> None:
         """Delete a directory, if it is there, and all that is in it, a manifest first."""
@@ -199,7 +202,7 @@ class Store:
             if not self.is_remote:
                 shutil.rmtree(self.absolute(path))
             elif keys := [meta["path"] for meta in self._listed(path, recursive=True).values()]:
-                self._at(path)[0].delete(keys)
+                _whole(lambda: self._at(path)[0].delete(keys))
 
     def check_writable(self) -> None:
         """Write, conditionally write again and delete a probe object.
@@ -234,13 +237,16 @@ class Store:
     def _blocks(self, path: str) -> Iterator[bytes]:
         objects, key = self._at(path)
         with self._told("reading", path):
-            yield from objects.get(key).stream()
+            yield from _whole(lambda: objects.get(key)).stream()
 
     def _listed(self, path: str, *, recursive: bool) -> dict[str, Any]:
         objects, key = self._at(path)
         with self._told("listing", path):
-            metas = objects.list(key).collect() if recursive else objects.list_with_delimiter(key)["objects"]
-        named = {meta["path"].removeprefix(f"{key}/"): meta for meta in metas}
+            metas: Any = _whole(
+                lambda: objects.list(key).collect() if recursive else objects.list_with_delimiter(key)["objects"]
+            )
+        below = f"{key}/" if key else ""  # some servers keep a mark of the directory itself
+        named = {meta["path"].removeprefix(below): meta for meta in metas if meta["path"].startswith(below)}
         return {name: named[name] for name in sorted(named) if not name.rpartition("/")[2].startswith(".tmp-")}
 
     def _put(self, path: str, data: bytes, mode: Any, retries: int = RETRIES) -> bool:
@@ -248,13 +254,13 @@ class Store:
         for attempt in range(RETRIES):
             with self._told("writing", path):
                 try:
-                    objects.put(key, data, mode=mode)
+                    _whole(lambda: objects.put(key, data, mode=mode))
                     return True
                 except (AlreadyExistsError, PreconditionError) as error:
                     # A retried put can find the object that its own first try wrote. If there is none, or a status
                     # of 409 (told as AlreadyExists), another writer is at it right now, perhaps in vain.
                     with suppress(FileNotFoundError):
-                        there = bytes(objects.get(key).bytes())
+                        there = _whole(lambda: bytes(objects.get(key).bytes()))
                         if there == data or mode == "create" or isinstance(error, PreconditionError):
                             return there == data
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
@@ -317,6 +323,18 @@ def _root(uri: str) -> str:
     if not re.fullmatch(r"//[^/]+(/[^/]+)*/*", rest):
         raise StoreError(f"root {uri!r} names no bucket, or has an empty part: use {scheme}://bucket/prefix")
     return f"{scheme}:{rest.rstrip('/')}"
+
+
+def _whole(call: Callable[[], T]) -> T:
+    """What a call gives, again where the answer broke off: the one fault that obstore does not try again."""
+    for attempt in range(RETRIES):
+        try:
+            return call()
+        except BaseError as error:
+            if "response body error" not in str(error):
+                raise
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+    return call()
 
 
 def _connect(scheme: str, bucket: str, retries: int = RETRIES) -> Any:
