@@ -6,6 +6,7 @@ processes of its own, as `thinkscale run` starts them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -195,7 +196,8 @@ class _Trial:
         self._most_in_flight = 4 * NODES * cpus  # tasks that read and write segments hold a quarter of a CPU
         self._cluster = Cluster(directory / "ray", environment, nodes=NODES, cpus=cpus)
         self._moments: list[Moment] = []
-        self._later: list[tuple[float, Callable[[], None]]] = []
+        self._back: tuple[float, Callable[[], None]] | None = None
+        """When what was killed last comes back, and how; until then nothing else is killed."""
         self._runs = 0
         self._outcome = Outcome()
 
@@ -211,8 +213,9 @@ class _Trial:
         processes, files = self._busy(), self._files()
         plan = [(kind, self._moment(kind)) for kind in kinds]
         self._proxy.share = FAULT_SHARE
-        while plan:
-            copy = f"copy-{1 + (len(kinds) - len(plan)) // KILLS_A_COPY}"
+        for copy in map("copy-{}".format, itertools.count(1)):
+            if not plan:
+                break
             now = sorted(plan[:KILLS_A_COPY], key=lambda kill: (kill[1].stage, kill[1].after_s))
             planned = len(now)
             outcome.time_lost_s += self._complete(copy, now) - outcome.undisturbed_s
@@ -240,12 +243,14 @@ class _Trial:
             run = self._start(copy)
             while run.process.poll() is None:
                 time.sleep(TICK_S)
-                self._do_later()
                 run.look()
+                if self._back and time.monotonic() > self._back[0]:
+                    self._back[1]()
+                    self._back = None
                 if copy == UNDISTURBED and run.stages:
                     found = frozenset(kind for kind, victims in self._victims(run).items() if victims)
                     self._moments.append(Moment(stage=len(run.stages) - 1, after_s=run.after_s, kinds=found))
-                ready = kills and run.lost is None and not self._later and run.is_due(kills[0][1])
+                ready = kills and run.lost is None and self._back is None and run.is_due(kills[0][1])
                 if ready and self._kill(kills[0][0], copy, run, began):
                     del kills[0]
                     failed, run.since = 0, time.monotonic()
@@ -298,7 +303,7 @@ class _Trial:
         self._outcome.open_segments += min(self._most_in_flight, self._pending(copy))
         if kind == "node":
             self._cluster.lose(victim)
-            self._after(NODE_BACK_S, self._cluster.fill)
+            self._back = time.monotonic() + NODE_BACK_S, self._cluster.fill
         elif kind == "head":
             self._cluster.lose(HEAD)
         elif kind == "store" and self._draw.random() < 0.5:
@@ -306,7 +311,7 @@ class _Trial:
             self._proxy.burst()
         elif kind == "store":
             self._server.kill()
-            self._after(STORE_BACK_S, self._server.start)
+            self._back = time.monotonic() + STORE_BACK_S, self._server.start
         else:
             with suppress(psutil.NoSuchProcess):  # it has just ended by itself
                 victim.kill()
@@ -315,15 +320,6 @@ class _Trial:
         self._outcome.kills.append({"copy": copy, "kind": kind, "victim": told, **at})
         self._say(f"{copy}: {kind} killed in {at['stage']} after {at['at_s']} s ({told})")
         return True
-
-    def _after(self, seconds: float, act: Callable[[], None]) -> None:
-        self._later.append((time.monotonic() + seconds, act))
-
-    def _do_later(self) -> None:
-        due = [each for each in self._later if each[0] <= time.monotonic()]
-        self._later = [each for each in self._later if each not in due]
-        for _, act in due:
-            act()
 
     # --- judging -------------------------------------------------------------------------------------
 
