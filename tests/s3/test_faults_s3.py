@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from thinkscale.chaos.proxy import FAULTS, Proxy
+from thinkscale.chaos.s3_server import ROOT, S3Server
 from thinkscale.store.filesystem import PART_BYTES, Store, StoreError
 
 BIG = b"big " * (PART_BYTES // 4 + 1)
@@ -96,5 +98,16 @@ def test_an_answer_that_fails_is_asked_for_again(
 
 def test_expired_credentials_are_told(proxy: Proxy, store: Store) -> None:
     proxy.next = ["expired"]
-    with pytest.raises(StoreError, match="expired"):
+    with pytest.raises(StoreError, match=r"^the credentials for s3://\S+ have expired while writing new: renew them"):
         store.write_bytes("new", b"1")
+
+
+def test_a_server_that_is_down_for_some_seconds_is_waited_for(tmp_path: Path) -> None:
+    with S3Server(tmp_path) as server:
+        store = Store(f"{ROOT}/here")
+        server.kill()
+        back = threading.Timer(6, server.start)
+        back.start()
+        assert store.create("new", b"1")
+        back.join()
+        assert store.read_bytes("new") == b"1"

@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 REMOTE = ("s3://", "gs://", "az://")
 RETRIES = 9
+BACKOFF = {"init_backoff": timedelta(seconds=0.5), "base": 3, "max_backoff": timedelta(seconds=15)}
+"""Between retries: a server that is down or throttles for half a minute is mostly waited for; never less than 7 s."""
 PROBE_RETRIES = 1
 """Of the first write to a root: a wrong endpoint shall be named soon."""
 PART_BYTES = 16 << 20
@@ -42,6 +44,7 @@ PART_BYTES = 16 << 20
 LASTING = (
     ({errno.ENOSPC}, r"StorageFull|InsufficientStorage|status code: 507", "no space left on {}", "free some"),
     ({errno.EDQUOT, errno.EFBIG}, "QuotaExceeded", "the quota is used up on {}", "raise it or free some"),
+    ({errno.EKEYEXPIRED}, "ExpiredToken|RequestExpired", "the credentials for {} have expired", "renew them"),
     ({errno.EACCES, errno.EPERM, errno.EROFS}, "code: 40[13]", "no permission on {}", "give it"),
 )
 """What the next try would meet again: error numbers, an object store's words, what is told, what to do."""
@@ -349,7 +352,7 @@ def _client(scheme: str, bucket: str, retries: int, settings: tuple[tuple[str, s
         raise StoreError("a process forked from one that used a store cannot use it too: use multiprocessing's spawn")
     if scheme == "file":
         return LocalStore()
-    options: dict[str, Any] = {"retry_config": {"max_retries": retries}}
+    options: dict[str, Any] = {"retry_config": {"max_retries": retries, "backoff": BACKOFF}}
     options["client_options"] = {
         "allow_http": True,  # where the endpoint says so
         "connect_timeout": timedelta(seconds=10),
