@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import __version__, pipeline
+from thinkscale.chaos import KINDS
 from thinkscale.domain.question import GRADED_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
@@ -412,6 +413,27 @@ def audit(
         for when, reading in (("stored", found.first), ("now", found.second)):
             click.echo(f"  {when:<7}{reading.verdict:<11}{reading.extracted_answer!r} ({reading.grader})")
     click.echo(f"{differing:,} stored verdict{'' if differing == 1 else 's'} that the graders would not give now")
+
+
+@cli.command()
+@click.argument("campaign")
+@SET
+@click.option("--kill", "kinds", multiple=True, type=click.Choice(KINDS), help="What is killed, in turn; "
+              "default: all.")  # fmt: skip
+@click.option("--times", default=10, show_default=True, type=click.IntRange(1), help="Kills in all.")
+@click.option("--seed", default=0, show_default=True, help="Of the moments, the victims and the faults.")
+def chaos(campaign: str, overrides: tuple[str, ...], kinds: tuple[str, ...], times: int, seed: int) -> None:
+    """Kill processes under CAMPAIGN on a private cluster and S3 server, resume it, and compare with a run in peace."""
+    import json
+    from dataclasses import asdict
+    from functools import partial
+
+    from thinkscale.chaos.trial import chaos as kill_and_compare
+
+    say = partial(click.echo, err=True)
+    outcome = kill_and_compare(campaign, overrides, kinds=kinds or KINDS, times=times, seed=seed, say=say)
+    click.echo(json.dumps(asdict(outcome), indent=1))
+    sys.exit(0 if outcome.is_faultless else 1)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

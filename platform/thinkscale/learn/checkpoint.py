@@ -33,7 +33,7 @@ from thinkscale.learn.loop import StepMetrics
 from thinkscale.learn.model import PackedCausalLM
 
 KEPT = 2
-LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EKEYEXPIRED}
 """Reasons of a failed write that the next try would meet again."""
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 """What the base model's files hold is not written again."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pyarrow.fs as pafs
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -30,8 +30,12 @@ from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 if TYPE_CHECKING:
     from thinkscale.store.lease import Lease
 
+T = TypeVar("T")
+
 REMOTE = ("s3://", "gs://", "az://")
 RETRIES = 9
+BACKOFF = {"init_backoff": timedelta(seconds=0.5), "base": 3, "max_backoff": timedelta(seconds=15)}
+"""Between retries: a server that is down or throttles for half a minute is mostly waited for; never less than 7 s."""
 PROBE_RETRIES = 1
 """Of the first write to a root: a wrong endpoint shall be named soon."""
 PART_BYTES = 16 << 20
@@ -40,6 +44,7 @@ PART_BYTES = 16 << 20
 LASTING = (
     ({errno.ENOSPC}, r"StorageFull|InsufficientStorage|status code: 507", "no space left on {}", "free some"),
     ({errno.EDQUOT, errno.EFBIG}, "QuotaExceeded", "the quota is used up on {}", "raise it or free some"),
+    ({errno.EKEYEXPIRED}, "ExpiredToken|RequestExpired", "the credentials for {} have expired", "renew them"),
     ({errno.EACCES, errno.EPERM, errno.EROFS}, "code: 40[13]", "no permission on {}", "give it"),
 )
 """What the next try would meet again: error numbers, an object store's words, what is told, what to do."""
@@ -104,7 +109,7 @@ class Store:
         """The object's content. Raises FileNotFoundError where there is none."""
         objects, key = self._at(path)
         with self._told("reading", path):
-            return bytes(objects.get(key).bytes())
+            return _whole(lambda: bytes(objects.get(key).bytes()))
 
     def files(self, path: str, *, recursive: bool = False) -> dict[str, int]:
         """Files below a directory, relative to it, with their sizes; empty where there is no directory."""
@@ -119,7 +124,8 @@ class Store:
         """Names of the directories directly below a directory."""
         objects, key = self._at(path)
         with self._told("listing", path):
-            return sorted(name.rpartition("/")[2] for name in objects.list_with_delimiter(key)["common_prefixes"])
+            found = _whole(lambda: objects.list_with_delimiter(key)["common_prefixes"])
+            return sorted(name.rpartition("/")[2] for name in found)
 
     def age_s(self, path: str) -> float:
         """Seconds since an object was written, by the store's own clock."""
@@ -150,7 +156,7 @@ class Store:
         objects, key = self._at(path)
         with self._told("writing", path):
             part_bytes = max(PART_BYTES, source.stat().st_size // 9_000)
-            objects.put(key, source, chunk_size=part_bytes, max_concurrency=4)
+            _whole(lambda: objects.put(key, source, chunk_size=part_bytes, max_concurrency=4))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write or replace a whole object: a reader sees the old or the new content, never a part."""
@@ -173,7 +179,7 @@ class Store:
         if self.is_remote:
             objects, key = self._at(path)
             with self._told("reading", path):
-                found = objects.get(key)
+                found = _whole(lambda: objects.get(key))
                 matches = bytes(found.bytes()) == expected
             version = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
             return matches and self._put(path, data, version)
@@ -190,7 +196,7 @@ class Store:
         self.check()
         objects, key = self._at(path)
         with self._told("deleting", path), suppress(FileNotFoundError):
-            objects.delete(key)
+            _whole(lambda: objects.delete(key))
 
     def delete_directory(self, path: str) -> None:
         """Delete a directory, if it is there, and all that is in it, a manifest first."""
@@ -199,7 +205,7 @@ class Store:
             if not self.is_remote:
                 shutil.rmtree(self.absolute(path))
             elif keys := [meta["path"] for meta in self._listed(path, recursive=True).values()]:
-                self._at(path)[0].delete(keys)
+                _whole(lambda: self._at(path)[0].delete(keys))
 
     def check_writable(self) -> None:
         """Write, conditionally write again and delete a probe object.
@@ -234,13 +240,16 @@ class Store:
     def _blocks(self, path: str) -> Iterator[bytes]:
         objects, key = self._at(path)
         with self._told("reading", path):
-            yield from objects.get(key).stream()
+            yield from _whole(lambda: objects.get(key)).stream()
 
     def _listed(self, path: str, *, recursive: bool) -> dict[str, Any]:
         objects, key = self._at(path)
         with self._told("listing", path):
-            metas = objects.list(key).collect() if recursive else objects.list_with_delimiter(key)["objects"]
-        named = {meta["path"].removeprefix(f"{key}/"): meta for meta in metas}
+            metas: Any = _whole(
+                lambda: objects.list(key).collect() if recursive else objects.list_with_delimiter(key)["objects"]
+            )
+        below = f"{key}/" if key else ""  # some servers keep a mark of the directory itself
+        named = {meta["path"].removeprefix(below): meta for meta in metas if meta["path"].startswith(below)}
         return {name: named[name] for name in sorted(named) if not name.rpartition("/")[2].startswith(".tmp-")}
 
     def _put(self, path: str, data: bytes, mode: Any, retries: int = RETRIES) -> bool:
@@ -248,13 +257,13 @@ class Store:
         for attempt in range(RETRIES):
             with self._told("writing", path):
                 try:
-                    objects.put(key, data, mode=mode)
+                    _whole(lambda: objects.put(key, data, mode=mode))
                     return True
                 except (AlreadyExistsError, PreconditionError) as error:
                     # A retried put can find the object that its own first try wrote. If there is none, or a status
                     # of 409 (told as AlreadyExists), another writer is at it right now, perhaps in vain.
                     with suppress(FileNotFoundError):
-                        there = bytes(objects.get(key).bytes())
+                        there = _whole(lambda: bytes(objects.get(key).bytes()))
                         if there == data or mode == "create" or isinstance(error, PreconditionError):
                             return there == data
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
@@ -319,6 +328,18 @@ def _root(uri: str) -> str:
     return f"{scheme}:{rest.rstrip('/')}"
 
 
+def _whole(call: Callable[[], T]) -> T:
+    """What a call gives, again where the answer broke off: the one fault that obstore does not try again."""
+    for attempt in range(RETRIES):
+        try:
+            return call()
+        except BaseError as error:
+            if "response body error" not in str(error):
+                raise
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+    return call()
+
+
 def _connect(scheme: str, bucket: str, retries: int = RETRIES) -> Any:
     """The client of a bucket, or of this machine's files ("file"), under the environment as it is now."""
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "GOOGLE_", "AZURE_"))))
@@ -331,7 +352,7 @@ def _client(scheme: str, bucket: str, retries: int, settings: tuple[tuple[str, s
         raise StoreError("a process forked from one that used a store cannot use it too: use multiprocessing's spawn")
     if scheme == "file":
         return LocalStore()
-    options: dict[str, Any] = {"retry_config": {"max_retries": retries}}
+    options: dict[str, Any] = {"retry_config": {"max_retries": retries, "backoff": BACKOFF}}
     options["client_options"] = {
         "allow_http": True,  # where the endpoint says so
         "connect_timeout": timedelta(seconds=10),

@@ -1,0 +1,4 @@
+"""Campaigns under fire: a private cluster and S3 server, kills and faults at random moments, and what came of them."""
+
+KINDS = ("worker", "replica", "engine", "node", "driver", "head", "store")
+"""What can be killed."""

@@ -1,0 +1,138 @@
+"""A proxy between S3's clients and its server that does what networks and servers do on bad days, seeded.
+
+It also counts how often each segment's rows were written: what was redone. Knows nothing of processes or kills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from yarl import URL
+
+from thinkscale.chaos.s3_server import free_ports
+
+FAULTS = ("slow_down", "reset", "reset_after", "cut", "latency")
+"""503 SlowDown; the connection ends before or after the server has heard the request; half an answer; a wait."""
+BURST_FAULTS = (*FAULTS, "expired")
+"""Expired credentials end a client's try for good: they come in bursts alone."""
+BURST_S, BURST_SHARE, LATENCY_S = 5.0, 0.5, 2.0
+PART = re.compile(r"(?P<segment>.+/part-[^/]+)-(?P<attempt>[0-9a-f]+)\.parquet$")
+ERRORS = {"slow_down": (503, "SlowDown", "Please reduce your request rate."),
+          "expired": (403, "ExpiredToken", "The provided token has expired.")}  # fmt: skip
+OF_CONNECTIONS = {"connection", "keep-alive", "transfer-encoding", "expect"}
+ADDED = {"User-Agent", "Accept", "Accept-Encoding", "Content-Type"}
+"""Headers that the client would add."""
+
+
+class Proxy:
+    """Runs in a thread while it is entered. Requests pass unchanged, host and all, so that signatures hold."""
+
+    def __init__(self, upstream: str, seed: int) -> None:
+        self._upstream, self._random = upstream, random.Random(seed)
+        self._port = free_ports(1)[0]
+        self._loop, self._burst_until = asyncio.new_event_loop(), 0.0
+        self._attempts: defaultdict[str, set[str]] = defaultdict(set)
+        self.endpoint = f"http://127.0.0.1:{self._port}"
+        self.share = 0.0
+        """Of the requests that meet a fault."""
+        self.next: list[str] = []
+        """Faults that the next requests meet, whatever the share."""
+        self.faults: Counter[str] = Counter()
+        """Faults made so far, by kind."""
+
+    def burst(self) -> None:
+        """For a while half of the requests fail, some for want of valid credentials."""
+        self._burst_until = time.monotonic() + BURST_S
+
+    def redone(self, prefix: str) -> int:
+        """Times that rows of segments below this path of the bucket were written again."""
+        return sum(len(tries) - 1 for path, tries in list(self._attempts.items()) if f"/{prefix}/" in path)
+
+    def __enter__(self) -> Proxy:
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _start(self) -> None:
+        self._client = ClientSession(auto_decompress=False, timeout=ClientTimeout(total=None))
+        app = web.Application(client_max_size=1 << 40)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+
+    async def _stop(self) -> None:
+        await self._runner.cleanup()
+        await self._client.close()
+
+    def _draw(self) -> str | None:
+        in_burst = time.monotonic() < self._burst_until
+        if self.next:
+            fault = self.next.pop()
+        elif self._random.random() < (BURST_SHARE if in_burst else self.share):
+            fault = self._random.choice(BURST_FAULTS if in_burst else FAULTS)
+        else:
+            return None
+        self.faults[fault] += 1
+        return fault
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "PUT" and (part := PART.match(unquote(request.path))):
+            self._attempts[part["segment"]].add(part["attempt"])
+        fault = self._draw()
+        if fault in ERRORS:
+            await request.read()
+            status, code, message = ERRORS[fault]
+            text = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+            return web.Response(status=status, text=text, content_type="application/xml")
+        if fault == "latency":
+            await asyncio.sleep(self._random.uniform(0, LATENCY_S))
+        if fault == "reset":
+            return _end(request)
+        try:
+            return await self._forward(request, fault)
+        except ClientError:  # the server is down
+            return _end(request)
+
+    async def _forward(self, request: web.Request, fault: str | None) -> web.StreamResponse:
+        url = URL(self._upstream + request.raw_path, encoded=True)
+        async with self._client.request(
+            request.method, url, headers=_passed(request.headers), data=await request.read() or None,
+            skip_auto_headers=ADDED, allow_redirects=False,
+        ) as answer:  # fmt: skip
+            if fault == "reset_after":
+                return _end(request)
+            reply = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_passed(answer.headers))
+            length = answer.content_length or 0
+            await reply.prepare(request)
+            async for block in answer.content.iter_chunked(1 << 18):
+                if fault == "cut":
+                    await reply.write(block[: length // 2])
+                    return _end(request)
+                await reply.write(block)
+            return reply
+
+
+def _passed(headers: Any) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in OF_CONNECTIONS}
+
+
+def _end(request: web.Request) -> web.StreamResponse:
+    """End the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
