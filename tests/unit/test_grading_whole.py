@@ -500,6 +500,12 @@ RIGHT: list[tuple[AnswerKind, str, str]] = [
 
 
 MORE_RIGHT: list[tuple[AnswerKind, str, str]] = [
+    ("math", "10^{40}+\\sqrt{8}", "\\boxed{2\\sqrt{2}+10^{40}}"),
+    ("math", "\\sqrt{5+2\\sqrt{6}}", "\\boxed{\\sqrt{2}+\\sqrt{3}}"),
+    ("math", "0", "\\boxed{\\sqrt{5+2\\sqrt{6}}-\\sqrt{2}-\\sqrt{3}}"),
+    ("math", "\\cos\\frac{\\pi}{5}", "\\boxed{\\frac{1+\\sqrt5}{4}}"),
+    ("math", "2^{1000}", "\\boxed{4^{500}}"),
+    ("math", "\\int_0^{0.5} x\\,dx", "\\boxed{\\frac18}"),
     ("integer", "42", "The answer is 42 since 6*7 = 42."),
     ("integer", "42", "Final Answer: 42 [because of the rule]"),
     ("integer", "42", "So, the final answer is: 42 (we used n = 7)."),
@@ -606,6 +612,12 @@ MORE_RIGHT: list[tuple[AnswerKind, str, str]] = [
 ]
 
 MORE_WRONG: list[tuple[AnswerKind, str, str]] = [
+    ("math", "2^{1000}", "\\boxed{2^{1000}+1}"),
+    ("math", "1000!", "\\boxed{1000!+1}"),
+    ("math", "10^{40}+\\sqrt{2}", "\\boxed{10^{40}+\\sqrt{3}}"),
+    ("math", "12345^{20}", "\\boxed{12345^{20}-1}"),
+    ("math", "x+10^{-40}", "\\boxed{x}"),
+    ("math", "e^{-300}", "\\boxed{e^{-301}}"),
     ("math", "\\sqrt{3}", "\\boxed{\\sqrt{3}+}"),
     ("math", "5", "Answer: 5 or 6"),
     ("math", "5", "\\boxed{5 \\pm 1}"),

@@ -100,7 +100,7 @@ def _calculus(text: str) -> Any:
         raise UnreadError(text) from error  # latex2sympy raises Exception itself
     if not isinstance(found, sympy.Expr):
         raise UnreadError(text)
-    return found
+    return sympy.nsimplify(found, rational=True)  # decimals exactly
 
 
 class _Reader:
