@@ -123,7 +123,8 @@ def table_cases() -> Iterator[tuple[str, Graded, bool]]:
     import test_grading_forms as forms
     import test_grading_whole as whole
 
-    tables = [(whole.RIGHT, True), (whole.WRONG, False), (forms.ANNOUNCED, True)]
+    tables = [([*whole.RIGHT, *whole.MORE_RIGHT], True), ([*whole.WRONG, *whole.MORE_WRONG], False)]
+    tables.append((forms.ANNOUNCED, True))
     tables.append(([("choice", "C", response) for response in forms.CHOSEN], True))
     for pairs, right in ((forms.EQUAL, True), (forms.DIFFERENT, False)):
         tables.append(([("math", reference, f"So \\boxed{{{answer}}}.") for reference, answer in pairs], right))

@@ -13,7 +13,6 @@ from thinkscale.curate.normalise import canonical, normalise
 from thinkscale.curate.quality import RULES
 from thinkscale.domain.campaign import FilesSource
 from thinkscale.domain.question import Question
-from thinkscale.grading.extraction import extract
 from thinkscale.grading.notation import option_letters
 from thinkscale.grading.verdict import Graded, judge_plainly
 from thinkscale.store.ingest import Unreadable, _question
@@ -85,9 +84,8 @@ def _options(text: str) -> None:
 
 def _judge(text: str) -> None:
     for kind, reference in (("integer", "5"), ("math", "x^2"), ("choice", "B"), ("text", "yes")):
-        for response in (text, f"Answer: {text}!", f"\\boxed{{{text}}}"):
+        for response in (text, f"Answer: {text}!"):
             judge_plainly(Graded(kind=kind, reference=reference, response=response, options=("1", "2")))  # type: ignore[arg-type]
-        extract(kind, text, ("1", "2"))  # type: ignore[arg-type]
     option_letters(text, ("1", "2"), announced=True)
 
 
@@ -109,12 +107,12 @@ def test_time_grows_with_the_text(rule: Callable[[str], object]) -> None:
     slow = []
     for unit in UNITS:
         elapsed = []
-        for size in (20_000, 160_000):
+        for size in (4_000, 32_000):
             text = f"a{unit * (size // len(unit))}b"
-            began = time.perf_counter()
+            began = time.process_time()
             rule(text)
-            elapsed.append(time.perf_counter() - began)
+            elapsed.append(time.process_time() - began)
         # In proportion it is 8 times as long, with a square 64 times; a short first time may be luck.
-        if elapsed[1] > 24 * max(elapsed[0], 0.05):
+        if elapsed[1] > 24 * max(elapsed[0], 0.02):
             slow.append((unit, *elapsed))
     assert slow == []

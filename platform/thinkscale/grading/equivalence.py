@@ -29,8 +29,8 @@ from thinkscale.grading.notation import (
 
 RELATIVE_TOLERANCE = 2e-6
 """How far a decimal may be from the reference it rounds."""
-DIGITS = 30
-"""To so many digits formulas are evaluated; they are equal where two thirds of them agree."""
+DIGITS, MOST_DIGITS = 30, 120
+"""To so many digits formulas are evaluated, and their difference where it is small; two thirds of it must be 0."""
 MOST_ITEMS = 200
 """Of a list that is compared item by item."""
 
@@ -448,7 +448,8 @@ def _values_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:
 
     left, right = left.doit(), right.doit()
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
-    if left == right or (not symbols and sympy.oo in (abs(left), abs(right))):
+    exact = left.is_Rational and right.is_Rational and not is_decimal
+    if left == right or exact or (not symbols and sympy.oo in (abs(left), abs(right))):
         return bool(left == right)
     agreed = 0
     for turn in range(1, 9 if symbols else 2):
@@ -458,13 +459,16 @@ def _values_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:
             * (-1 if turn > 4 and (at + turn) % 2 else 1)
             for at in range(len(symbols))
         ]
-        one, other = (sympy.N(side.subs(dict(zip(symbols, point, strict=True))), DIGITS) for side in (left, right))
+        values = dict(zip(symbols, point, strict=True))
+        one, other, apart = (
+            sympy.N(side.subs(values), DIGITS, maxn=MOST_DIGITS) for side in (left, right, left - right)
+        )
         if not all(side.is_number and side.is_finite for side in (one, other)):
             continue
         if any(value < 0 for value in point) and not (one.is_real and other.is_real):
             continue  # powers and logarithms have several branches there
-        off, size = abs(one - other), max(abs(one), abs(other))
-        if off <= 10.0 ** (-DIGITS * 2 / 3) * size:
+        off, size = abs(apart), max(abs(one), abs(other))
+        if off <= sympy.Float(10) ** (-MOST_DIGITS * 2 // 3) * size:
             agreed += 1
         elif is_decimal and off <= RELATIVE_TOLERANCE * size and not symbols:
             return True

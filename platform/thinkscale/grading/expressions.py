@@ -19,6 +19,8 @@ class UnreadError(ValueError):
     """A text is no formula, or one that has no one reading."""
 
 
+LARGEST = 50_000
+"""Bits of a power of numbers, and arguments of a factorial or binomial coefficient."""
 _TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\*\*| |.", re.DOTALL)
 _FUNCTIONS = {name: function for function, names in VOCABULARY["functions"].items() for name in names.split()}
 _LETTERS = VOCABULARY["formulas"]["letters"].split()
@@ -58,8 +60,9 @@ def read(text: str) -> Any:
         raise UnreadError(text)
     reader = _Reader(text)
     source = reader.value(None)
-    known = ("pi", "oo", "E", "I", "root", "binomial", *_FUNCTIONS.values())
+    known = ("pi", "oo", "E", "I", "root", *_FUNCTIONS.values())
     names = {"Q": sympy.Rational, **{name: getattr(sympy, name) for name in known}}
+    names |= {name: _bounded(getattr(sympy, name)) for name in ("Pow", "factorial", "binomial")}
     symbols = {place: sympy.Symbol(name, real=True) for name, place in reader.symbols.items()}
     try:
         found = sympy.sympify(parse_expr(source, local_dict=names | symbols, global_dict={}, transformations=()))
@@ -68,6 +71,20 @@ def read(text: str) -> Any:
     if found.has(sympy.nan, sympy.zoo):
         raise UnreadError(text)
     return found
+
+
+def _bounded(function: Any) -> Any:
+    """The function, but for numbers whose result would fill the memory: nobody compares these."""
+
+    def call(*values: Any) -> Any:
+        if all(value.is_Rational for value in values):
+            first, last = abs(values[0]), abs(values[-1])
+            bits = max(first.p, first.q).bit_length() if function.__name__ == "Pow" else 1
+            if bits * last > LARGEST or (bits == 1 and first > LARGEST):
+                raise UnreadError(f"a {function.__name__} of {values}")
+        return function(*values)
+
+    return call
 
 
 def _calculus(text: str) -> Any:
@@ -83,7 +100,7 @@ def _calculus(text: str) -> Any:
         raise UnreadError(text) from error  # latex2sympy raises Exception itself
     if not isinstance(found, sympy.Expr):
         raise UnreadError(text)
-    return found
+    return sympy.nsimplify(found, rational=True)  # decimals exactly
 
 
 class _Reader:
@@ -127,7 +144,9 @@ class _Reader:
             elif token in ("^", "**", "!"):
                 if not operand:
                     raise UnreadError(f"{token} after nothing")
-                out[-1] = f"factorial({out[-1]})" if token == "!" else f"{out[-1]}**({self._argument()})"
+                if token != "!" and out[-1].startswith("Pow"):
+                    raise UnreadError("a power of a power")
+                out[-1] = f"factorial({out[-1]})" if token == "!" else f"Pow({out[-1]},{self._argument()})"
             else:
                 item = self._operand(token)
                 if operand and last.isdigit() and item.startswith("((Q("):  # a mixed number
@@ -227,7 +246,7 @@ class _Reader:
         else:
             argument = self._bare_argument()
         call = f"{function}({argument}{base})"
-        return f"({call})**({power})" if power else call
+        return f"Pow({call},{power})" if power else call
 
     def _bare_argument(self) -> str:
         """Of a function without brackets: the factors up to an operator or another function."""
@@ -240,7 +259,7 @@ class _Reader:
                 raise UnreadError("two numbers side by side")
             item = self._operand(self._next())
             while self._peek() in ("^", "!"):
-                item = f"{item}**({self._argument()})" if self._next() == "^" else f"factorial({item})"
+                item = f"Pow({item},{self._argument()})" if self._next() == "^" else f"factorial({item})"
             factors.append(item)
         if not factors:
             raise UnreadError("a function of nothing")

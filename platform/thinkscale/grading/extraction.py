@@ -380,9 +380,8 @@ def _said_in_words(text: str, kind: AnswerKind) -> str | None:
     if re.match(r"[^\w(]{0,4}\d", tail):
         first = _NUMBER.search(tail)
         return number_text(first[0]) if first else None
-    return (
-        _last_number(tail) or _last_number(text) or (number_word(tail) if kind == "integer" or is_prose(text) else None)
-    )
+    counted = number_word(tail) if kind == "integer" or is_prose(text) else None
+    return _last_number(tail) or _last_number(text) or counted or tail.strip() or None
 
 
 _OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s?[*+/-]\s?\d")

@@ -314,7 +314,10 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(_COMMAND.sub(" ", text))
 
 
-_JOIN = rf"(?: ?(?:,|/|&|\+|\b(?:{VOCABULARY['words']['joins']})\b|和|或|与|及|と) ?(?:possibly |maybe |perhaps )?)+"
+_JOIN = (
+    rf"(?:[? ]?[ ]?(?:,|/|&|\+|\||;|\b(?:{VOCABULARY['words']['joins']})\b|和|或|与|及|と)"
+    r" ?(?:possibly |maybe |perhaps )?)+"
+)
 _SEVERAL = re.compile(
     r"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?"
     rf"(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
