@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from ray.train import WorkerGroupError
 from transformers import AutoModelForCausalLM
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.runtime.failure import headline, may_pass
 from thinkscale.stages.train import TrainingError, train
 from thinkscale.store.artifact import Artifact, ConfigDriftError, Manifest
 from thinkscale.store.filesystem import Store
@@ -158,6 +160,36 @@ def test_a_second_run_does_nothing_and_another_config_is_refused(
     assert not train(other_width, Store(str(root)))
     with pytest.raises(ConfigDriftError, match=r"train\.learning_rate was 0\.01, is 0\.02"):
         train(make_campaign(root, base, learning_rate=2e-2), Store(str(root)))
+
+
+def test_what_is_complete_needs_no_base_model(undisturbed: tuple[Path, Manifest], base: Path) -> None:
+    root, manifest = undisturbed
+    away = base.rename(base.with_name("away"))
+    try:
+        train(make_campaign(root, base), Store(str(root)))
+        with pytest.raises(ConfigDriftError, match=r"train\.learning_rate"):
+            train(make_campaign(root, base, learning_rate=2e-2), Store(str(root)))
+    finally:
+        away.rename(base)
+    assert Artifact(Store(str(root)), "tiny/model").manifest() == manifest
+
+
+def test_what_a_worker_raised_is_told_and_not_tried_again_where_it_would_only_be_raised_again(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    write_traces(tmp_path)
+    with pytest.raises(WorkerGroupError) as raised:
+        train(make_campaign(tmp_path, broken), Store(str(tmp_path)))
+    line = headline(raised.value)
+    assert "afetensor" in line
+    assert "(thinkscale/learn/model.py:" in line
+    assert not may_pass(raised.value)
+    assert "start from the last checkpoint" not in capsys.readouterr().err
 
 
 def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(

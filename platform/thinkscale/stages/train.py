@@ -47,18 +47,18 @@ def train(campaign: Campaign, store: Store) -> bool:
     """
     traces, artifact = (campaign_artifact(campaign, store, name) for name in ("traces", "model"))
     traces_manifest, committed = traces.require(), artifact.manifest()
-    base = local_model(campaign.model.base, weights=False)
-    tokenizer = ModelTokenizer(base, date=campaign.model.date)
     if committed is None:
-        check_directory(base)
+        check_directory(local_model(campaign.model.base, weights=False))
         base = local_model(campaign.model.base)
         base_hash = directory_hash(base, ("*.safetensors", "*.json", "*.jinja"))
-    else:  # what is complete needs no weights
-        base_hash = committed.inputs["base"]
+        tokenizer = ModelTokenizer(base, date=campaign.model.date)
+        tokenizer_hashes = [tokenizer.ids_hash, tokenizer.template_hash]
+    else:  # what is complete needs no base model
+        base_hash, tokenizer_hashes = committed.inputs["base"], committed.config["tokenizer"]
     config = {
         "model": campaign.model.model_dump(mode="json"),
         "train": campaign.train.model_dump(mode="json", exclude=RESOURCE_SETTINGS),
-        "tokenizer": [tokenizer.ids_hash, tokenizer.template_hash],
+        "tokenizer": tokenizer_hashes,
     }
     stage = begin_stage(artifact, config, {"traces": traces_manifest.fingerprint, "base": base_hash})
     if stage is None:
