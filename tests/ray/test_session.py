@@ -9,9 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -56,7 +55,8 @@ def raises(campaign, store):
 def started():
     from ray._private import worker
     processes = worker._global_node.all_processes
-    print("started", *(processes[name][0].process.pid for name in ("raylet", "gcs_server")), flush=True)
+    pids = [processes[name][0].process.pid for name in ("raylet", "gcs_server")]
+    print("started", *pids, worker._global_node.get_temp_dir_path(), flush=True)
 
 wait_s = float(sys.argv.pop())
 stage = globals()[sys.argv.pop()]
@@ -76,44 +76,37 @@ class Driver:
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
         )
-        self.root = root
+        self.directory: Path | None = None
+        """Of its cluster, once that has started."""
 
     def started(self) -> dict[str, int]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("started"):
-                raylet, gcs = line.split()[1:]
+                raylet, gcs, directory = line.split()[1:]
+                self.directory = Path(directory)
                 return {"raylet": int(raylet), "gcs_server": int(gcs)}
         raise AssertionError(self.process.communicate())
 
     def end(self, within_s: float) -> tuple[int, list[str]]:
-        """Exit code and what was said on standard error."""
+        """Exit code and what was said on standard error. Nothing of the cluster stays."""
         said = self.process.communicate(timeout=within_s)[1]
+        if self.directory is not None:
+            assert not self.directory.exists()
+            deadline = time.monotonic() + 20  # processes that were killed take a moment
+            while self.processes() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert self.processes() == []
         return self.process.returncode, said.splitlines()
 
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    before = left_behind()
-    yield
-    deadline = time.monotonic() + 20  # processes that were killed take a moment
-    while left_behind() - before and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left_behind() - before == set()
-
-
-def left_behind() -> set[str]:
-    """Our directories in /tmp, and Ray's processes that work in them."""
-    directories = {str(path.parent) for path in Path("/tmp").glob("t*/.thinkscale-owner")}
-    found = set(directories)
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if re.search(r"/tmp/ts-\w+/", command):
-            found.add(process.name)
-    return found
+    def processes(self) -> list[str]:
+        """Ray's that work in the cluster's directory."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"{self.directory}/".encode() in (process / "cmdline").read_bytes():
+                    found.append(process.name)
+        return found
 
 
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])
@@ -155,13 +148,12 @@ def test_what_a_task_raised_is_told_in_one_line_with_the_full_log(tmp_path: Path
 def test_what_a_killed_driver_left_is_gone_after_the_next_start(tmp_path: Path) -> None:
     driver = Driver(tmp_path, "in_get")
     driver.started()
-    directories = set(Path("/tmp").glob("ts-*/.thinkscale-owner"))
+    assert driver.directory is not None
     driver.process.kill()
     driver.process.wait()
-    again = Driver(tmp_path, "raises")
-    again.end(within_s=60)
-    left: Any = {path for path in directories if path.exists()}
-    assert not left
+    assert driver.directory.exists()
+    Driver(tmp_path, "raises").end(within_s=60)
+    driver.end(within_s=1)
 
 
 @pytest.mark.parametrize(

@@ -92,13 +92,10 @@ def connect(
             _start(_directory, cpus, session)
         else:
             ray.init(address=_found(address), log_to_driver=False)
-        lost: list[ClusterLostError] = []
         if threading.current_thread() is threading.main_thread():
-            leaving = session.enter_context(_watched(before, last_words, lost))
-            session.callback(_leave, lost)
-            session.callback(leaving.set)
+            session.enter_context(_watched(before, last_words))
         else:
-            session.callback(_leave, lost)
+            session.callback(_leave)
     except BaseException:
         disconnect()
         raise
@@ -231,27 +228,28 @@ def _native_errors_in(path: Path) -> Iterator[None]:
         os.dup2(kept, 2)  # `kept` stays open for whoever still holds that stream
 
 
-def _leave(lost: list[ClusterLostError]) -> None:
-    if lost:  # Ray's own shutdown may wait for what is not there any more, and this process ends
-        cast(Any, ray_worker._global_node).kill_all_processes(check_alive=False, allow_graceful=False)
-        return
+def _leave() -> None:
     with redirect_stdout(sys.__stderr__):  # news of processes that end, or have ended
         ray.shutdown()
 
 
 @contextmanager
-def _watched(
-    before: Any, last_words: Callable[[BaseException], object], lost: list[ClusterLostError]
-) -> Iterator[threading.Event]:
-    """Have SIGTERM, and until the event the cluster's loss, end what the main thread is at."""
+def _watched(before: Any, last_words: Callable[[BaseException], object]) -> Iterator[None]:
+    """Have SIGTERM and the cluster's loss end what the main thread is at, then leave; `before`: SIGTERM's handler."""
     leaving, over = threading.Event(), threading.Event()
+    lost: list[ClusterLostError] = []
     signal.signal(signal.SIGUSR1, lambda *_: ending.end(lost[0]))
     signal.signal(signal.SIGTERM, ending.terminate)
     watch = threading.Thread(target=_watch, args=(leaving, over, lost, last_words), daemon=True)
     watch.start()
     try:
-        yield leaving
+        yield
     finally:
+        leaving.set()
+        if lost:  # Ray's own shutdown may wait for what is not there any more
+            cast(Any, ray_worker._global_node).kill_all_processes(check_alive=False, allow_graceful=False)
+        else:
+            _leave()
         over.set()
         watch.join()
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
