@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 import torch
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import FAMILIES, FIXTURES, Family
+from http_server import Running
 from thinkscale.cli import cli
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Model
@@ -238,15 +238,17 @@ def served(family: Family, tokenizer: ModelTokenizer, engine: Engine, *asked: di
     thinking_format = resolve_format(Model.model_validate(settings["model"]), tokenizer)
     api = OpenAiApi(engine, tokenizer, thinking_format, Service.model_validate(settings))
 
-    async def ask() -> list[Any]:
-        transport = httpx.ASGITransport(app=api.app())
-        async with httpx.AsyncClient(transport=transport) as http:
-            client = openai.AsyncOpenAI(base_url="http://here/v1", api_key="none", max_retries=0, http_client=http)
-            messages: Any = [{"role": "user", "content": QUESTION}]
-            options = [{"model": "tiny", "messages": messages, "temperature": 0, **each} for each in asked]
-            return list(await asyncio.gather(*(client.chat.completions.create(**each) for each in options)))
-
-    return asyncio.run(ask())
+    running = Running(api)
+    try:
+        client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
+        common: dict[str, Any] = {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": QUESTION}],
+            "temperature": 0,
+        }
+        return [client.chat.completions.create(**{**common, **each}) for each in asked]
+    finally:
+        running.stop()
 
 
 def test_a_random_model_is_served(family: Family, tokenizer: ModelTokenizer, tmp_path: Path) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-import uvicorn
 
+from http_server import Running
 from thinkscale.domain.campaign import Model
 from thinkscale.domain.engine import EngineDiedError, EngineError
 from thinkscale.domain.generation import EngineInfo
@@ -52,24 +51,6 @@ def engine(tokenizer: ModelTokenizer) -> ScriptedEngine:
     return ScriptedEngine(
         by_heart(texts, hashed_logits(vocab_size=259, seed=1)), vocab_size=259, eos_ids=(EOS,), context_tokens=256
     )
-
-
-class Running:
-    """A server in a thread."""
-
-    def __init__(self, api: OpenAiApi) -> None:
-        config = uvicorn.Config(api.app(), host="127.0.0.1", port=0, log_level="error")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
 
 
 def service(**settings: Any) -> Service:

@@ -101,6 +101,9 @@ class EngineInfo:
     model_hash: str = ""
     tokenizer_hash: str = ""
     chat_template_hash: str = ""
+    """Of the template as it renders fixed messages."""
+    forced: str = "by continuation"
+    """Where thinking is forced; campaigns fork all budgets of a question from one trace, which only this form can."""
 
 
 def derived_seed(*parts: object) -> int:
