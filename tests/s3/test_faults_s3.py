@@ -108,6 +108,8 @@ def test_a_server_that_is_down_for_some_seconds_is_waited_for(tmp_path: Path) ->
         server.kill()
         back = threading.Timer(6, server.start)
         back.start()
-        assert store.create("new", b"1")
-        back.join()
+        try:
+            assert store.create("new", b"1")
+        finally:
+            back.join()  # else it would start a server that nobody ends
         assert store.read_bytes("new") == b"1"
