@@ -196,10 +196,9 @@ class _ArrowFiles(FileSystemBase):
             return
         with self._fs.open_output_stream(str(path)) as stream:
             writing: Any = _Writing(stream)
-            try:
-                yield writing
-            except RuntimeError as error:
-                raise writing.error or error from error
+            yield writing
+            if writing.error is not None:
+                raise writing.error
         if isinstance(self._fs, pafs.LocalFileSystem):  # whole even if the machine stops
             with open(path, "rb") as written:
                 os.fsync(written.fileno())
@@ -228,7 +227,10 @@ class _ArrowFiles(FileSystemBase):
 
 
 class _Writing:
-    """A stream that remembers why a write failed: torch.save reports such errors as its own, without the cause."""
+    """A stream that remembers why a write failed instead of raising it through torch's writer.
+
+    That reports such errors as its own, without the cause, and on Python 3.12 the process dies of it later.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -236,10 +238,11 @@ class _Writing:
 
     def write(self, data: Any) -> Any:
         try:
-            return self._stream.write(data)
+            if self.error is None:
+                self._stream.write(data)
         except OSError as error:
             self.error = error
-            raise
+        return memoryview(data).nbytes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
