@@ -56,7 +56,6 @@ class SampleBrowser:
         self._kept_bytes = self._kept_rows = 0
         self.total_rows = 0
 
-
     def add(self, part: pa.Table) -> None:
         self.total_rows += part.num_rows
         ids = part["question_id"].to_pylist()

@@ -146,4 +146,3 @@ def _script_safe(value: Any) -> str:
     """JSON that can stand inside a script element whatever its strings hold."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-

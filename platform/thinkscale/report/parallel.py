@@ -46,7 +46,6 @@ class Votes:
     def __init__(self) -> None:
         self._parts: list[pa.Table] = []
 
-
     def add(self, part: pa.Table) -> None:
         columns = {
             name: part[name].cast(pa.string()).dictionary_encode()
