@@ -15,6 +15,7 @@ from importlib import util
 from typing import Any
 
 from thinkscale.domain.question import AnswerKind, Question, question_id
+from thinkscale.store.stage import cut
 from thinkscale_demo import worked
 
 Metadata = Mapping[str, Any]
@@ -35,10 +36,6 @@ class Family:
     """The question from the metadata; None: the generator's own wording."""
     answer: Callable[[Metadata], str] | None = None
     """The reference answer from the metadata; None: the generator's own."""
-
-
-def _list(numbers: Sequence[str]) -> str:
-    return ", ".join(numbers)
 
 
 FAMILIES: dict[str, Family] = {
@@ -106,19 +103,19 @@ FAMILIES: dict[str, Family] = {
     "number_sorting": Family(
         kind="text",
         ask=lambda m: (
-            f"Sort these numbers in {m['direction']} order: {_list(m['original_numbers'])}. "
+            f"Sort these numbers in {m['direction']} order: {', '.join(m['original_numbers'])}. "
             "Answer with the numbers separated by commas."
         ),
-        answer=lambda m: _list(m["sorted_numbers"]),
+        answer=lambda m: ", ".join(m["sorted_numbers"]),
     ),
     "number_filtering": Family(
         kind="text",
         ask=lambda m: (
             f"{m['operation'].split('_')[0].capitalize()} all numbers {m['operation'].split('_')[1]} than "
-            f"{m['filter_value']} in this list: {_list(m['original_numbers'])}. "
+            f"{m['filter_value']} in this list: {', '.join(m['original_numbers'])}. "
             "Answer with the numbers left, separated by commas, or none."
         ),
-        answer=lambda m: _list(m["result"]) or "none",
+        answer=lambda m: ", ".join(m["result"]) or "none",
     ),
     "word_sorting": Family(kind="text"),
     "largest_island": Family(kind="integer"),
@@ -132,7 +129,9 @@ FAMILIES: dict[str, Family] = {
     "spell_backward": Family(kind="text"),
     "word_sequence_reversal": Family(
         kind="text",
-        ask=lambda m: f"Reverse this list of words: {_list(m['words'])}. Answer with the words separated by commas.",
+        ask=lambda m: (
+            f"Reverse this list of words: {', '.join(m['words'])}. Answer with the words separated by commas."
+        ),
     ),
     "caesar_cipher": Family(
         kind="text",
@@ -186,18 +185,11 @@ def shares(families: Sequence[str], rows: int, segment_rows: int) -> list[list[S
             )
         if families.count(family) > 1:
             raise ProceduralError(f"pool family {family!r} is named twice")
-    segments: list[list[Share]] = [[]]
-    room = segment_rows
-    for i, family in enumerate(families):
-        start, stop = 0, rows // len(families) + (i < rows % len(families))
-        while start < stop:
-            if room == 0:
-                segments.append([])
-                room = segment_rows
-            count = min(room, stop - start)
-            segments[-1].append(Share(family=family, start=start, stop=start + count))
-            start, room = start + count, room - count
-    return [segment for segment in segments if segment]
+    lengths = [rows // len(families) + (i < rows % len(families)) for i in range(len(families))]
+    return [
+        [Share(family=families[number], start=start, stop=stop) for number, start, stop in segment]
+        for segment in cut(lengths, segment_rows)
+    ]
 
 
 def generate(
@@ -270,7 +262,7 @@ def _question(
 
 def _solution(name: str, kind: AnswerKind, metadata: Metadata, answer: str) -> str | None:
     """The worked solution. It ends in the reference answer, or its last number is the reference answer."""
-    solve = worked.SOLUTIONS.get(name)
+    solve = getattr(worked, name, None)
     text = solve(metadata) if solve else None
     if text is None:
         return None

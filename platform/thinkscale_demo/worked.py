@@ -1,15 +1,15 @@
 """Worked solutions of procedurally generated questions, derived exactly from their generator's metadata.
 
 Owns the wording: short, natural, every intermediate result written out, the answer last. Knows nothing of
-models. Each function takes one item's metadata and gives the text; `procedural` checks it against the
-reference answer.
+models. A function with a family's name takes one item's metadata and gives the text; `procedural` checks it against
+the reference answer. A family without one has questions without a solution.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -32,7 +32,10 @@ def chain_sum(item: Metadata) -> str:
         result = value + Decimal(term) if operator == "+" else value - Decimal(term)
         steps.append(f"{value} {operator} {term} = {result}")
         value = result
-    return _sentences(steps or [f"The value is {value}"])
+    return ". ".join(steps or [f"The value is {value}"])
+
+
+decimal_chain_sum = chain_sum
 
 
 def basic_arithmetic(item: Metadata) -> str:
@@ -48,7 +51,7 @@ def basic_arithmetic(item: Metadata) -> str:
         steps.append(f"That leaves {' '.join(tokens)}")
     if len(tokens) > 1 or not steps:
         steps.append(chain_sum({"expression": " ".join(tokens)}))
-    return _sentences(steps)
+    return ". ".join(steps)
 
 
 def arithmetic_value(expression: str) -> int:
@@ -74,23 +77,19 @@ def products(item: Metadata) -> str:
         else:
             steps.append(f"{value} * {factor} = {value * factor}")
         value *= factor
-    return _sentences(steps)
+    return ". ".join(steps)
 
 
 def leg_counting(item: Metadata) -> str:
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-    total, steps = 0, []
-    running: list[str] = []
+    total, steps, running = 0, [], []
     for animal, count in item["animals"].items():
         legs = count * ANIMALS[animal]
         steps.append(f"{count} {animal}{'s' if count > 1 else ''}: {count} * {ANIMALS[animal]} = {legs} legs")
-        if running:
-            running.append(f"{total} + {legs} = {total + legs}")
-        else:
-            running.append("")
+        running.append(f"{total} + {legs} = {total + legs}")
         total += legs
-    return _sentences(steps + [step for step in running if step])
+    return ". ".join(steps + running[1:])
 
 
 def letter_counting(item: Metadata) -> str:
@@ -130,7 +129,7 @@ def gcd(item: Metadata) -> str:
     for other in item["numbers"][1:]:
         text, value = _euclid(value, int(other))
         steps += text
-    return _sentences([*steps, f"The greatest common divisor is {value}"])
+    return ". ".join([*steps, f"The greatest common divisor is {value}"])
 
 
 def lcm(item: Metadata) -> str:
@@ -140,7 +139,7 @@ def lcm(item: Metadata) -> str:
         result = value * other // divisor
         steps += [*text, f"{value} * {other} / {divisor} = {result}"]
         value = result
-    return _sentences(steps)
+    return ". ".join(steps)
 
 
 def prime_factorization(item: Metadata) -> str:
@@ -149,30 +148,23 @@ def prime_factorization(item: Metadata) -> str:
     for factor in factors[:-1]:
         steps.append(f"{rest} / {factor} = {rest // factor}")
         rest //= factor
-    return _sentences([*steps, f"{rest} is prime", " × ".join(str(factor) for factor in factors)])
+    return ". ".join([*steps, f"{rest} is prime", " × ".join(str(factor) for factor in factors)])
 
 
 def fraction_simplification(item: Metadata) -> str:
-    numerator, denominator = int(item["numerator"]), int(item["denominator"])
-    steps, divisor = _euclid(numerator, denominator)
-    steps += [
-        f"{numerator} / {divisor} = {numerator // divisor}",
-        f"{denominator} / {divisor} = {denominator // divisor}",
-        f"{numerator // divisor}/{denominator // divisor}",
-    ]
-    return _sentences(steps)
+    terms = [int(item["numerator"]), int(item["denominator"])]
+    steps, divisor = _euclid(*terms)
+    divisions = [f"{term} / {divisor} = {term // divisor}" for term in terms]
+    return ". ".join([*steps, *divisions, "/".join(str(term // divisor) for term in terms)])
 
 
 def base_conversion(item: Metadata) -> str:
     """Through decimal: place values up, repeated division down."""
     source, target, digits = int(item["source_base"]), int(item["target_base"]), str(item["source_repr"])
-    steps, value = [], 0
+    steps, value = [], int(digits, source)
     if source != 10:
-        terms = [
-            f"{int(digit, 36)} * {source ** (len(digits) - 1 - i)}" for i, digit in enumerate(digits) if digit != "0"
-        ]
-        steps.append(f"{' + '.join(terms) or '0'} = {int(digits, source)}")
-    value = int(digits, source)
+        places = [(int(digit, 36), source**i) for i, digit in enumerate(reversed(digits)) if digit != "0"][::-1]
+        steps.append(f"{' + '.join(f'{digit} * {place}' for digit, place in places) or '0'} = {value}")
     if target != 10:
         written = ""
         while value or not written:
@@ -181,7 +173,7 @@ def base_conversion(item: Metadata) -> str:
             steps.append(f"{value} = {value // target} * {target} + {value % target}{shown}")
             written, value = digit + written, value // target
         steps.append(f"Remainders from last to first: {written}")
-    return _sentences(steps or [digits])
+    return ". ".join(steps or [digits])
 
 
 def simple_equations(item: Metadata) -> str | None:
@@ -206,7 +198,7 @@ def simple_equations(item: Metadata) -> str | None:
         right = moved
     if right % factor:
         return None
-    return _sentences([*steps, f"{variable} = {right} / {factor} = {right // factor}"])
+    return ". ".join([*steps, f"{variable} = {right} / {factor} = {right // factor}"])
 
 
 def count_primes(item: Metadata) -> str:
@@ -221,23 +213,13 @@ def time_intervals(item: Metadata) -> str | None:
     """Hours and minutes on one day, through minutes."""
     if item["task_type"] != "time":
         return None
-    start, end = (datetime.fromisoformat(item[key]) for key in ("start_time", "end_time"))
-    minutes = [60 * moment.hour + moment.minute for moment in (start, end)]
+    steps, minutes = [], []
+    for moment in (datetime.fromisoformat(item[key]) for key in ("start_time", "end_time")):
+        minutes.append(60 * moment.hour + moment.minute)
+        steps.append(f"{moment:%H:%M} is {moment.hour} * 60 + {moment.minute} = {minutes[-1]} minutes")
     gap = minutes[1] - minutes[0]
-    if gap < 0:
-        return None
-    converted = [
-        f"{moment:%H:%M} is {moment.hour} * 60 + {moment.minute} = {total} minutes"
-        for moment, total in zip((start, end), minutes, strict=True)
-    ]
-    return _sentences(
-        [
-            *converted,
-            f"{minutes[1]} - {minutes[0]} = {gap} minutes",
-            f"{gap} = {gap // 60} * 60 + {gap % 60}",
-            f"{gap // 60:02d}:{gap % 60:02d}",
-        ]
-    )
+    steps += [f"{minutes[1]} - {minutes[0]} = {gap} minutes", f"{gap} = {gap // 60} * 60 + {gap % 60}"]
+    return ". ".join([*steps, f"{gap // 60:02d}:{gap % 60:02d}"]) if gap >= 0 else None
 
 
 def coin_flip(item: Metadata) -> str:
@@ -249,7 +231,7 @@ def coin_flip(item: Metadata) -> str:
     if len(counts) > 1:
         steps.append(f"{' + '.join(str(count) for _, count in counts)} = {ways}")
     steps += [f"All outcomes: 2^{flips} = {2**flips}", f"{ways} / {2**flips} = {_plain(ways / 2**flips)}"]
-    return _sentences(steps)
+    return ". ".join(steps)
 
 
 def simple_geometry(item: Metadata) -> str:
@@ -258,13 +240,8 @@ def simple_geometry(item: Metadata) -> str:
     angles = [_plain(angle) for angle in item["known_angles"]]
     known = sum(Decimal(angle) for angle in angles)
     total = (sides - 2) * 180
-    return _sentences(
-        [
-            f"All angles: ({sides} - 2) * 180 = {total}",
-            f"{' + '.join(angles)} = {known}",
-            f"{total} - {known} = {total - known}",
-        ]
-    )
+    every = f"All angles: ({sides} - 2) * 180 = {total}"
+    return f"{every}. {' + '.join(angles)} = {known}. {total} - {known} = {total - known}"
 
 
 def number_sorting(item: Metadata) -> str:
@@ -297,35 +274,3 @@ def _euclid(a: int, b: int) -> tuple[list[str], int]:
 
 def _plain(number: float) -> str:
     return str(int(number)) if float(number).is_integer() else str(number)
-
-
-def _sentences(steps: list[str]) -> str:
-    return ". ".join(steps)
-
-
-SOLUTIONS: dict[str, Callable[[Metadata], str | None]] = {
-    "gsm_symbolic": gsm_symbolic,
-    "chain_sum": chain_sum,
-    "decimal_chain_sum": chain_sum,
-    "basic_arithmetic": basic_arithmetic,
-    "products": products,
-    "leg_counting": leg_counting,
-    "letter_counting": letter_counting,
-    "spell_backward": spell_backward,
-    "word_sequence_reversal": word_sequence_reversal,
-    "count_bits": count_bits,
-    "gcd": gcd,
-    "lcm": lcm,
-    "prime_factorization": prime_factorization,
-    "fraction_simplification": fraction_simplification,
-    "base_conversion": base_conversion,
-    "simple_equations": simple_equations,
-    "count_primes": count_primes,
-    "time_intervals": time_intervals,
-    "coin_flip": coin_flip,
-    "simple_geometry": simple_geometry,
-    "number_sorting": number_sorting,
-    "number_filtering": number_filtering,
-    "caesar_cipher": caesar_cipher,
-}
-"""Worked solutions by family. A family without one gives questions without a solution."""

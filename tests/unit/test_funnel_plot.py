@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from thinkscale.report.funnel_plot import draw_funnel
+from thinkscale.report.plots import draw_funnel
 from thinkscale.store.lineage import FunnelStep
 
 STEPS = [

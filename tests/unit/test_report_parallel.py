@@ -27,8 +27,10 @@ def test_votes_of_equal_answers_count_together() -> None:
         ],
         SAMPLES,
     )  # fmt: skip
-    votes = Votes()
-    (single, double, triple) = votes.points(points(tally(votes.watch([samples.slice(0, 4), samples.slice(4)]))))
+    parts, votes = [samples.slice(0, 4), samples.slice(4)], Votes()
+    for part in parts:
+        votes.add(part)
+    (single, double, triple) = votes.points(points(tally(parts)))
     assert [p.k for p in (single, double, triple)] == [1, 2, 3]
     assert single.majority == pytest.approx(0.5)  # 2 of 3 right, 1 of 3 right
     assert triple.majority == pytest.approx(0.5)  # q1's majority is right, q2's is wrong
@@ -40,13 +42,14 @@ def test_votes_of_equal_answers_count_together() -> None:
 def test_one_sample_per_question_has_no_parallel_scaling() -> None:
     samples = made_samples(models={"base": 0.5})
     votes = Votes()
-    assert votes.points(points(tally(votes.watch([samples])))) == []
+    votes.add(samples)
+    assert votes.points(points(tally(samples))) == []
 
 
 def test_one_sample_of_many_has_the_accuracy_of_the_point() -> None:
     samples = made_samples(models={"base": 0.5}, samples=4)
-    votes = Votes()
-    found = points(tally(votes.watch([samples])))
+    votes, found = Votes(), points(tally(samples))
+    votes.add(samples)
     rows = votes.points(found)
     assert [r.majority for r in rows if r.k == 1] == pytest.approx([p.accuracy for p in found])
     assert {r.k for r in rows} == {1, 2, 4}

@@ -20,7 +20,9 @@ from thinkscale.curate.fingerprints import (
     SHINGLE_WORDS,
     Fingerprints,
     Pool,
+    Ragged,
     fingerprint,
+    jaccard,
     rarity,
     take,
 )
@@ -175,16 +177,14 @@ class _View:
 
     def __init__(self, name: str, bench: Fingerprints) -> None:
         self._name = name
-        self.bench = self.own = getattr(bench, name)
-        self._set_known(np.unique(self.bench.flat))
+        self.bench: Ragged = getattr(bench, name)
+        self.know(bench)
 
     def know(self, own: Fingerprints) -> None:
-        """Have the shingles of these pool questions counted too, from the pool's first block on again."""
+        """Have the shingles of these questions counted too, from the pool's first block on again."""
         self.own = getattr(own, self._name)
-        self._set_known(np.unique(np.concatenate([self._known, self.own.flat])))
-
-    def _set_known(self, hashes: Hashes) -> None:
-        self._known, self._counts = hashes, self.bench.counts(hashes)
+        self._known = np.unique(np.concatenate([self.bench.flat, self.own.flat]))
+        self._counts = self.bench.counts(self._known)
 
     def count(self, block: Fingerprints) -> None:
         self._counts += getattr(block, self._name).counts(self._known)
@@ -241,9 +241,7 @@ class _Pair:
 
     def alike(self) -> float:
         """Jaccard similarity of the texts with their numbers."""
-        first, second = (np.unique(shingles(words, SHINGLE_WORDS)) for words in self._words())
-        union = len(np.union1d(first, second))
-        return len(_common(first, second)) / union if union else 0.0
+        return jaccard(*(np.unique(shingles(words, SHINGLE_WORDS)) for words in self._words()))
 
     def words_held(self) -> float:
         """Share of the benchmark question's pairs of neighbouring words that the pool question has, letters masked."""
@@ -305,19 +303,16 @@ class _WholeTexts:
 
     def __init__(self, index: BenchmarkIndex) -> None:
         prints = index.prints
-        self._tables: dict[str, dict[int, list[int]]] = {
-            name: defaultdict(list) for name in ("bag", "numbers", "skeleton")
-        }
+        self._tables: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         for j, row in enumerate(index.rows):
-            self._tables["bag"][int(prints.bag[j])].append(j)
-            if prints.number_count[j] >= TEMPLATE_NUMBERS if row.templated else index.tells[j]:
-                self._tables["numbers"][int(prints.numbers[j])].append(j)
-            if prints.skeleton[j] and not row.templated:
-                self._tables["skeleton"][int(prints.skeleton[j])].append(j)
-        self._keys = {name: np.array(list(table), dtype=np.uint64) for name, table in self._tables.items()}
+            telling = prints.number_count[j] >= TEMPLATE_NUMBERS if row.templated else index.tells[j]
+            skeleton = prints.skeleton[j] and not row.templated
+            for name, counts in (("bag", True), ("numbers", telling), ("skeleton", skeleton)):
+                if counts:
+                    self._tables[name][int(getattr(prints, name)[j])].append(j)
 
     def pairs(self, first: int, block: Fingerprints) -> Iterator[Pair]:
         for name, table in self._tables.items():
             column = getattr(block, name)
-            for i in np.nonzero(np.isin(column, self._keys[name]))[0].tolist():
+            for i in np.nonzero(np.isin(column, np.array(list(table), dtype=np.uint64)))[0].tolist():
                 yield from ((first + i, j) for j in table[int(column[i])])

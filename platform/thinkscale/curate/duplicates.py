@@ -14,7 +14,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Pool, groups, rarity, take
+from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Pool, groups, jaccard, rarity, take
 from thinkscale.curate.ngrams import Hashes
 from thinkscale.curate.normalise import canonical
 
@@ -53,6 +53,9 @@ def near_duplicates(pool: Pool, similarity: float) -> list[Duplicate]:
         similarity: Jaccard similarity from which two questions are the same; shingles weigh less the more
             questions they occur in. Numbers and reference answers must be equal.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     pairs = sorted(set(_candidate_pairs(pool, similarity)))
     seen = sorted({row for pair in pairs for row in pair})
     place = {row: i for i, row in enumerate(seen)}
@@ -62,24 +65,20 @@ def near_duplicates(pool: Pool, similarity: float) -> list[Duplicate]:
     for _, block in pool.blocks() if seen else ():
         counts += block.shingles.counts(known)
     weights = rarity(counts)
-    parent: dict[int, int] = {row: row for row in seen}
     closest: dict[int, float] = defaultdict(float)
+    same: list[tuple[int, int]] = []
     for a, b in pairs:
         score = _similarity(rows, place[a], place[b], known, weights)
         if score >= similarity:
             closest[a], closest[b] = max(closest[a], score), max(closest[b], score)
-            parent[_root(parent, a)] = _root(parent, b)
-    clusters: dict[int, list[int]] = defaultdict(list)
-    for row in closest:
-        clusters[_root(parent, row)].append(row)
-    best = {
-        root: max(members, key=lambda row: (int(rows.merit[place[row]]), -row)) for root, members in clusters.items()
-    }
-    return [
-        Duplicate(row=row, kept=kept, similarity=closest[row])
-        for row in sorted(closest)
-        if (kept := best[_root(parent, row)]) != row
-    ]
+            same.append((place[a], place[b]))
+    graph = coo_array((np.ones(len(same)), tuple(np.array(same, dtype=np.int64).reshape(-1, 2).T)), [len(seen)] * 2)
+    cluster = connected_components(graph, directed=False)[1].tolist()
+    best: dict[int, int] = {}
+    for row in sorted(closest, key=lambda row: (int(rows.merit[place[row]]), -row)):
+        best[cluster[place[row]]] = row
+    kept = {row: best[cluster[place[row]]] for row in sorted(closest)}
+    return [Duplicate(row=row, kept=kept[row], similarity=closest[row]) for row in kept if kept[row] != row]
 
 
 def _candidate_pairs(pool: Pool, similarity: float) -> Iterator[tuple[int, int]]:
@@ -122,17 +121,6 @@ def _similarity(rows: Fingerprints, a: int, b: int, known: Hashes, weights: np.n
     union, common = np.union1d(first, second), np.intersect1d(first, second, assume_unique=True)
     if rows.number_count[a] >= TELLING_NUMBERS:
         # The numbers in their places too: 7 + 4 - 2 is not 4 + 7 - 2.
-        return min(len(common) / len(union), _jaccard(rows.numbered.row(a), rows.numbered.row(b)))
+        return min(len(common) / len(union), jaccard(rows.numbered.row(a), rows.numbered.row(b)))
     total = float(weights[np.searchsorted(known, union)].sum())
     return float(weights[np.searchsorted(known, common)].sum()) / total if total > 0 else 0.0
-
-
-def _jaccard(a: Hashes, b: Hashes) -> float:
-    return len(np.intersect1d(a, b, assume_unique=True)) / max(len(np.union1d(a, b)), 1)
-
-
-def _root(parent: dict[int, int], node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node

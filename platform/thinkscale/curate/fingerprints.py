@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -140,12 +140,9 @@ class Fingerprints:
 
     def __getitem__(self, row: int) -> Fingerprint:
         """A copy of one row's."""
-        return Fingerprint(
-            shingles=self.shingles.row(row).copy(),
-            numbered=self.numbered.row(row).copy(),
-            minhash=self.minhash[row].copy(),
-            **{name: int(getattr(self, name)[row]) for name in COLUMNS},
-        )
+        copied: dict[str, Any] = {name: getattr(self, name).row(row).copy() for name in ("shingles", "numbered")}
+        copied |= {name: int(getattr(self, name)[row]) for name in COLUMNS}
+        return Fingerprint(minhash=self.minhash[row].copy(), **copied)
 
     def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
         """All of them as one block."""
@@ -181,6 +178,11 @@ def rarity(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     ratio = np.maximum(counts, 1) / 2
     weights: npt.NDArray[np.float64] = np.clip(1.0 - np.log(ratio) / np.log(BOILERPLATE_ROWS / 2), 0.0, 1.0)
     return weights
+
+
+def jaccard(a: Hashes, b: Hashes) -> float:
+    """Similarity of two sets of distinct hashes; 0 where both are empty."""
+    return len(np.intersect1d(a, b, assume_unique=True)) / max(len(np.union1d(a, b)), 1)
 
 
 def groups(*columns: npt.NDArray[np.generic]) -> list[npt.NDArray[np.int64]]:

@@ -66,45 +66,22 @@ def s1(candidates: list[Candidate], settings: Select, rng: random.Random) -> lis
     count is reached: a domain uniformly, and within it the question of rank r (longest trace first, counted
     from 0 among those left) with probability proportional to 2^-r.
     """
-    picks = [
-        Pick(id=candidate.id, by=f"seed:{candidate.source}")
-        for candidate in candidates
-        if _is_seed(candidate, settings)
-    ]
+    picks = [Pick(id=each.id, by=f"seed:{each.source}") for each in candidates if _is_seed(each, settings)]
     if len(picks) > settings.count:
         rng.shuffle(picks)
     seeds = {pick.id for pick in picks}
-    domains = _by_domain(candidate for candidate in candidates if candidate.id not in seeds)
-    for members in domains.values():
-        members.sort(key=lambda candidate: (-candidate.trace_tokens, candidate.id))
-    names = sorted(domains)
-    while len(picks) < settings.count and names:
-        at = rng.randrange(len(names))
-        members = domains[names[at]]
-        chosen = members.pop(_halving_rank(len(members), rng))
-        picks.append(Pick(id=chosen.id, by=f"s1:{names[at]}"))
-        if not members:
-            del names[at]
-    return picks
+    left = sorted((each for each in candidates if each.id not in seeds), key=_longest_first)
+    return picks + _by_domain(left, settings.count - len(picks), rng, "s1", lambda count: _halving_rank(count, rng))
 
 
 def diverse(candidates: list[Candidate], settings: Select, rng: random.Random) -> list[Pick]:
     """The paper's `diverse only`: a domain uniformly, and any of its questions."""
-    domains = _by_domain(candidates)
-    names = sorted(domains)
-    picks: list[Pick] = []
-    while len(picks) < settings.count and names:
-        at = rng.randrange(len(names))
-        members = domains[names[at]]
-        picks.append(Pick(id=members.pop(rng.randrange(len(members))).id, by=f"diverse:{names[at]}"))
-        if not members:
-            del names[at]
-    return picks
+    return _by_domain(candidates, settings.count, rng, "diverse", rng.randrange)
 
 
 def longest(candidates: list[Candidate], settings: Select, rng: random.Random) -> list[Pick]:
     """The paper's `longest only`; ties by id."""
-    ordered = sorted(candidates, key=lambda candidate: (-candidate.trace_tokens, candidate.id))
+    ordered = sorted(candidates, key=_longest_first)
     return [Pick(id=candidate.id, by=f"longest:{candidate.domain}") for candidate in ordered[: settings.count]]
 
 
@@ -147,17 +124,29 @@ STRATEGIES: dict[str, Strategy] = {"s1": s1, "random": uniform, "longest": longe
 
 
 def _is_seed(candidate: Candidate, settings: Select) -> bool:
-    if candidate.source in settings.always_sources:
-        return True
     least = settings.long_sources.get(candidate.source)
-    return least is not None and candidate.trace_tokens > least
+    return candidate.source in settings.always_sources or (least is not None and candidate.trace_tokens > least)
 
 
-def _by_domain(candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:
+def _longest_first(candidate: Candidate) -> tuple[int, str]:
+    return -candidate.trace_tokens, candidate.id
+
+
+def _by_domain(
+    candidates: Iterable[Candidate], count: int, rng: random.Random, strategy: str, place: Callable[[int], int]
+) -> list[Pick]:
+    """A domain uniformly, and the candidate at `place` of those left in it, until there are `count` or none is left."""
     domains: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         domains[candidate.domain].append(candidate)
-    return domains
+    names, picks = sorted(domains), list[Pick]()
+    while len(picks) < count and names:
+        at = rng.randrange(len(names))
+        members = domains[names[at]]
+        picks.append(Pick(id=members.pop(place(len(members))).id, by=f"{strategy}:{names[at]}"))
+        if not members:
+            del names[at]
+    return picks
 
 
 def _halving_rank(count: int, rng: random.Random) -> int:

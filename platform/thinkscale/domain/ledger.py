@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from thinkscale.domain.campaign import Prices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,9 +22,14 @@ class Ledger:
     gpu_idle_s: float = 0.0
     gpu_tail_s: float = 0.0
 
+    @staticmethod
+    def of(stats: Mapping[str, float]) -> Ledger:
+        """The device-seconds among the sums of a manifest."""
+        return Ledger(**{field.name: stats.get(field.name, 0.0) for field in fields(Ledger)})
+
     def seconds(self, device: str) -> float:
         """All seconds of `cpu` or `gpu`."""
         return float(sum(value for name, value in asdict(self).items() if name.startswith(device)))
 
-    def usd(self, *, cpu_hour_usd: float, gpu_hour_usd: float) -> float:
-        return (self.seconds("cpu") * cpu_hour_usd + self.seconds("gpu") * gpu_hour_usd) / 3600
+    def usd(self, prices: Prices) -> float:
+        return (self.seconds("cpu") * prices.cpu_hour_usd + self.seconds("gpu") * prices.gpu_hour_usd) / 3600

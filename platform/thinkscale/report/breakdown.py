@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -39,13 +38,11 @@ def breakdown(tallied: pa.Table, questions: pa.Table | None, *, seed: int = 0) -
     if questions is None:
         return []
     groups = _groups(questions)
-    largest: dict[tuple[str, str], pa.Table] = {}
-    for (model, benchmark, _, waits), rows in cells(tallied).items():
-        if waits == 0:
-            largest[model, benchmark] = rows  # cells come by rising cap
     found = []
+    # Cells come by rising cap: the last one counts.
+    largest = {(model, benchmark): rows for (model, benchmark, _, waits), rows in cells(tallied).items() if not waits}
     for (model, benchmark), rows in largest.items():
-        accuracy = dict(zip(rows["question_id"].to_pylist(), question_accuracies(rows).tolist(), strict=True))
+        accuracy = question_accuracies(rows)
         for by, group_of in groups.items():
             values: dict[str, list[float]] = defaultdict(list)
             for question, value in accuracy.items():
@@ -73,7 +70,6 @@ def breakdown(tallied: pa.Table, questions: pa.Table | None, *, seed: int = 0) -
 def _groups(questions: pa.Table) -> dict[str, dict[str, str]]:
     """Group of each question by its id, for each way of grouping."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
-    row: dict[str, Any]
     for row in questions.select(["id", "domain", "metadata"]).to_pylist():
         if row["domain"]:
             groups["domain"][row["id"]] = row["domain"]

@@ -56,12 +56,6 @@ class SampleBrowser:
         self._kept_bytes = self._kept_rows = 0
         self.total_rows = 0
 
-    def watch(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Pass parts through, keeping rows of each."""
-        for part in parts:
-            self.add(part)
-            yield part
-
     def add(self, part: pa.Table) -> None:
         self.total_rows += part.num_rows
         ids = part["question_id"].to_pylist()

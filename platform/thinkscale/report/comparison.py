@@ -56,12 +56,11 @@ def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> l
         (model_a, grid_a), (model_b, grid_b) = grids_a[benchmark], grids_b[benchmark]
         shared = [cell for cell in grid_a if cell in grid_b]
         names = (benchmark, model_a, model_b)
-        rows = [_compare_cell(*names, budget_label(*cell), grid_a[cell], grid_b[cell], seed) for cell in shared]
+        compared = [(budget_label(*cell), grid_a[cell], grid_b[cell]) for cell in shared]
         if len(shared) > 1:
-            mean_a = _mean_over([grid_a[cell] for cell in shared])
-            mean_b = _mean_over([grid_b[cell] for cell in shared])
-            rows.append(_compare_cell(*names, "all budgets", mean_a, mean_b, seed))
-        found += [row for row in rows if row is not None]
+            mean_a, mean_b = (_mean_over([grid[cell] for cell in shared]) for grid in (grid_a, grid_b))
+            compared.append(("all budgets", mean_a, mean_b))
+        found += [_compare_cell(*names, *each, seed) for each in compared if each[1].keys() & each[2].keys()]
     return found
 
 
@@ -100,24 +99,22 @@ def engine_differences(engines_a: Iterable[Mapping[str, Any]], engines_b: Iterab
     A difference that is due to them cannot be told from one that is due to the models. The model's own hash
     is not compared: models are what runs are compared for.
     """
-    first, second = list(engines_a), list(engines_b)
-    lines = []
+    sides, lines = (list(engines_a), list(engines_b)), []
     for fact in _ENGINE_FACTS:
-        values = [sorted({str(engine.get(fact, "not recorded")) for engine in side}) for side in (first, second)]
+        values = [", ".join(sorted({str(engine.get(fact, "not recorded")) for engine in side})) for side in sides]
         if values[0] != values[1]:
-            lines.append(f"{fact.replace('_', ' ')}: {', '.join(values[0])} against {', '.join(values[1])}")
+            lines.append(f"{fact.replace('_', ' ')}: {values[0]} against {values[1]}")
     return lines
 
 
 def _grids(tallied: pa.Table, which: str) -> dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]]:
     """By benchmark the model's name and per budget the accuracy of each question."""
     found: dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]] = {}
-    for cell, rows in cells(tallied).items():
-        model, benchmark, cap, waits = cell
+    for (model, benchmark, cap, waits), rows in cells(tallied).items():
         known, grid = found.setdefault(benchmark, (model, {}))
         if known != model:
             raise ValueError(f"{which} holds several models on {benchmark} ({known}, {model}): compare one with one")
-        grid[cap, waits] = dict(zip(rows["question_id"].to_pylist(), question_accuracies(rows).tolist(), strict=True))
+        grid[cap, waits] = question_accuracies(rows)
     return found
 
 
@@ -128,10 +125,8 @@ def _mean_over(grids: list[PerQuestion]) -> PerQuestion:
 
 def _compare_cell(
     benchmark: str, model_a: str, model_b: str, budget: str, a: PerQuestion, b: PerQuestion, seed: int
-) -> Comparison | None:
+) -> Comparison:
     paired = sorted(a.keys() & b.keys())
-    if not paired:
-        return None
     before = np.array([a[question] for question in paired])
     after = np.array([b[question] for question in paired])
     difference = difference_interval(before, after, seed=seed)

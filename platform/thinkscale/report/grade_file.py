@@ -24,7 +24,7 @@ from thinkscale.domain.sample import Verdict
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
 from thinkscale.grading.voting import Vote, majority_at_k, pass_at_k
-from thinkscale.report.parallel import question_votes
+from thinkscale.report.parallel import doublings, question_votes
 from thinkscale.report.statistics import mean_interval
 from thinkscale.store.formats import Unreadable, raw_rows, sections
 from thinkscale.store.locations import IngestError, Location
@@ -103,7 +103,7 @@ def accuracy_lines(votes: Sequence[Sequence[Vote]]) -> list[str]:
     lines = [f"accuracy: {interval.mean:.1%} (95%: {interval.low:.1%} to {interval.high:.1%})"]
     most = max(map(len, votes))
     whole = [row for row in votes if len(row) == most]
-    for k in sorted({2**power for power in range(1, most.bit_length())} | {most}) if most > 1 else ():
+    for k in doublings(most)[1:]:
         majority = mean_interval([majority_at_k(row, k) for row in whole])
         solved = mean_interval([pass_at_k(most, sum(right for _, right in row), k) for row in whole])
         lines.append(f"maj@{k}: {majority.mean:.1%} ({majority.low:.1%} to {majority.high:.1%})  "

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thinkscale.report.statistics import Interval, mean_interval
+from thinkscale.report.statistics import mean_interval
 
 CELL = ["model", "benchmark", "max_thinking_tokens", "num_waits"]
 QUESTION = [*CELL, "question_id"]
-COLUMNS = [*QUESTION, "status", "verdict", "end", "thinking_tokens", "forced_tokens", "answer_tokens"]
+COLUMNS = [*QUESTION, "status", "verdict", "end", "thinking_tokens", "answer_tokens"]
 """The columns of `store.schemas.SAMPLES` that a tally reads."""
 
-_SUMS = [
-    "samples", "ok", "correct", "unanswered", "ungradable", "capped", "within_cap",
-    "thinking_tokens", "forced_tokens", "answer_tokens",
-]  # fmt: skip
+_COUNTS = ["samples", "correct", "unanswered", "ungradable", "capped", "within_cap"]
+_SUMS = [*_COUNTS, "ok", "thinking_tokens", "answer_tokens"]
 _COMPACT_ROWS = 1_000_000
 
 
@@ -103,10 +101,8 @@ def _indicators(part: pa.Table) -> pa.Table:
     def count(mask: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.fill_null(pc.and_(ok, mask), False).cast(pa.int64())
 
-    def verdict(name: str) -> pa.ChunkedArray:
-        return count(pc.equal(part["verdict"].cast(pa.string()), name))
-
     tokens, cap = part["thinking_tokens"].cast(pa.int64()), part["max_thinking_tokens"].cast(pa.int64())
+    verdict = part["verdict"].cast(pa.string())
     columns = {
         **{name: part[name].cast(pa.string()) for name in ("model", "benchmark")},
         "max_thinking_tokens": cap,
@@ -114,13 +110,11 @@ def _indicators(part: pa.Table) -> pa.Table:
         "question_id": part["question_id"].cast(pa.string()),
         "samples": pa.array(np.ones(part.num_rows, np.int64)),
         "ok": ok.cast(pa.int64()),
-        "correct": verdict("correct"),
-        "unanswered": verdict("unanswered"),
-        "ungradable": verdict("ungradable"),
+        **{name: count(pc.equal(verdict, name)) for name in ("correct", "unanswered", "ungradable")},
         "capped": count(pc.equal(part["end"].cast(pa.string()), "cap")),
         "within_cap": count(pc.or_kleene(pc.is_null(cap), pc.less_equal(tokens, cap))),
     }
-    for name in ("thinking_tokens", "forced_tokens", "answer_tokens"):
+    for name in ("thinking_tokens", "answer_tokens"):
         columns[name] = pc.fill_null(part[name].cast(pa.int64()), 0)
     return pa.table(columns)
 
@@ -135,7 +129,7 @@ def points(tallied: pa.Table, *, seed: int = 0) -> list[Point]:
     found = []
     for (model, benchmark, cap, waits), rows in cells(tallied).items():
         total = {name: int(pc.sum(rows[name]).as_py()) for name in _SUMS}
-        interval: Interval = mean_interval(question_accuracies(rows), seed=seed)
+        interval = mean_interval(list(question_accuracies(rows).values()), seed=seed)
         ok = max(total["ok"], 1)
         found.append(
             Point(
@@ -144,18 +138,13 @@ def points(tallied: pa.Table, *, seed: int = 0) -> list[Point]:
                 max_thinking_tokens=cap,
                 num_waits=waits,
                 questions=rows.num_rows,
-                samples=total["samples"],
                 accuracy=interval.mean,
                 low=interval.low,
                 high=interval.high,
                 mean_thinking_tokens=total["thinking_tokens"] / ok,
                 mean_answer_tokens=total["answer_tokens"] / ok,
-                correct=total["correct"],
                 failed=total["samples"] - total["ok"],
-                unanswered=total["unanswered"],
-                ungradable=total["ungradable"],
-                capped=total["capped"],
-                within_cap=total["within_cap"],
+                **{name: total[name] for name in _COUNTS},
             )
         )
     return found
@@ -184,26 +173,17 @@ Cell = tuple[str, str, int | None, int]
 
 def cells(tallied: pa.Table) -> dict[Cell, pa.Table]:
     """The rows of a tally by (model, benchmark, cap, waits), in that order, no cap last."""
-    keys = tallied.group_by(CELL, use_threads=False).aggregate([]).to_pylist()
-    found = {}
-    for key in sorted(keys, key=lambda k: (k["model"], k["benchmark"], _cap_order(k), k["num_waits"])):
-        mask = pc.and_(pc.equal(tallied["model"], key["model"]), pc.equal(tallied["benchmark"], key["benchmark"]))
-        mask = pc.and_(mask, pc.equal(tallied["num_waits"], key["num_waits"]))
-        cap = key["max_thinking_tokens"]
-        column = tallied["max_thinking_tokens"]
-        mask = pc.and_(mask, pc.is_null(column) if cap is None else pc.fill_null(pc.equal(column, cap), False))
-        found[key["model"], key["benchmark"], cap, key["num_waits"]] = tallied.filter(mask)
+    found, start = {}, 0
+    for cell, group in groupby(zip(*(tallied[name].to_pylist() for name in CELL), strict=True)):
+        rows = sum(1 for _ in group)
+        found[cell], start = tallied.slice(start, rows), start + rows
     return found
 
 
-def _cap_order(key: dict[str, int | None]) -> float:
-    cap = key["max_thinking_tokens"]
-    return float("inf") if cap is None else cap
-
-
-def question_accuracies(rows: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Per question the share of right samples, in the order of a cell's rows."""
-    return np.asarray(rows["correct"].to_numpy() / rows["samples"].to_numpy(), dtype=np.float64)
+def question_accuracies(rows: pa.Table) -> dict[str, float]:
+    """Of a cell's rows: by question the share of right samples."""
+    shares = rows["correct"].to_numpy() / rows["samples"].to_numpy()
+    return dict(zip(rows["question_id"].to_pylist(), shares.tolist(), strict=True))
 
 
 def curve_metrics(curve: Sequence[Point]) -> CurveMetrics:

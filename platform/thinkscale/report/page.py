@@ -6,9 +6,10 @@ wrote reaches the page only as data, never as HTML.
 
 from __future__ import annotations
 
+import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from itertools import combinations
@@ -26,13 +27,14 @@ from thinkscale.report.metrics import curve_metrics, curves, points, tally, unse
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.published import published
-from thinkscale.report.spending import StageRecord, funnel, spending, terms
+from thinkscale.report.spending import funnel, spending, terms
+from thinkscale.store.artifact import Manifest, distinct
 
 
 def build_report(
     campaign: Campaign,
     samples: pa.Table | Iterable[pa.Table],
-    manifests: Mapping[str, StageRecord],
+    manifests: Mapping[str, Manifest],
     training_metrics: Sequence[Mapping[str, float]],
     questions: pa.Table | None = None,
     notes: Sequence[str] = (),
@@ -51,8 +53,7 @@ def build_report(
     """
     asked = _Questions(questions)
     browser, votes = SampleBrowser(withheld=asked.withheld), Votes()
-    parts = [samples] if isinstance(samples, pa.Table) else samples
-    tallied = tally(votes.watch(browser.watch(parts)))
+    tallied = tally(_watched([samples] if isinstance(samples, pa.Table) else samples, browser, votes))
     found = points(tallied, seed=campaign.seed)
     images = draw_curves(found, title=campaign.name)
     pages = browser.pages()
@@ -69,7 +70,7 @@ def build_report(
         "engines": _engines(manifests),
         "final_answer_text": campaign.evaluate.budgets.final_answer_text,
         "notes": [*notes, *unsettled(found)],
-        "published": [asdict(figure) for figure in published(dict.fromkeys(point.benchmark for point in found))],
+        "published": published(dict.fromkeys(point.benchmark for point in found)),
         "points": [{**asdict(point), "budget": point.budget} for point in found],
         "metrics": [asdict(curve_metrics(curve)) for curve in curves(found).values()],
         "parallel": [asdict(row) for row in votes.points(found, seed=campaign.seed)],
@@ -78,16 +79,26 @@ def build_report(
         "spending": spending(campaign, manifests, found),
         "funnel": funnel(manifests),
         "terms": terms(manifests),
-        "training": [{name: _finite(value) for name, value in row.items()} for row in training_metrics],
+        "training": [
+            {name: value if math.isfinite(value) else None for name, value in row.items()} for row in training_metrics
+        ],
         "samples_total": browser.total_rows,
         "samples_shown": len(rows),
         "samples_pages": len(beside),
     }
-    page = _template()
-    page = page.replace("{{TITLE}}", _escape_html(campaign.name))
+    page = resources.files("thinkscale.report").joinpath("template.html").read_text(encoding="utf-8")
+    page = page.replace("{{TITLE}}", html.escape(campaign.name, quote=False))
     page = page.replace("{{FACTS}}", _script_safe(facts))
     page = page.replace("{{SAMPLES}}", packed(asked.with_rows(rows)))
     return {"report.html": page.encode(), **beside, "curve.png": images["png"], "curve.svg": images["svg"]}
+
+
+def _watched(parts: Iterable[pa.Table], *watchers: SampleBrowser | Votes) -> Iterator[pa.Table]:
+    """The parts, seen by each on their way."""
+    for part in parts:
+        for watcher in watchers:
+            watcher.add(part)
+        yield part
 
 
 def comparisons(campaign: Campaign, tallied: pa.Table) -> list[Comparison]:
@@ -103,17 +114,12 @@ def comparisons(campaign: Campaign, tallied: pa.Table) -> list[Comparison]:
     ]
 
 
-def _engines(manifests: Mapping[str, StageRecord]) -> list[str]:
+def _engines(manifests: Mapping[str, Manifest]) -> list[str]:
     """The engines that drew the samples, each described once."""
-    described = []
-    for manifest in manifests.values():
-        if not manifest.schema.startswith("samples/"):
-            continue
-        for engine in manifest.extra.get("engines") or [manifest.extra.get("engine")]:
-            if isinstance(engine, Mapping):
-                names = ("engine", "version", "dtype", "device")
-                described.append(" ".join(str(engine[name]) for name in names if engine.get(name)))
-    return list(dict.fromkeys(described))
+    names = ("engine", "version", "dtype", "device")
+    samples = [manifest for manifest in manifests.values() if manifest.schema.startswith("samples/")]
+    engines = [engine for manifest in samples for engine in manifest.engines]
+    return distinct(" ".join(str(engine[name]) for name in names if engine.get(name)) for engine in engines)
 
 
 class _Questions:
@@ -136,19 +142,7 @@ class _Questions:
         return {"questions": found, "rows": rows}
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _template() -> str:
-    return resources.files("thinkscale.report").joinpath("template.html").read_text(encoding="utf-8")
-
-
 def _script_safe(value: Any) -> str:
     """JSON that can stand inside a script element whatever its strings hold."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _escape_html(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -5,9 +5,9 @@ Owns the reading of votes from stored samples. The formulas are `grading.voting`
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from thinkscale.grading.equivalence import plainly_equal
 from thinkscale.grading.voting import Vote, group_equivalent, majority_at_k, pass_at_k
-from thinkscale.report.metrics import QUESTION, Point, budget_label
+from thinkscale.report.metrics import QUESTION, Point
 from thinkscale.report.statistics import mean_interval
 
 COLUMNS = [*QUESTION, "verdict", "extracted_answer"]
@@ -46,12 +46,6 @@ class Votes:
     def __init__(self) -> None:
         self._parts: list[pa.Table] = []
 
-    def watch(self, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Pass parts through, keeping the votes of each."""
-        for part in parts:
-            self.add(part)
-            yield part
-
     def add(self, part: pa.Table) -> None:
         columns = {
             name: part[name].cast(pa.string()).dictionary_encode()
@@ -80,18 +74,17 @@ def _points(votes: pa.Table, point: Point, seed: int) -> Iterator[ParallelPoint]
     mask = pc.and_(mask, pc.equal(votes["model"].cast(pa.string()), point.model))
     mask = pc.and_(mask, pc.equal(votes["benchmark"].cast(pa.string()), point.benchmark))
     rows = votes.filter(mask).select(["question_id", "extracted_answer", "correct"]).to_pydict()
-    by_question = sorted(zip(rows["question_id"], rows["extracted_answer"], rows["correct"], strict=True), key=_first)
-    questions = [
-        question_votes([(answer, right) for _, answer, right in group]) for _, group in groupby(by_question, _first)
-    ]
-    most = max(len(group) for group in questions)
-    questions = [group for group in questions if len(group) == most]
-    for k in sorted({2**power for power in range(most.bit_length())} | {most}):
+    by_question = defaultdict(list)
+    for question, answer, right in zip(*rows.values(), strict=True):
+        by_question[question].append((answer, right))
+    most = max(map(len, by_question.values()))
+    questions = [question_votes(by_question[name]) for name in sorted(by_question) if len(by_question[name]) == most]
+    for k in doublings(most):
         majority = mean_interval([majority_at_k(group, k) for group in questions], seed=seed)
         yield ParallelPoint(
             model=point.model,
             benchmark=point.benchmark,
-            budget=budget_label(point.max_thinking_tokens, point.num_waits),
+            budget=point.budget,
             k=k,
             questions=len(questions),
             majority=majority.mean,
@@ -102,8 +95,9 @@ def _points(votes: pa.Table, point: Point, seed: int) -> Iterator[ParallelPoint]
         )
 
 
-def _first(row: tuple[str, str | None, bool]) -> str:
-    return row[0]
+def doublings(most: int) -> list[int]:
+    """1, 2, 4, ... and `most` itself."""
+    return sorted({2**power for power in range(most.bit_length())} | {most})
 
 
 def question_votes(samples: list[tuple[str | None, bool]]) -> list[Vote]:

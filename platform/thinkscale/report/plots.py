@@ -1,19 +1,26 @@
-"""Scaling curves as PNG and SVG.
+"""The printed plots as PNG and SVG: scaling curves, and the funnel of a curation.
 
-Owns the look of the printed plots. Takes points, knows nothing of where they come from.
+Owns their look. Takes points and steps, knows nothing of where they come from.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from thinkscale.report.metrics import Point, curves
+from thinkscale.store.lineage import FunnelStep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#2f6fde", "#d9622b", "#2a9d6f", "#8a56c2", "#b8860b", "#c2407a")
 """Of the first six models; they are told apart by marker and label too."""
 MARKERS = "osD^vP"
-LONGEST_NAME = 40
+KEPT, DROPPED = "#2f6fde", "#d6dbe4"
+LONGEST_NAME, LONGEST_REASON = 40, 48
 
 
 def draw_curves(found: Sequence[Point], *, title: str) -> dict[str, bytes]:
@@ -22,38 +29,68 @@ def draw_curves(found: Sequence[Point], *, title: str) -> dict[str, bytes]:
     Returns:
         The images by format: `png` and `svg`. The same points give the same bytes.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
     grouped = curves(found)
     benchmarks = list(dict.fromkeys(benchmark for _, benchmark in grouped))
     models = list(dict.fromkeys(model for model, _ in grouped))
-    with matplotlib.rc_context({"svg.hashsalt": "thinkscale", "font.size": 10, "svg.fonttype": "none"}):
-        width = 6.2 if len(benchmarks) < 2 else 4.8 * len(benchmarks)
-        figure = Figure(figsize=(width, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
+
+    def draw(figure: Figure) -> None:
         panels = figure.subplots(1, max(len(benchmarks), 1), squeeze=False)[0]
         for panel, benchmark in zip(panels, benchmarks or ["no samples"], strict=True):
             for index, model in enumerate(models):
                 if (model, benchmark) in grouped:
                     _draw_curve(panel, grouped[model, benchmark], index)
             tokens = [p.mean_thinking_tokens for (_, b), curve in grouped.items() if b == benchmark for p in curve]
-            if _wide(tokens):
+            if tokens and 0 < 8 * min(tokens) <= max(tokens):
                 panel.set_xscale("log", base=2)
             panel.set_title(_plain(benchmark))
             panel.set_xlabel("thinking tokens used (mean)")
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
-            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+            panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             panel.set_ylim(bottom=0)
             if models:
                 panel.legend(frameon=False)
         panels[0].set_ylabel("accuracy, with 95% interval")
         figure.suptitle(_plain(title))
-        images = {}
+
+    return _images(6.2 if len(benchmarks) < 2 else 4.8 * len(benchmarks), 4.2, draw)
+
+
+def draw_funnel(steps: Sequence[FunnelStep], *, title: str) -> dict[str, bytes]:
+    """A bar for each stage: the rows that it kept and, behind, those that came in; the main reason for drops beside it.
+
+    Returns:
+        The images by format: `png` and `svg`. The same steps give the same bytes.
+    """
+
+    def draw(figure: Figure) -> None:
+        panel = figure.subplots()
+        names = [step.artifact for step in steps]
+        panel.barh(names, [step.rows_in for step in steps], color=DROPPED)
+        panel.barh(names, [step.rows_kept for step in steps], color=KEPT)
+        for place, step in enumerate(steps):
+            panel.annotate(_told(step), (step.rows_in, place), (5, 0), textcoords="offset points", va="center", size=8)
+        panel.set_xlim(0, 1.8 * max([step.rows_in for step in steps], default=1))
+        panel.invert_yaxis()
+        panel.set_xlabel("rows kept (blue) of those that came in (grey)")
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_title(title.replace("$", r"\$"))
+
+    return _images(8.0, 1.2 + 0.45 * max(len(steps), 1), draw)
+
+
+def _images(width: float, height: float, draw: Callable[[Figure], None]) -> dict[str, bytes]:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    images = {}
+    with matplotlib.rc_context({"svg.hashsalt": "thinkscale", "font.size": 10, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
         for name, metadata in (("png", {"Software": ""}), ("svg", {"Date": None, "Creator": ""})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=name, dpi=160, metadata=metadata)
@@ -61,29 +98,31 @@ def draw_curves(found: Sequence[Point], *, title: str) -> dict[str, bytes]:
     return images
 
 
-def _draw_curve(panel: object, curve: Sequence[Point], index: int) -> None:
-    colour = COLOURS[index % len(COLOURS)]
+def _draw_curve(panel: Axes, curve: Sequence[Point], index: int) -> None:
+    colour, marker, name = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], _plain(curve[0].model)
     x = [point.mean_thinking_tokens for point in curve]
-    panel.plot(  # type: ignore[attr-defined]  # matplotlib's Axes, imported only where it is drawn
-        x, [100 * point.accuracy for point in curve], color=colour, marker=MARKERS[index % len(MARKERS)],
-        label=_plain(curve[0].model),
-    )  # fmt: skip
+    panel.plot(x, [100 * point.accuracy for point in curve], color=colour, marker=marker, label=name)
     low, high = [100 * point.low for point in curve], [100 * point.high for point in curve]
-    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)  # type: ignore[attr-defined]
+    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     waits = [point for point in curve if point.num_waits]
-    panel.plot(  # type: ignore[attr-defined]
+    panel.plot(
         [point.mean_thinking_tokens for point in waits], [100 * point.accuracy for point in waits], color=colour,
-        linestyle="none", marker=MARKERS[index % len(MARKERS)], markerfacecolor="white",
-        label=f"{_plain(curve[0].model)}, with forced Waits" if waits else None,
+        linestyle="none", marker=marker, markerfacecolor="white",
+        label=f"{name}, with forced Waits" if waits else None,
     )  # fmt: skip
 
 
-def _wide(x: Sequence[float]) -> bool:
-    """Whether token counts span so much that a logarithmic axis shows them better."""
-    return bool(x) and min(x) > 0 and max(x) >= 8 * min(x)
+def _told(step: FunnelStep) -> str:
+    text = f"{step.rows_kept:,} of {step.rows_in:,}"
+    if not step.dropped:
+        return text
+    reason, count = max(step.dropped.items(), key=lambda item: (item[1], item[0]))
+    rest = sum(step.dropped.values()) - count
+    others = f", {rest:,} for other reasons" if rest else ""
+    return f"{text}; {count:,} {_plain(reason, LONGEST_REASON)}{others}"
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, longest: int = LONGEST_NAME) -> str:
     """A name that fits and that the plotting library does not take for a formula."""
-    shown = text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+    shown = text if len(text) <= longest else f"{text[: longest - 1]}…"
     return shown.replace("$", r"\$")

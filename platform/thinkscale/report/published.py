@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Any
 
 SOURCE = "arXiv 2501.19393v3, table 1"
 
@@ -28,21 +28,17 @@ _FIGURES = {
 _OTHER_NAMES = {"aime2024": "aime24", "gpqad": "gpqadiamond"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedFigure:
-    benchmark: str
-    """The benchmark's name in the campaign."""
-    model: str
-    accuracy: float
-    """0..1."""
-    source: str = SOURCE
+def published(benchmarks: Iterable[str]) -> list[dict[str, Any]]:
+    """The figures of those benchmarks that have some, known by their names (`AIME24`, `math-500`, ...).
 
-
-def published(benchmarks: Iterable[str]) -> list[PublishedFigure]:
-    """The figures of those benchmarks that have some, known by their names (`AIME24`, `math-500`, ...)."""
+    Each has the benchmark's name in the campaign, the model, its accuracy (0..1) and the source.
+    """
     found = []
     for benchmark in benchmarks:
         name = re.sub(r"[^a-z0-9]", "", benchmark.lower())
         figures = _FIGURES.get(_OTHER_NAMES.get(name, name), {})
-        found += [PublishedFigure(benchmark=benchmark, model=m, accuracy=a / 100) for m, a in figures.items()]
+        found += [
+            {"benchmark": benchmark, "model": model, "accuracy": percent / 100, "source": SOURCE}
+            for model, percent in figures.items()
+        ]
     return found

@@ -1,6 +1,6 @@
 """Difficulty: models attempt each question, the weakest first; a question that one of them solves is dropped.
 
-Owns what is asked and what becomes of the answers. What attempts mean is decided in `curate.difficulty`.
+Owns what is asked and what becomes of the answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from thinkscale.curate.difficulty import judge
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.engine import Engine
 from thinkscale.domain.generation import Request, Sampling, derived_seed
@@ -116,16 +115,9 @@ class Attempts:
         if room < 1:
             texts = [""] * settings.attempts
             return Attempted(texts=texts, prompt_tokens=len(prompt), decoded_tokens=0, is_unread=True)
-        requests = [
-            Request(
-                prompt_ids=prompt,
-                max_tokens=room,
-                sampling=Sampling(
-                    temperature=settings.temperature, seed=derived_seed(self.campaign.seed, row.id, number)
-                ),
-            )
-            for number in range(settings.attempts)
-        ]
+        seeds = [derived_seed(self.campaign.seed, row.id, number) for number in range(settings.attempts)]
+        drawn = [Sampling(temperature=settings.temperature, seed=seed) for seed in seeds]
+        requests = [Request(prompt_ids=prompt, max_tokens=room, sampling=sampling) for sampling in drawn]
         completions = await asyncio.gather(*map(engine.generate, requests))
         return Attempted(
             texts=[tokenizer.decode(completion.ids) for completion in completions],
@@ -145,21 +137,19 @@ class Attempts:
             ]
         )
         kept = []
-        dropped = [
-            dropped_row("difficulty", question.id, "failed", {"error": answer.error}, question)
-            for question, answer in failed
-        ]
+        dropped = [dropped_row("difficulty", row.id, "failed", {"error": lost.error}, row) for row, lost in failed]
         for i, (question, attempted) in enumerate(asked):
-            found = judge(verdicts[i * attempts : (i + 1) * attempts], self.campaign.difficulty.solved_pass_rate)
+            right = sum(each.verdict == "correct" for each in verdicts[i * attempts : (i + 1) * attempts])
+            pass_rate = right / attempts
             row = {
                 **question_row(question),
                 "attempts": attempts,
-                "pass_rate": found.pass_rate,
+                "pass_rate": pass_rate,
                 "trace_tokens": self._trace_tokens(question, attempted.texts),
                 "attempt_answers": attempted.texts,
             }
-            if found.solved:
-                detail: dict[str, Any] = {"pass_rate": found.pass_rate, "attempts": attempts}
+            if pass_rate >= self.campaign.difficulty.solved_pass_rate:
+                detail: dict[str, Any] = {"pass_rate": pass_rate, "attempts": attempts}
                 dropped.append(dropped_row("difficulty", question.id, f"solved_by:{self.name}", detail, row))
             elif attempted.is_unread and self.name == self.campaign.difficulty.models[-1]:
                 detail = {"prompt_tokens": attempted.prompt_tokens}  # not hard: nobody could even read it

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from thinkscale.curate import selection
 from thinkscale.domain.campaign import Campaign
 from thinkscale.report.data_card import data_card
-from thinkscale.report.funnel_plot import draw_funnel
+from thinkscale.report.plots import draw_funnel
 from thinkscale.runtime.dropping import dropped_row, licences
 from thinkscale.runtime.progress import Progress
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints

@@ -142,9 +142,8 @@ def _commit(
     ledger = _ledger(campaign, history, elapsed_s=elapsed_s)
     teachers = sorted({row["teacher"] for row in rows})
     terms = traces.extra.get("terms")
-    prices = campaign.prices
     facts = CardFacts(
-        name=f"{campaign.name}",
+        name=campaign.name,
         base_model=campaign.model.base,
         traces=len(tokenized.samples),
         cut=tokenized.cut,
@@ -154,7 +153,7 @@ def _commit(
         settings=campaign.train.model_dump(),
         gpu_hours=ledger.seconds("gpu") / 3600,
         cpu_hours=ledger.seconds("cpu") / 3600,
-        usd=ledger.usd(cpu_hour_usd=prices.cpu_hour_usd, gpu_hour_usd=prices.gpu_hour_usd),
+        usd=ledger.usd(campaign.prices),
     )
     texts = {
         "export/README.md": model_card(facts, history),

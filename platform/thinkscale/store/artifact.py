@@ -81,6 +81,11 @@ class Manifest:
         """Changes when the rows or what they depend on change; not with timings."""
         return fingerprint({"files": [f.sha256 for f in self.files], "config": self.config_fingerprint})
 
+    @property
+    def engines(self) -> list[dict[str, Any]]:
+        """Every engine that made some of the rows, as EngineInfo's fields; empty where none is recorded."""
+        return list(self.extra.get("engines") or ([self.extra["engine"]] if self.extra.get("engine") else []))
+
     @staticmethod
     def from_json(data: bytes) -> Manifest:
         raw = json.loads(data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
@@ -78,15 +78,14 @@ def funnel(campaign: Campaign, store: Store) -> list[FunnelStep]:
 
 def cascade(campaign: Campaign, store: Store) -> list[ModelCost]:
     """What each model of the difficulty cascade spent, the weakest first, from the manifests alone."""
-    prices, first, found = campaign.prices, 0, []
+    first, found = 0, []
     for name, _, manifest in _committed(campaign, store):
         if name.partition("-")[0] != "difficulty":
             continue
         questions = manifest.rows + sum(manifest.dropped.values())
         first = first or questions
-        spent = Ledger(**{field.name: manifest.stats.get(field.name, 0.0) for field in fields(Ledger)})
         tokens = int(manifest.stats.get("prompt_tokens", 0) + manifest.stats.get("attempt_tokens", 0))
-        usd = spent.usd(cpu_hour_usd=prices.cpu_hour_usd, gpu_hour_usd=prices.gpu_hour_usd)
+        usd = Ledger.of(manifest.stats).usd(campaign.prices)
         share = first / max(questions, 1)
         found.append(
             ModelCost(

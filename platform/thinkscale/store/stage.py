@@ -47,26 +47,31 @@ WHOLE = Segment(key="000000", rows=0, work=None)
 
 def slices(artifact: Artifact, segment_rows: int) -> list[Segment]:
     """A committed artifact in segments of so many rows, whatever the sizes of its parts."""
-    segments: list[list[tuple[StoredFile, int, int]]] = [[]]
-    room = segment_rows
-    for part in artifact.parts():
-        start, rows = 0, part.rows or 0
-        while start < rows:
-            if room == 0:
-                segments.append([])
-                room = segment_rows
-            count = min(room, rows - start)
-            segments[-1].append((part, start, start + count))
-            start, room = start + count, room - count
+    parts = artifact.parts()
     return [
         Segment(
             key=f"{i:06d}",
             rows=sum(stop - start for _, start, stop in ranges),
-            work=Slice(artifact=artifact, ranges=tuple(ranges)),
+            work=Slice(artifact=artifact, ranges=tuple((parts[n], start, stop) for n, start, stop in ranges)),
         )
-        for i, ranges in enumerate(segments)
-        if ranges
+        for i, ranges in enumerate(cut([part.rows or 0 for part in parts], segment_rows))
     ]
+
+
+def cut(lengths: Sequence[int], rows: int) -> list[list[tuple[int, int, int]]]:
+    """Runs of these lengths, end to end, in segments of so many rows: each a list of (run, start, stop)."""
+    segments: list[list[tuple[int, int, int]]] = []
+    room = 0
+    for run, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            if room == 0:
+                segments.append([])
+                room = rows
+            stop = min(start + room, length)
+            segments[-1].append((run, start, stop))
+            start, room = stop, room - (stop - start)
+    return segments
 
 
 @dataclass(frozen=True, kw_only=True)
