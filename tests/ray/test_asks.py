@@ -37,9 +37,6 @@ class Killing:
     def __init__(self, engine_killer: str = "", process_killer: str = "") -> None:
         self.engine_killer, self.process_killer = engine_killer, process_killer
 
-    def rows(self, table: pa.Table) -> list[str]:
-        return list(table.column("id").to_pylist())
-
     def key(self, row: str) -> str:
         return row
 
@@ -60,6 +57,10 @@ class Killing:
             kept=table([{"id": row, "embedding": [float(count)]} for row, count in found], EMBEDDINGS),
             dropped=table([dropped_row("ask", row, "failed", {"error": a.error}) for row, a in failed], DROPPED),
         )
+
+
+def ids(table: pa.Table) -> list[str]:
+    return list(table.column("id").to_pylist())
 
 
 def begun(root: Path, rows: int = 24) -> tuple[Stage, EngineSettings]:
@@ -83,7 +84,7 @@ def test_a_row_that_kills_is_dropped_by_name_and_all_others_are_answered(
     tmp_path: Path, killer: dict[str, str]
 ) -> None:
     stage, settings = begun(tmp_path)
-    run_asks("ask", stage, Killing(**killer), settings, Actors(most=1, cpus=0.5))
+    run_asks("ask", stage, Killing(**killer), settings, Actors(most=1, cpus=0.5), ids)
     stage.commit(EMBEDDINGS)
     [poison] = killer.values()
     output = stage.output
@@ -103,8 +104,8 @@ def test_another_engine_is_refused_on_resume_unless_asked_for(tmp_path: Path) ->
     stage, settings = begun(tmp_path)
     actors = Actors(most=1, cpus=0.5)
     with pytest.raises(MixedEnginesError, match="engine was 'vllm', is 'transformers'"):
-        run_asks("ask", stage, Killing(), settings, actors)
+        run_asks("ask", stage, Killing(), settings, actors, ids)
     mixed = settings.serve.model_copy(update={"mixed_engines": True})
-    run_asks("ask", stage, Killing(), EngineSettings(reference=settings.reference, serve=mixed, threads=1), actors)
+    run_asks("ask", stage, Killing(), EngineSettings(reference=settings.reference, serve=mixed, threads=1), actors, ids)
     stage.commit(EMBEDDINGS)
     assert [each["engine"] for each in stage.output.require().extra["engines"]] == ["vllm", "transformers"]

@@ -65,7 +65,7 @@ def taught(settings: Campaign) -> Result:
         engine = await loop.engine()
         return list(await asyncio.gather(*(asks.ask(engine, loop.tokenizer, row) for row in rows)))
 
-    rows = asks.rows(ROWS)
+    rows = ROWS.to_pylist()
     return asks.collect(rows, loop.run(answers(rows)), GradingPool().grade_all)
 
 
@@ -95,7 +95,7 @@ def test_only_correct_traces_are_kept_where_asked(tiny: str) -> None:
 
 def test_a_question_that_no_engine_answers_is_dropped_with_the_error(tiny: str) -> None:
     asks = FromTeacher(campaign=campaign(tiny))
-    rows = asks.rows(ROWS)
+    rows = ROWS.to_pylist()
     result = asks.collect(rows, [Failed(error="the engine is out of memory")] * len(rows), GradingPool().grade_all)
     assert result.kept.num_rows == 0
     assert result.dropped is not None

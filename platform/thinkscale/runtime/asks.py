@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from typing import Any, Protocol
@@ -38,10 +38,6 @@ from thinkscale.store.stage import Segment, Stage
 
 class Asks(Protocol):
     """What a stage asks about each row, and what it makes of the answers. Picklable."""
-
-    def rows(self, table: pa.Table) -> list[Any]:
-        """What is asked about, from a segment's rows."""
-        ...
 
     def key(self, row: Any) -> str:
         """Names a row over the whole stage."""
@@ -70,12 +66,20 @@ class Grade(Protocol):
     def __call__(self, items: Sequence[Graded]) -> list[Verdict]: ...
 
 
-def run_asks(name: str, stage: Stage, asks: Asks, settings: EngineSettings, actors: Actors) -> None:
+def run_asks(
+    name: str,
+    stage: Stage,
+    asks: Asks,
+    settings: EngineSettings,
+    actors: Actors,
+    rows: Callable[[pa.Table], list[Any]] = pa.Table.to_pylist,
+) -> None:
     """Ask about the rows of every segment that is not committed, on a pool of Ray Data's actors.
 
     Args:
         name: for the progress.
         actors: how many there may be, of which size; each holds one engine, kept full by several segments.
+        rows: what is asked about, from a segment's table.
 
     Raises:
         EngineError: no engine can be built, or so much fails that it is at fault.
@@ -91,7 +95,7 @@ def run_asks(name: str, stage: Stage, asks: Asks, settings: EngineSettings, acto
         name,
         stage,
         transform=_AskingActor,
-        arguments=(asks, settings, before, stage.output.url, witness),
+        arguments=(asks, rows, settings, before, stage.output.url, witness),
         actors=replace(actors, at_once=1 + math.ceil(room / longest)),
     )
 
@@ -120,11 +124,17 @@ class _AskingActor:
     """An engine, and the segments whose rows are put to it."""
 
     def __init__(
-        self, asks: Asks, settings: EngineSettings, before: Mapping[str, Any] | None, where: str, witness: Any
+        self,
+        asks: Asks,
+        rows: Callable[[pa.Table], list[Any]],
+        settings: EngineSettings,
+        before: Mapping[str, Any] | None,
+        where: str,
+        witness: Any,
     ) -> None:
         actor = ray.get_runtime_context().get_actor_id()
         deaths: dict[str, int] = ray.get(witness.left_by.remote(actor))
-        self._asks, self._pool = asks, GradingPool()
+        self._asks, self._rows, self._pool = asks, rows, GradingPool()
         self._engines = EngineLoop(settings)
         check_same_engine(before, self._engines.info, where)
         self._asking = Asking(
@@ -135,7 +145,7 @@ class _AskingActor:
         )
 
     def __call__(self, table: pa.Table) -> Result:
-        rows = self._asks.rows(table)
+        rows = self._rows(table)
         answers = self._engines.run(self._answers(rows))
         self._asking.check(answers)
         result = self._asks.collect(rows, answers, self._pool.grade_all)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.engine import Engine
 from thinkscale.domain.generation import Request, Sampling, derived_seed
@@ -61,7 +59,7 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
     if stage is None:
         return False
     attempts = Attempts(campaign=campaign, name=model)
-    run_asks("difficulty", stage, attempts, engine_settings(campaign, reference), engine_actors(campaign))
+    run_asks("difficulty", stage, attempts, engine_settings(campaign, reference), engine_actors(campaign), questions)
     return stage.commit(DIFFICULTY)
 
 
@@ -98,9 +96,6 @@ class Attempts:
     campaign: Campaign
     name: str
     """As in `difficulty.models`, for the reason of drops."""
-
-    def rows(self, table: pa.Table) -> list[Question]:
-        return questions(table)
 
     def key(self, row: Question) -> str:
         return row.id

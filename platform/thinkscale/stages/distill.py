@@ -130,9 +130,6 @@ class FromTeacher:
 
     campaign: Campaign
 
-    def rows(self, table: pa.Table) -> list[dict[str, Any]]:
-        return list(table.to_pylist())
-
     def key(self, row: dict[str, Any]) -> str:
         return str(row["id"])
 

@@ -113,9 +113,6 @@ class Classes:
     max_tokens: int
     by: str
 
-    def rows(self, table: pa.Table) -> list[dict[str, Any]]:
-        return list(table.to_pylist())
-
     def key(self, row: dict[str, Any]) -> str:
         return str(row["id"])
 

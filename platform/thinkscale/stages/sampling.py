@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.engine import Engine
@@ -45,9 +43,6 @@ class Samples:
     """Samples over the campaign's grid of budgets."""
 
     campaign: Campaign
-
-    def rows(self, table: pa.Table) -> list[Item]:
-        raise NotImplementedError("evaluation's segments hold their items")
 
     def key(self, row: Item) -> str:
         return f"{row.benchmark}/{row.question.id}/{row.sample}"
