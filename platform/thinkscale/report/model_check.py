@@ -51,7 +51,7 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
             _finds_end(turn, ids, body) for turn in (trained, _written(tokenizer, thinking_format))
         ),
         "close_is_trained_close": trained[: len(body) + len(ids.close)] == body + ids.close,
-        "thinking_off": _thinking_off(tokenizer, thinking_format),
+        "thinking_off": _thinking_off(tokenizer, thinking_format, named=model.format != "auto"),
         "eos_ids": list(tokenizer.eos_ids),
         "eos": [tokenizer.decode([token]) for token in tokenizer.eos_ids],
         "context_tokens": config.get("max_position_embeddings"),
@@ -99,14 +99,16 @@ def _matches_file(tokenizer: ModelTokenizer, path: Path) -> bool:
     return own is not None and all(own.encode(t, add_special_tokens=False).ids == tokenizer.encode(t) for t in texts)
 
 
-def _thinking_off(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat) -> str:
+def _thinking_off(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat, *, named: bool) -> str:
     asked = [{"role": "user", "content": QUESTION}]
     text = tokenizer.decode(tokenizer.chat_ids(asked, thinking_format, thinking=False)).rpartition(QUESTION)[2]
     _, opening, block = text.rpartition(thinking_format.opening)
     if opening and thinking_format.end not in block:
         return "not at all: the prompt still opens thinking"
-    switch = "the template's switch (enable_thinking = false)"
-    return switch if tokenizer.template.has_switch else "a closed empty block"
+    if tokenizer.template.has_switch:
+        return "the template's switch (enable_thinking = false)"
+    known = named or tokenizer.native_format is not None
+    return "a closed empty block" + ("" if known else ", once the format is named; else the template, which opens none")
 
 
 def _training(config: dict[str, Any], name: str) -> dict[str, Any]:
