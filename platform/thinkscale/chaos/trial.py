@@ -250,9 +250,9 @@ class _Trial:
                 if copy == UNDISTURBED and run.stages:
                     found = frozenset(kind for kind, victims in self._victims(run).items() if victims)
                     self._moments.append(Moment(stage=len(run.stages) - 1, after_s=run.after_s, kinds=found))
-                ready = kills and run.lost is None and self._back is None and run.is_due(kills[0][1])
-                if ready and self._kill(kills[0][0], copy, run, began):
-                    del kills[0]
+                due = [kill for kill in kills if run.lost is None and self._back is None and run.is_due(kill[1])]
+                if done := next((kill for kill in due if self._kill(kill[0], copy, run, began)), None):
+                    kills.remove(done)
                     failed, run.since = 0, time.monotonic()
                 patience = HEAD_PATIENCE_S if run.lost == HEAD else PATIENCE_S + 2 * self._outcome.undisturbed_s
                 if copy != UNDISTURBED and time.monotonic() - run.since > patience:

@@ -5,6 +5,7 @@ Owns paths, retries, atomicity and the words for what can go wrong. Knows nothin
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import hashlib
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -330,14 +331,39 @@ def _root(uri: str) -> str:
 
 def _whole(call: Callable[[], T]) -> T:
     """What a call gives, again where the answer broke off: the one fault that obstore does not try again."""
-    for attempt in range(RETRIES):
+    for pause_s in _pauses():
         try:
             return call()
         except BaseError as error:
-            if "response body error" not in str(error):
-                raise
-            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+            _check_broken_off(error)
+            time.sleep(pause_s)
     return call()
+
+
+def _wholly(method: Any) -> Any:
+    """The same for a coroutine function."""
+
+    @wraps(method)
+    async def call(*arguments: Any, **options: Any) -> Any:
+        for pause_s in _pauses():
+            try:
+                return await method(*arguments, **options)
+            except BaseError as error:
+                _check_broken_off(error)
+                await asyncio.sleep(pause_s)
+        return await method(*arguments, **options)
+
+    return call
+
+
+def _pauses() -> Iterator[float]:
+    return (random.uniform(0, 0.05 * 2**attempt) for attempt in range(RETRIES))
+
+
+def _check_broken_off(error: BaseError) -> None:
+    """Raises the error where it is another one."""
+    if "response body error" not in str(error):
+        raise error
 
 
 def _connect(scheme: str, bucket: str, retries: int = RETRIES) -> Any:
@@ -384,9 +410,13 @@ class _Files(FsspecStore):
     def _construct_store(self, bucket: str) -> Any:
         return _connect(str(self.protocol), bucket)
 
+    _info = _wholly(FsspecStore._info)
+    _ls = _wholly(FsspecStore._ls)
+    _cp_file = _wholly(FsspecStore._cp_file)
+
     async def _rm_file(self, path: str, **options: Any) -> None:
         with suppress(FileNotFoundError):  # a directory, which is no object
-            await super()._rm_file(path, **options)
+            await _wholly(super()._rm_file)(path, **options)
 
     def _open(self, path: str, mode: Any = "rb", *args: Any, **options: Any) -> BufferedFile:
         return _File(self, path, mode)
