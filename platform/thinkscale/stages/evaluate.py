@@ -85,12 +85,10 @@ def _begin(
 
 def _known_tokens(campaign: Campaign, store: Store, benchmark: str) -> dict[str, float]:
     """Thinking tokens that models evaluated before took for each question."""
-    sets = [
-        SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark)
-        for model in campaign.evaluate.models
-    ]
-    columns = ["question_id", "thinking_tokens"]
-    return longest_thinking(part for one in sets if one.is_complete for part in one.iter_tables(columns))
+    models, columns = campaign.evaluate.models, ["question_id", "thinking_tokens"]
+    sets = (SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark) for model in models)
+    complete = (one for one in sets if one.artifact.manifest() is not None)
+    return longest_thinking(part for one in complete for part in one.iter_tables(columns))
 
 
 def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str, str]:
