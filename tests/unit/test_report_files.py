@@ -133,7 +133,7 @@ def test_withheld_questions_are_counted_but_not_shown() -> None:
 
 def test_two_runs_of_one_model_stand_on_one_page() -> None:
     first, second = made_samples(models={"base": 0.3}), made_samples(models={"base": 0.8})
-    both = [*renamed(first, "run-a"), *renamed(second, "run-b")]
+    both = [*renamed([first], "run-a"), *renamed([second], "run-b")]
     facts, _ = embedded(page_of(pa.concat_tables(both), notes=["The engines differ: version 1 against 2."]))
     assert {(c["model_a"], c["model_b"]) for c in facts["comparisons"]} == {("run-a base", "run-b base")}
     assert facts["notes"] == ["The engines differ: version 1 against 2."]

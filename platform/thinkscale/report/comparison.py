@@ -82,12 +82,11 @@ def comparison_table(rows: Iterable[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def renamed(parts: pa.Table | Iterable[pa.Table], run: str) -> Iterator[pa.Table]:
+def renamed(parts: Iterable[pa.Table], run: str) -> Iterator[pa.Table]:
     """Samples whose models bear their run's name, so that two runs of one model can stand on one page."""
-    for part in [parts] if isinstance(parts, pa.Table) else parts:
+    for part in parts:
         models = pc.binary_join_element_wise(run, part["model"].cast(pa.string()), " ")
-        position = part.schema.get_field_index("model")
-        yield part.set_column(position, part.schema.field("model"), models)
+        yield part.set_column(part.schema.get_field_index("model"), part.schema.field("model"), models)
 
 
 _ENGINE_FACTS = ("engine", "version", "dtype", "device", "tensor_parallel", "tokenizer_hash", "chat_template_hash")

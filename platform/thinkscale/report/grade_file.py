@@ -121,9 +121,8 @@ def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -
             raise GradeFileError(f"{source}: there is no field {field!r}; it has {', '.join(present) or 'none'}")
     for field in fields[:2]:
         values = [row[field] for row in rows if row.get(field) not in (None, "")]
-        if values and not any(
-            _text(each) for value in values for each in (value if isinstance(value, list) else [value])
-        ):
+        each = [one for value in values for one in (value if isinstance(value, list) else [value])]
+        if values and not any(map(_text, each)):
             kind = type(values[0]).__name__
             raise GradeFileError(f"{source}: field {field!r} holds a {kind}, not a text, a number or a list of one")
 
@@ -146,15 +145,9 @@ def _text(value: Any) -> str:
 
 
 def _batches(source: Path) -> Iterator[list[dict[str, Any]]]:
-    """Rows of a file in batches."""
     location = Location(str(source))
     try:
-        file_format = location.format()
-        if file_format == "parquet":
-            for batch in _parquet(source).iter_batches(BATCH_ROWS):
-                yield batch.to_pylist()
-            return
-        rows = _lines(location) if file_format == "jsonl" else _others(location)
+        rows = _lines(location) if location.format() == "jsonl" else _others(location)
         while batch := list(islice(rows, BATCH_ROWS)):
             yield batch
     except IngestError as error:
@@ -186,13 +179,6 @@ def _others(location: Location) -> Iterator[dict[str, Any]]:
             yield dict(row)
 
 
-def _parquet(source: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(source)
-    except pa.ArrowInvalid as error:
-        raise GradeFileError(f"{source} is no Parquet file: {error}") from error
-
-
 Write = Callable[[list[dict[str, Any]], Sequence[Sequence[Verdict]]], None]
 
 
@@ -205,11 +191,10 @@ def _written(target: Path, source: Path, response_field: str) -> Iterator[Write]
     try:
         if target.suffix == ".parquet":
             schema = _schema(source, response_field)
+            lists = schema.field("verdict").type != pa.string()
             with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
                 yield lambda rows, verdicts: writer.write_table(
-                    pa.Table.from_pylist(
-                        _graded(rows, verdicts, lists=schema.field("verdict").type != pa.string()), schema=schema
-                    )
+                    pa.Table.from_pylist(_graded(rows, verdicts, lists=lists), schema=schema)
                 )
         else:
             # Half of a surrogate pair, which UTF-8 has no bytes for, stays the escape that it was.
@@ -225,7 +210,10 @@ def _written(target: Path, source: Path, response_field: str) -> Iterator[Write]
 def _schema(source: Path, response_field: str) -> pa.Schema:
     """Of the graded rows: Parquet's own, or what holds every field of every line."""
     if Location(str(source)).format() == "parquet":
-        schema = _parquet(source).schema_arrow
+        try:
+            schema = pq.read_schema(source)
+        except pa.ArrowInvalid as error:
+            raise GradeFileError(f"{source} is no Parquet file: {error}") from error
     else:
         schemas = [pa.schema([])]
         for rows in _batches(source):
@@ -248,12 +236,9 @@ def _graded(
     rows: list[dict[str, Any]], verdicts: Sequence[Sequence[Verdict]], *, lists: bool = False
 ) -> list[dict[str, Any]]:
     """The rows with both fields: lists where a row has several responses, or where all must be (`lists`)."""
-
-    def field(group: Sequence[Verdict], name: str) -> Any:
-        values = [getattr(verdict, name) for verdict in group]
-        return values if lists or len(values) > 1 else values[0]
-
-    return [
-        {**row, **{name: field(group, name) for name in ("extracted_answer", "verdict")}}
-        for row, group in zip(rows, verdicts, strict=True)
-    ]
+    graded = [dict(row) for row in rows]
+    for row, group in zip(graded, verdicts, strict=True):
+        for name in ("extracted_answer", "verdict"):
+            values = [getattr(verdict, name) for verdict in group]
+            row[name] = values if lists or len(values) > 1 else values[0]
+    return graded

@@ -66,10 +66,8 @@ def regrade(part: pa.Table, questions: Mapping[str, Question], grade: Grade) -> 
     rows = part.select(["question_id", "status", "answer"]).to_pylist()
     graded = [index for index, row in enumerate(rows) if row["status"] == "ok"]
     items = [(questions[rows[index]["question_id"]], rows[index]["answer"] or "") for index in graded]
-    verdicts: list[Verdict | None] = [None] * len(rows)
-    for index, verdict in zip(graded, grade(items), strict=True):
-        verdicts[index] = verdict
-    return with_verdicts(part, verdicts)
+    verdicts = dict(zip(graded, grade(items), strict=True))
+    return with_verdicts(part, [verdicts.get(index) for index in range(len(rows))])
 
 
 def with_verdicts(part: pa.Table, verdicts: Sequence[Verdict | None]) -> pa.Table:
@@ -77,9 +75,8 @@ def with_verdicts(part: pa.Table, verdicts: Sequence[Verdict | None]) -> pa.Tabl
     for name in ("verdict", "extracted_answer", "grader"):
         kept = part[name].to_pylist()
         values = [old if new is None else getattr(new, name) for old, new in zip(kept, verdicts, strict=True)]
-        part = part.set_column(
-            part.schema.get_field_index(name), part.schema.field(name), pa.array(values, pa.string())
-        )
+        position = part.schema.get_field_index(name)
+        part = part.set_column(position, part.schema.field(name), pa.array(values, pa.string()))
     return part
 
 
@@ -90,7 +87,7 @@ def disagreements(first: pa.Table, second: pa.Table) -> list[Disagreement]:
         ValueError: the tables do not hold the same samples in the same order.
     """
     key = ["model", "benchmark", "sample_id"]
-    if first.select(key).to_pylist() != second.select(key).to_pylist():
+    if not first.select(key).equals(second.select(key)):
         raise ValueError("two gradings can be compared only over the same samples in the same order")
     names = ["sample_id", "model", "question_id", "answer", "verdict", "extracted_answer", "grader"]
     pairs = zip(first.select(names).to_pylist(), second.select(names).to_pylist(), strict=True)

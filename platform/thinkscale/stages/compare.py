@@ -7,8 +7,9 @@ statistics and nothing of how a page is made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import pyarrow as pa
 
@@ -26,12 +27,8 @@ class NotComparableError(ValueError):
     """Two campaigns share nothing, or differ in what a comparison takes for equal; the message says in what."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """What two campaigns have of the same model and benchmark."""
-
-    first: SampleSet
-    second: SampleSet
+Pair = tuple[SampleSet, SampleSet]
+"""What two campaigns have of the same model and benchmark."""
 
 
 def pairs(first: tuple[Store, str], second: tuple[Store, str]) -> list[Pair]:
@@ -46,26 +43,25 @@ def pairs(first: tuple[Store, str], second: tuple[Store, str]) -> list[Pair]:
         NotComparableError: they share no model on the same benchmark.
     """
     before, after = ({(s.model, s.benchmark): s for s in sample_sets(*place)} for place in (first, second))
-    shared = [Pair(first=before[key], second=after[key]) for key in before if key in after]
-    if not shared:
-        sides = [", ".join(" on ".join(key) for key in side) for side in (before, after)]
-        raise NotComparableError(f"the campaigns share no model on the same benchmark: {sides[0]} against {sides[1]}")
-    return shared
+    if shared := [(before[key], after[key]) for key in before if key in after]:
+        return shared
+    sides = [", ".join(" on ".join(key) for key in side) for side in (before, after)]
+    raise NotComparableError(f"the campaigns share no model on the same benchmark: {sides[0]} against {sides[1]}")
 
 
 def differences(found: Sequence[Pair]) -> list[str]:
     """How the engines that drew the two campaigns' samples differ, a line for each fact."""
-    first, second = ([engine for one in side for engine in _engines(one)] for side in _sides(found))
-    return engine_differences(first, second)
+    sides = ([samples.artifact.require() for samples in side] for side in zip(*found, strict=True))
+    return engine_differences(*([engine for each in side for engine in each.engines or [{}]] for side in sides))
 
 
 def grading_notes(found: Sequence[Pair]) -> list[str]:
     """A line for each pair whose verdicts are of different gradings."""
     return [
-        f"{pair.first.label}: one campaign's verdicts are of another grading than the other's; "
+        f"{first.label}: one campaign's verdicts are of another grading than the other's; "
         "`thinkscale regrade` gives both the same"
-        for pair in found
-        if pair.first.gradings() != pair.second.gradings()
+        for first, second in found
+        if first.gradings() != second.gradings()
     ]
 
 
@@ -78,9 +74,7 @@ def comparisons(found: Sequence[Pair], *, seed: int = 0) -> list[Comparison]:
     rows = [
         row
         for pair in found
-        for row in compare_tallies(
-            tally(pair.first.iter_tables(COLUMNS)), tally(pair.second.iter_tables(COLUMNS)), seed=seed
-        )
+        for row in compare_tallies(*(tally(samples.iter_tables(COLUMNS)) for samples in pair), seed=seed)
     ]
     if not rows:
         raise NotComparableError("the campaigns share no question under the same budget")
@@ -97,38 +91,21 @@ def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, by
     Raises:
         ArtifactError: a campaign has no report, whose manifest tells the campaign's settings.
     """
-    first, second = _sides(found)
-    campaigns = [_campaign(side[0]) for side in (first, second)]
+    campaigns = [_campaign(samples) for samples in found[0]]
     names = [campaign.name for campaign in campaigns]
     if names[0] == names[1]:
-        names = [side[0].store.url(side[0].campaign) for side in (first, second)]
+        names = [samples.store.url(samples.campaign) for samples in found[0]]
     manifests: dict[str, Manifest] = {}
-    remarks = list(notes)
-    for name, campaign, side in zip(names, campaigns, (first, second), strict=True):
+    remarks, parts, questions = list(notes), list[Iterable[pa.Table]](), []
+    for name, campaign, side in zip(names, campaigns, zip(*found, strict=True), strict=True):
         own = stage_manifests(campaign, side[0].store) | sample_manifests(side)
         manifests |= {f"{name} {stage}": _of_run(manifest, name) for stage, manifest in own.items()}
         remarks += [f"{name}: {note}" for note in sample_notes(side)]
-    return build_report(
-        campaigns[0].model_copy(update={"name": f"{names[1]} against {names[0]}"}),
-        _renamed_parts(names, (first, second)),
-        manifests,
-        [],
-        pa.concat_tables(
-            benchmark_questions(campaign, side[0].store)
-            for campaign, side in zip(campaigns, (first, second), strict=True)
-        ),
-        notes=remarks,
-    )
-
-
-def _engines(samples: SampleSet) -> list[dict[str, object]]:
-    """Every engine that drew some of the samples."""
-    extra = samples.artifact.require().extra
-    return list(extra.get("engines") or [extra.get("engine", {})])
-
-
-def _sides(found: Sequence[Pair]) -> tuple[list[SampleSet], list[SampleSet]]:
-    return [pair.first for pair in found], [pair.second for pair in found]
+        parts += [renamed(samples.iter_tables(), name) for samples in side]
+        questions.append(benchmark_questions(campaign, side[0].store))
+    both = campaigns[0].model_copy(update={"name": f"{names[1]} against {names[0]}"})
+    samples = chain.from_iterable(parts)
+    return build_report(both, samples, manifests, [], pa.concat_tables(questions), notes=remarks)
 
 
 def _campaign(samples: SampleSet) -> Campaign:
@@ -148,9 +125,3 @@ def _of_run(manifest: Manifest, run: str) -> Manifest:
     if "model" not in manifest.extra or not manifest.schema.startswith("samples/"):
         return manifest
     return replace(manifest, extra={**manifest.extra, "model": f"{run} {manifest.extra['model']}"})
-
-
-def _renamed_parts(names: Sequence[str], sides: Sequence[Sequence[SampleSet]]) -> Iterator[pa.Table]:
-    for name, side in zip(names, sides, strict=True):
-        for samples in side:
-            yield from renamed(samples.iter_tables(), name)

@@ -7,12 +7,13 @@ embeddings only where it must; what is a duplicate or a leak is decided in `cura
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Leak, Pair, find_leaks
+from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Pair, find_leaks
 from thinkscale.curate.duplicates import near_duplicates
 from thinkscale.curate.fingerprints import COLUMN_TYPES, COLUMNS, PERMUTATIONS, Fingerprints, Ragged, fingerprint
 from thinkscale.domain.campaign import Campaign
@@ -48,7 +49,11 @@ def deduplicate(campaign: Campaign, store: Store) -> bool:
     benchmarks = benchmark_artifacts(campaign, store)
     inputs = fingerprints(pool=pool, **benchmarks)
     index = _benchmark_index(campaign, benchmarks)
-    did = _fingerprint_pool(campaign, pool, prints, index, inputs)
+    fingerprinting = settings.model_dump(include={"decontaminate_ngram", "segment_rows"})
+    did, stage = False, begin_stage(prints, fingerprinting, inputs, lambda: slices(pool, settings.segment_rows))
+    if stage is not None:
+        run_segments("fingerprint", stage, read=itself, transform=FingerprintRows(index))
+        did = stage.commit(FINGERPRINTS)
 
     def decide() -> dict[int, Drop]:
         progress = Progress("deduplicate", pool.require().rows)
@@ -61,23 +66,16 @@ def deduplicate(campaign: Campaign, store: Store) -> bool:
         for found in sorted(near_duplicates(rows, settings.near_duplicate_similarity), key=lambda found: found.kept):
             detail = {"kept": ids[found.kept], "similarity": round(found.similarity, 4)}
             drops[found.row] = Drop("near_duplicate", detail)
-        return drops | {leak.row: _leak(leak) for leak in leaks}
+        for leak in leaks:
+            detail = {"benchmark_id": leak.benchmark_id, "overlap": round(leak.overlap, 4)}
+            detail |= {"similarity": leak.similarity, "same_numbers": leak.same_numbers}
+            drops[leak.row] = Drop(f"leak:{leak.benchmark}", detail)
+        return drops
 
-    config = settings.model_dump(
-        include={"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}
-    )
+    names = {"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}
+    config = settings.model_dump(include=names)
     inputs = inputs | fingerprints(embeddings=embeddings)
     return drop_rows("deduplicate", pool, output, config, inputs, decide, QUESTIONS, settings.segment_rows) or did
-
-
-def _leak(leak: Leak) -> Drop:
-    evidence = {
-        "benchmark_id": leak.benchmark_id,
-        "overlap": round(leak.overlap, 4),
-        "similarity": leak.similarity,
-        "same_numbers": leak.same_numbers,
-    }
-    return Drop(f"leak:{leak.benchmark}", evidence)
 
 
 def _benchmark_index(campaign: Campaign, benchmarks: dict[str, Artifact]) -> BenchmarkIndex:
@@ -90,23 +88,11 @@ def _benchmark_index(campaign: Campaign, benchmarks: dict[str, Artifact]) -> Ben
     return BenchmarkIndex(rows, campaign.curate.decontaminate_ngram)
 
 
-def _fingerprint_pool(
-    campaign: Campaign, pool: Artifact, output: Artifact, index: BenchmarkIndex, inputs: dict[str, str]
-) -> bool:
-    rows = campaign.curate.segment_rows
-    settings = campaign.curate.model_dump(include={"decontaminate_ngram", "segment_rows"})
-    stage = begin_stage(output, settings, inputs, lambda: slices(pool, rows))
-    if stage is None:
-        return False
-    run_segments("fingerprint", stage, read=itself, transform=FingerprintRows(index))
-    return stage.commit(FINGERPRINTS)
-
-
+@dataclass(frozen=True)
 class FingerprintRows:
     """Questions to fingerprints, in the same order."""
 
-    def __init__(self, index: BenchmarkIndex) -> None:
-        self._index = index
+    index: BenchmarkIndex
 
     def __call__(self, work: Slice) -> Result:
         made: dict[str, list[Any]] = {name: [] for name in FINGERPRINTS.names}
@@ -115,26 +101,26 @@ class FingerprintRows:
             for name in ("shingles", "numbered", *COLUMNS):
                 made[name].append(getattr(found, name))
             made["minhash"].append(found.minhash.tobytes())
-            made["sharing_ngrams"].append(self._index.sharing_ngrams(row["question"]))
+            made["sharing_ngrams"].append(self.index.sharing_ngrams(row["question"]))
         return Result(kept=pa.table(made, schema=FINGERPRINTS))
 
 
+@dataclass(frozen=True)
 class StoredFingerprints:
     """A pool's fingerprints, a part at a time."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._artifact = artifact
+    artifact: Artifact
 
     def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
         first = 0
-        for rows in self._artifact.iter_tables():
+        for rows in self.artifact.iter_tables():
             if rows.num_rows:
                 yield first, _fingerprints(rows)
             first += rows.num_rows
 
     def sharing_ngrams(self) -> Iterator[Pair]:
         first = 0
-        for rows in self._artifact.iter_tables(["sharing_ngrams"]):
+        for rows in self.artifact.iter_tables(["sharing_ngrams"]):
             places = _ragged(rows, "sharing_ngrams")
             at = first + np.repeat(np.arange(rows.num_rows), np.diff(places.offsets))
             yield from zip(at.tolist(), places.flat.tolist(), strict=True)

@@ -25,7 +25,7 @@ from thinkscale.runtime.asks import Grade, answered, run_asks
 from thinkscale.runtime.dropping import dropped_row, licences
 from thinkscale.runtime.engines import tokenizer_of
 from thinkscale.runtime.segments import Actors, Result, run_segments
-from thinkscale.stages.artifacts import template_hash
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
 from thinkscale.stages.difficulty import engine_settings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
@@ -65,23 +65,18 @@ def distill(campaign: Campaign, store: Store) -> bool:
         TermsError: as `check_terms`.
     """
     check_terms(campaign)
-    source = Artifact(store, f"{campaign.name}/selected")
-    output = Artifact(store, f"{campaign.name}/traces")
-    config = {"teacher": campaign.teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed}
-    if campaign.teacher.model is not None:
-        config["template"] = template_hash(campaign, campaign.teacher.model)
-    stage = begin_stage(
-        output,
-        config,
-        {"selected": source.require().fingerprint},
-        lambda: slices(source, campaign.difficulty.segment_rows),
-    )
+    source, output = (campaign_artifact(campaign, store, name) for name in ("selected", "traces"))
+    teacher, resources = campaign.teacher, campaign.resources
+    config = {"teacher": teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed}
+    if teacher.model is not None:
+        config["template"] = template_hash(campaign, teacher.model)
+    inputs, rows = fingerprints(selected=source), campaign.difficulty.segment_rows
+    stage = begin_stage(output, config, inputs, lambda: slices(source, rows))
     if stage is None:
         return False
-    if campaign.teacher.source == "solutions":
+    if teacher.source == "solutions":
         run_segments("distill", stage, transform=FromSolutions(campaign.model.base))
     else:
-        teacher, resources = campaign.teacher, campaign.resources
         assert teacher.model is not None
         settings = replace(engine_settings(campaign, teacher.model), endpoint=teacher.endpoint)
         gpus = 0 if teacher.endpoint else resources.gpus_per_replica
@@ -109,8 +104,7 @@ class FromSolutions:
                 dropped.append(dropped_row("distill", row["id"], "no_solution", {}, row))
                 continue
             tokens = len(tokenizer.encode(row["solution"]))
-            trace = _trace(row, "solutions", row["solution"], row["answer"])
-            kept.append({**trace, "thinking_tokens": tokens, "correct": True})
+            kept.append(_trace(row, "solutions", row["solution"], row["answer"], tokens, correct=True))
         return Result(kept=table(kept, TRACES), dropped=table(dropped, DROPPED))
 
 
@@ -140,18 +134,11 @@ class FromTeacher:
         teacher = self.campaign.teacher
         thinking_format = resolve_format(teacher, tokenizer)
         budget = Budget(max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens)
-        program = think(
-            tokenizer.prompt_ids(row["question"], thinking_format, teacher.system_prompt),
-            budget,
-            forcing_ids(tokenizer, thinking_format, budget),
-            context_tokens=engine.info.context_tokens,
-            sampling=Sampling(
-                temperature=teacher.temperature,
-                top_p=teacher.top_p,
-                seed=derived_seed(self.campaign.seed, row["id"], 0),
-            ),
-        )
-        thought: Thought = await run(engine, program)
+        prompt = tokenizer.prompt_ids(row["question"], thinking_format, teacher.system_prompt)
+        ids, context = forcing_ids(tokenizer, thinking_format, budget), engine.info.context_tokens
+        seed = derived_seed(self.campaign.seed, row["id"], 0)
+        sampling = Sampling(temperature=teacher.temperature, top_p=teacher.top_p, seed=seed)
+        thought: Thought = await run(engine, think(prompt, budget, ids, context_tokens=context, sampling=sampling))
         return Thinking(
             end=thought.end,
             thinking=tokenizer.decode(thought.thinking_ids).strip(),
@@ -161,22 +148,13 @@ class FromTeacher:
 
     def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
         thought, failed = answered(rows, answers)
-        verdicts = grade(
-            [
-                Graded(kind=row["kind"], reference=row["answer"], response=found.answer,
-                       options=tuple(row["options"] or ()))
-                for row, found in thought
-            ]
-        )  # fmt: skip
+        asked = ((row["kind"], row["answer"], tuple(row["options"] or ()), found.answer) for row, found in thought)
+        verdicts = grade([Graded(kind=k, reference=r, options=o, response=said) for k, r, o, said in asked])
         base, kept = tokenizer_of(self.campaign.model.base), []
         dropped = [dropped_row("distill", row["id"], "failed", {"error": answer.error}, row) for row, answer in failed]
         for (row, found), verdict in zip(thought, verdicts, strict=True):
-            correct = verdict.verdict == "correct"
-            trace = {
-                **_trace(row, str(self.campaign.teacher.model), found.thinking, found.answer),
-                "thinking_tokens": len(base.encode(found.thinking)),
-                "correct": correct,
-            }
+            correct, tokens = verdict.verdict == "correct", len(base.encode(found.thinking))
+            trace = _trace(row, str(self.campaign.teacher.model), found.thinking, found.answer, tokens, correct=correct)
             fault = self._fault(found, correct=correct)
             if fault is None:
                 kept.append(trace)
@@ -198,15 +176,17 @@ class FromTeacher:
         return "wrong_answer" if self.campaign.teacher.only_correct and not correct else None
 
 
-def _trace(row: Mapping[str, Any], teacher: str, thinking: str, answer: str) -> dict[str, Any]:
+def _trace(
+    row: Mapping[str, Any], teacher: str, thinking: str, answer: str, thinking_tokens: int, *, correct: bool
+) -> dict[str, Any]:
     return {
         "question_id": row["id"],
-        "question": row["question"],
+        **{name: row[name] for name in ("question", "domain", "source")},
         "thinking": thinking,
         "answer": answer,
         "teacher": teacher,
-        "domain": row["domain"],
-        "source": row["source"],
+        "thinking_tokens": thinking_tokens,
+        "correct": correct,
     }
 
 

@@ -21,7 +21,7 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.runtime.asking import Failed
 from thinkscale.runtime.asks import Grade, run_asks
 from thinkscale.runtime.segments import Result, itself, run_segments
-from thinkscale.stages.artifacts import template_hash
+from thinkscale.stages.artifacts import campaign_artifact, template_hash
 from thinkscale.stages.difficulty import engine_actors, engine_settings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.columns import Column, stored_vectors, vector_blocks
@@ -35,9 +35,8 @@ FITTED = 20_000
 
 def label_domains(campaign: Campaign, store: Store) -> Artifact:
     """`domains`; or `difficulty` as it is where the campaign goes by the pool's own labels, or nothing is left."""
-    source, embeddings, output = (
-        Artifact(store, f"{campaign.name}/{name}") for name in ("difficulty", "embeddings", "domains")
-    )
+    names = ("difficulty", "embeddings", "domains")
+    source, embeddings, output = (campaign_artifact(campaign, store, name) for name in names)
     settings = campaign.curate
     if settings.domains == "pool" or not source.require().rows:
         return source
@@ -47,11 +46,11 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
         inputs["embeddings"] = embeddings.require().fingerprint
         config["domain_clusters"] = settings.domain_clusters
     else:
-        named = settings.domain_model
+        reference = campaign.model.base if settings.domain_model == "base" else settings.domain_model
         config |= {
-            "domain_model": campaign.model.base if named == "base" else named,
+            "domain_model": reference,
             "domain_max_tokens": settings.domain_max_tokens,
-            "template": template_hash(campaign, campaign.model.base if named == "base" else named),
+            "template": template_hash(campaign, reference),
             "prompt_version": PROMPT_VERSION,
             "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
         }
@@ -62,7 +61,6 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
         work = _with_clusters(source, embeddings, stage.segments, settings.domain_clusters, campaign.seed)
         run_segments("domains", replace(stage, segments=work), read=itself, transform=set_domains)
     else:
-        reference = config["domain_model"]
         classes = Classes(max_tokens=settings.domain_max_tokens, by=f"the classifier {reference}")
         run_asks("domains", stage, classes, engine_settings(campaign, reference), engine_actors(campaign))
     stage.commit(DOMAINS)

@@ -13,7 +13,7 @@ from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.replicas import metered_replicas
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
 from thinkscale.stages.rounds import BenchmarkRun, longest_thinking
-from thinkscale.store.artifact import Artifact, fingerprint
+from thinkscale.store.artifact import fingerprint
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import exported
 from thinkscale.store.samples import SampleSet
@@ -27,10 +27,7 @@ def evaluate(campaign: Campaign, store: Store) -> bool:
         reference, model_input = _model_reference(campaign, store, model)
         begun = []
         for benchmark in campaign.evaluate.benchmarks:
-            source = campaign_artifact(campaign, store, f"benchmarks/{benchmark.name}")
-            output = SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark.name).artifact
-            inputs = {**fingerprints(benchmark=source), "model": model_input}
-            stage, run = _begin(campaign, store, (model, reference), benchmark.name, source, output, inputs)
+            stage, run = _begin(campaign, store, model, reference, model_input, benchmark.name)
             if stage is not None:
                 run.resume(stage.done)
                 begun.append((stage, run))
@@ -62,19 +59,15 @@ async def _evaluate_model(
 
 
 def _begin(
-    campaign: Campaign,
-    store: Store,
-    model: tuple[str, str],
-    benchmark: str,
-    source: Artifact,
-    output: Artifact,
-    inputs: dict[str, str],
+    campaign: Campaign, store: Store, model: str, reference: str, model_input: str, benchmark: str
 ) -> tuple[Stage | None, BenchmarkRun]:
-    """`model`: its name and its reference."""
-    run = BenchmarkRun(campaign, model[0], benchmark, source, output, lambda: _known_tokens(campaign, store, benchmark))
+    source = campaign_artifact(campaign, store, f"benchmarks/{benchmark}")
+    output = SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark).artifact
+    inputs = {**fingerprints(benchmark=source), "model": model_input}
+    run = BenchmarkRun(campaign, model, benchmark, source, output, lambda: _known_tokens(campaign, store, benchmark))
     config = {
         "model": campaign.model.model_dump(),
-        "template": template_hash(campaign, model[1]),
+        "template": template_hash(campaign, reference),
         "evaluate": campaign.evaluate.model_dump(exclude={"benchmarks", "models", "segment_questions"}),
         "segment_questions": campaign.evaluate.segment_questions,
         "seed": campaign.seed,
@@ -85,12 +78,10 @@ def _begin(
 
 def _known_tokens(campaign: Campaign, store: Store, benchmark: str) -> dict[str, float]:
     """Thinking tokens that models evaluated before took for each question."""
-    sets = [
-        SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark)
-        for model in campaign.evaluate.models
-    ]
-    columns = ["question_id", "thinking_tokens"]
-    return longest_thinking(part for one in sets if one.is_complete for part in one.iter_tables(columns))
+    models, columns = campaign.evaluate.models, ["question_id", "thinking_tokens"]
+    sets = (SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark) for model in models)
+    complete = (one for one in sets if one.artifact.manifest() is not None)
+    return longest_thinking(part for one in complete for part in one.iter_tables(columns))
 
 
 def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str, str]:

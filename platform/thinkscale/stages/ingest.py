@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +82,7 @@ def _read_sources(campaign: Campaign, output: Artifact) -> bool:
     run_segments("ingest", stage, read=itself, transform=IngestPiece(rules))
     records = output.segment_records()
     if not sum(record["file"]["rows"] for record in records):
-        reasons: Counter[str] = Counter()
-        for record in records:
-            reasons.update(record.get("dropped", {}))
+        reasons = sum((Counter(record.get("dropped", {})) for record in records), Counter[str]())
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common()) or "the sources hold no rows"
         raise IngestError(f"the pool is empty: {told}. Look at {output.url}/dropped, or at curate.quality_rules")
     return stage.commit(INGESTED)
@@ -94,14 +93,14 @@ def _halves(keys: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     return np.frombuffer(b"".join(keys.to_pylist()), dtype=np.uint64).reshape(-1, 2)
 
 
+@dataclass(frozen=True)
 class IngestPiece:
     """A piece of a source to checked questions."""
 
-    def __init__(self, rule_names: Sequence[str]) -> None:
-        self._rule_names = tuple(rule_names)
+    rule_names: Sequence[str]
 
     def __call__(self, piece: Piece) -> Result:
-        rules = chosen_rules(self._rule_names)
+        rules = chosen_rules(self.rule_names)
         kept, dropped = [], []
         for row in read(piece):
             if isinstance(row, Unreadable):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 
 import pyarrow as pa
 
@@ -14,10 +15,10 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.report.metrics import COLUMNS, points, tally, unsettled
 from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
-from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
+from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import curated_artifacts
-from thinkscale.store.samples import SampleSet
+from thinkscale.store.samples import SampleSet, complete_ones
 
 
 def report(campaign: Campaign, store: Store) -> bool:
@@ -39,14 +40,8 @@ def report(campaign: Campaign, store: Store) -> bool:
         return False
     store.delete_directory(output.path)
     output.begin(config, inputs)
-    files = build_report(
-        campaign,
-        _parts(samples),
-        manifests,
-        _training(campaign, store),
-        benchmark_questions(campaign, store),
-        notes=sample_notes(samples),
-    )
+    training, questions = _training(campaign, store), benchmark_questions(campaign, store)
+    files = build_report(campaign, _parts(samples), manifests, training, questions, sample_notes(samples))
     files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
     output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
     return True
@@ -54,8 +49,7 @@ def report(campaign: Campaign, store: Store) -> bool:
 
 def summary(campaign: Campaign, store: Store) -> str:
     """Accuracy by budget, the cost and where the report lies, as text for a terminal."""
-    output = Artifact(store, f"{campaign.name}/report")
-    return output.read_file("summary.txt").decode()
+    return Artifact(store, f"{campaign.name}/report").read_file("summary.txt").decode()
 
 
 def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
@@ -76,19 +70,17 @@ def sample_manifests(samples: Sequence[SampleSet]) -> dict[str, Manifest]:
 
 def sample_notes(samples: Sequence[SampleSet]) -> list[str]:
     """A line for each sample set whose sampling went on for an interval, or whose verdicts are not evaluation's."""
-    regradings = [(one, one.regrading()) for one in samples]
-    told = [(one, one.artifact.require().extra.get("sampling", {})) for one in samples]
     return [
         f"{one.model} on {one.benchmark} was sampled on for 95% intervals within {sampling['target_points']:g} points: "
         f"{sampling['stopped']} at {sampling['samples']} samples of each question, the widest interval is "
         f"{sampling['interval_points']:.2f} points to either side."
-        for one, sampling in told
-        if "target_points" in sampling
+        for one in samples
+        if "target_points" in (sampling := one.artifact.require().extra.get("sampling", {}))
     ] + [
         f"Verdicts on {one.benchmark} of {one.model} are of a later grading: "
         f"{int(regrading.require().stats.get('changed', 0)):,} changed."
-        for one, regrading in regradings
-        if regrading is not None
+        for one in samples
+        if (regrading := one.regrading()) is not None
     ]
 
 
@@ -101,20 +93,13 @@ def benchmark_questions(campaign: Campaign, store: Store) -> pa.Table:
 
 def _samples(campaign: Campaign, store: Store) -> list[SampleSet]:
     """The complete ones of the campaign's samples, in its order."""
-    found = [
-        SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark.name)
-        for model in campaign.evaluate.models
-        for benchmark in campaign.evaluate.benchmarks
-    ]
-    complete = [samples for samples in found if samples.is_complete]
-    if not complete:
-        raise ArtifactError(f"{store.url(campaign.name)} holds no complete samples: run the stage evaluate first")
-    return complete
+    found = product(campaign.evaluate.models, [benchmark.name for benchmark in campaign.evaluate.benchmarks])
+    sets = (SampleSet(store=store, campaign=campaign.name, model=model, benchmark=name) for model, name in found)
+    return complete_ones(sets, store.url(campaign.name))
 
 
 def _parts(samples: Iterable[SampleSet], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    for one in samples:
-        yield from one.iter_tables(columns)
+    return (part for one in samples for part in one.iter_tables(columns))
 
 
 def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:

@@ -85,10 +85,8 @@ class BenchmarkRun:
     def commit(self) -> Manifest:
         """Write the manifest: nothing is open, and nothing more to draw."""
         records = self.output.segment_records()
-        seconds, tail = (
-            sum(value for record in records for name, value in record["stats"].items() if name.endswith(ending))
-            for ending in ("_s", "_tail_s")
-        )
+        spent = [item for record in records for item in record["stats"].items()]
+        seconds, tail = (sum(s for name, s in spent if name.endswith(ending)) for ending in ("_s", "_tail_s"))
         extra = {
             "model": self._model,
             "benchmark": self._benchmark,
@@ -143,7 +141,7 @@ class BenchmarkRun:
                     benchmark=self._benchmark,
                     question=question,
                     sample=sample,
-                    expected_tokens=self._expected_tokens(question),
+                    expected_tokens=self._known_tokens.get(question.id, max(self._settings.budgets.caps)),
                 )
                 for question in self._questions[start : start + self._settings.segment_questions]
                 for sample in range(first, stop)
@@ -151,10 +149,6 @@ class BenchmarkRun:
             key = f"{start:07d}-{first:05d}" if first else f"{start:07d}"
             found.append(Segment(key=key, rows=len(items), work=items))
         return found
-
-    def _expected_tokens(self, question: Question) -> float:
-        """Thinking tokens of a question's longest budget: as before, else the budget's own."""
-        return self._known_tokens.get(question.id, max(self._settings.budgets.caps))
 
 
 def longest_thinking(parts: Iterable[pa.Table]) -> dict[str, float]:

@@ -59,24 +59,19 @@ class Samples:
             max_answer_tokens=budgets.max_answer_tokens,
         )
         thinking_format = resolve_format(campaign.model, tokenizer)
+        seed = derived_seed(campaign.seed, row.question.id, row.sample)
         program = sweep(
             tokenizer.prompt_ids(row.question.question, thinking_format, campaign.model.system_prompt),
             self._cells(),
             budget,
             forcing_ids(tokenizer, thinking_format, budget),
             context_tokens=engine.info.context_tokens,
-            sampling=Sampling(
-                temperature=campaign.evaluate.temperature,
-                seed=derived_seed(campaign.seed, row.question.id, row.sample),
-            ),
+            sampling=Sampling(temperature=campaign.evaluate.temperature, seed=seed),
         )
         result: SweepResult = await run(engine, program)
+        keep_ids = campaign.evaluate.keep_token_ids
         rows = [
-            {
-                **_row_key(row, cell),
-                "status": "ok",
-                **_thought_columns(thought, tokenizer, keep_ids=campaign.evaluate.keep_token_ids),
-            }
+            _row_key(row, cell) | {"status": "ok"} | _thought_columns(thought, tokenizer, keep_ids=keep_ids)
             for cell, thought in result.thoughts.items()
         ]
         return {"rows": rows, "decoded_tokens": result.decoded_tokens, "separate_tokens": result.separate_tokens}
@@ -93,12 +88,9 @@ class Samples:
         ]
         kept = [*(row for _, row in drawn), *lost]
         kept.sort(key=lambda r: (r["question_id"], r["sample"], r["max_thinking_tokens"], r["num_waits"]))
-        counts = {
-            name: float(sum(answer[name] for _, answer in found)) for name in ("decoded_tokens", "separate_tokens")
-        }
-        return Result(
-            kept=table(kept, SAMPLES), stats={**counts, "failed": len(lost)}, extra={"grading": grading_facts()}
-        )
+        stats = {name: float(sum(each[name] for _, each in found)) for name in ("decoded_tokens", "separate_tokens")}
+        stats["failed"] = len(lost)
+        return Result(kept=table(kept, SAMPLES), stats=stats, extra={"grading": grading_facts()})
 
     def _cells(self) -> list[Cell]:
         return curve_cells(self.campaign.evaluate.budgets.caps, self.campaign.evaluate.budgets.waits)

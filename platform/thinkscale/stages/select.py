@@ -67,17 +67,14 @@ def select(campaign: Campaign, store: Store) -> bool:
     output.commit_segment(WHOLE.key, table(chosen, SELECTED), dropped=_not_selected(sorted(left), campaign))
     progress.advance(len(chosen))
     facts, costs = licences(chosen), cascade(campaign, store)
-    steps = [*funnel(campaign, store), _own_step(rows, len(chosen))]
+    dropped = {"not_selected": rows - len(chosen)} if len(chosen) < rows else {}
+    own = FunnelStep(artifact="selected", rows_in=rows, rows_kept=len(chosen), dropped=dropped)
+    steps = [*funnel(campaign, store), own]
     card = data_card(campaign, len(chosen), facts["licences"], steps, costs)
-    files = [output.write_file("README.md", card.encode())]
-    for kind, image in draw_funnel(steps, title=f"{campaign.name}: {len(chosen):,} questions").items():
-        files.append(output.write_file(f"funnel.{kind}", image))
+    images = draw_funnel(steps, title=f"{campaign.name}: {len(chosen):,} questions")
+    texts = {"README.md": card.encode(), **{f"funnel.{kind}": image for kind, image in images.items()}}
+    files = [output.write_file(name, data) for name, data in texts.items()]
     return stage.commit(SELECTED, extra={**facts, "cascade": [asdict(cost) for cost in costs]}, files=files)
-
-
-def _own_step(rows: int, chosen: int) -> FunnelStep:
-    dropped = {"not_selected": rows - chosen} if chosen < rows else {}
-    return FunnelStep(artifact="selected", rows_in=rows, rows_kept=chosen, dropped=dropped)
 
 
 def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str, Any]]:
@@ -86,15 +83,11 @@ def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str,
     parts = source.iter_tables(DIFFICULTY.names)
     found = pa.concat_tables(rows.filter(pc.is_in(rows.column("id"), wanted)) for rows in parts)
     by_id = {row["id"]: row for row in found.to_pylist()}
-    return [
-        {
-            **by_id[pick.id],
-            "metadata": json.dumps(dict(by_id[pick.id]["metadata"] or ())),
-            "selected_rank": rank,
-            "selected_by": pick.by,
-        }
-        for rank, pick in enumerate(picks)
-    ]
+    chosen = []
+    for rank, pick in enumerate(picks):
+        metadata = json.dumps(dict(by_id[pick.id]["metadata"] or ()))
+        chosen.append({**by_id[pick.id], "metadata": metadata, "selected_rank": rank, "selected_by": pick.by})
+    return chosen
 
 
 def _not_selected(ids: Sequence[str], campaign: Campaign) -> pa.Table:

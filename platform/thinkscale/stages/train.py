@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,12 +86,9 @@ def check_base(campaign: Campaign, store: Store) -> None:
 
 def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: list[dict[str, Any]]) -> Tokenized:
     """The samples. Refuses before any device is held what could only fail later."""
-    for setting, used, module, extra in (
-        ("train.lora_rank", campaign.train.lora_rank > 0, "peft", "lora"),
-        ("train.tensorboard", campaign.train.tensorboard is not None, "tensorboard", "tensorboard"),
-    ):
-        if used and find_spec(module) is None:
-            raise TrainingError(f"{setting} needs the package {module}: pip install 'thinkscale[{extra}]'")
+    for setting, module, extra in (("lora_rank", "peft", "lora"), ("tensorboard", "tensorboard", "tensorboard")):
+        if getattr(campaign.train, setting) not in (None, 0) and find_spec(module) is None:
+            raise TrainingError(f"train.{setting} needs the package {module}: pip install 'thinkscale[{extra}]'")
     from thinkscale.learn.model import read_config
 
     config = read_config(base)
@@ -100,9 +98,8 @@ def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: l
         make = tokenizer.question_ids if opened is None else tokenizer.prompt_ids
         return make(question, thinking_format, campaign.model.system_prompt)
 
-    fields = set(Trace.__dataclass_fields__)
     tokenized = tokenize(
-        [Trace(**{name: value for name, value in row.items() if name in fields}) for row in rows],
+        [Trace(**{name: row[name] for name in Trace.__dataclass_fields__}) for row in rows],
         tokenizer=tokenizer,
         prompt_ids=prompt_ids,
         thinking_format=thinking_format,
@@ -165,13 +162,11 @@ def _commit(
             path = directory / Path(name).name
             path.write_text(text, encoding="utf-8")
             files.append(artifact.add_file(path, name, outcome["attempt"]))
-    stats = {f"{device}_{what}_s": getattr(ledger, f"{device}_{what}_s") for device in ("cpu", "gpu")
-             for what in ("busy", "startup")}  # fmt: skip
     return artifact.commit(
         "model/1",
         files=files,
         stats={
-            **stats,
+            **{name: seconds for name, seconds in asdict(ledger).items() if "busy" in name or "startup" in name},
             "elapsed_s": elapsed_s,
             "trained_tokens": sum(metrics.tokens for metrics in history),
             "steps": len(history),

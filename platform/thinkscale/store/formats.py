@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -45,6 +45,7 @@ class Section:
     first_line: int = 1
 
 
+_NO_SPACE = re.compile(r"\S")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONE = re.compile("[\ud800-\udfff]")
 
@@ -64,13 +65,10 @@ def sections(location: Location, segment_rows: int) -> list[Section]:
         with location.open_file() as file:
             metadata = _open_parquet(file, location).metadata
             counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        found, first = [], 1
-        for i, count in enumerate(counts):
-            found.append(
-                Section(location=location, format="parquet", rows=count, start=i, stop=i + 1, first_line=first)
-            )
-            first += count
-        return found
+        return [
+            Section(location=location, format="parquet", rows=rows, start=i, stop=i + 1, first_line=line)
+            for i, (rows, line) in enumerate(zip(counts, accumulate(counts, initial=1), strict=False))
+        ]
     if file_format == "jsonl" and not location.compressed:
         return _line_sections(location, segment_rows)
     try:
@@ -119,10 +117,9 @@ def raw_rows(section: Section) -> Iterator[RawRow]:
     Raises IngestError where the file cannot be read on: a JSON array that breaks, a file that vanished.
     """
     location = section.location
+    readers = {"jsonl": _jsonl, "json": _json_array, "csv": _csv, "tsv": _csv, "parquet": _parquet_rows}
     try:
-        yield from {"jsonl": _jsonl, "json": _json_array, "csv": _csv, "tsv": _csv, "parquet": _parquet_rows}[
-            section.format
-        ](section, location)
+        yield from readers[section.format](section, location)
     except OSError as error:
         raise _broken(location, error) from error
 
@@ -168,14 +165,13 @@ def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise IngestError(f"{location.url}, line {line}: not UTF-8: {error.reason}") from error
-    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
-    at = _skip(space, text, 0)
+    decoder, at = json.JSONDecoder(), _skip(text, 0)
     if text[at : at + 1] == "{":
         yield from _wrapped(text, location)
         return
     if text[at : at + 1] != "[":
         raise IngestError(f"{location.url}, line {_line(text, at)}: neither a JSON array nor JSON lines")
-    at, line, counted = _skip(space, text, at + 1), 1, 0
+    at, line, counted = _skip(text, at + 1), 1, 0
     while text[at : at + 1] != "]":
         line, counted = line + text.count("\n", counted, at), at
         locator = f"{location.url}:{line}"
@@ -185,9 +181,9 @@ def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
             line, fault = getattr(error, "lineno", line), getattr(error, "msg", error)
             raise IngestError(f"{location.url}, line {line}: broken JSON array: {fault}") from error
         yield locator, _checked(row, locator)
-        at = _skip(space, text, at)
+        at = _skip(text, at)
         if text[at : at + 1] == ",":
-            at = _skip(space, text, at + 1)
+            at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
             raise IngestError(f"{location.url}, line {_line(text, at)}: broken JSON array: ',' or ']' expected")
 
@@ -224,16 +220,13 @@ def _rows_in(found: dict[str, Any]) -> list[Any]:
     names, data = found.get("columns"), found.get("data")
     if isinstance(names, list) and isinstance(data, list):  # pandas' orient="split"
         return [dict(zip(names, row, strict=True)) for row in data]
-    tables = {
-        key: value for key, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)
-    }
+    lists = {key: value for key, value in found.items() if isinstance(value, list)}
+    tables = {key: value for key, value in lists.items() if value and isinstance(value[0], dict)}
     if len(tables) > 1 and len(tables) == len(values):
         raise ValueError(
             f"holds {len(tables)} lists of rows ({', '.join(tables)}): write the one to be read to a file of its own"
         )
-    if len(tables) == 1 and not any(
-        isinstance(value, str) and key in ("question", "problem") for key, value in found.items()
-    ):
+    if len(tables) == 1 and not any(isinstance(found.get(key), str) for key in ("question", "problem")):
         return next(iter(tables.values()))
     if values and all(isinstance(value, dict) for value in values):
         if all(key.isdigit() for key in found):
@@ -241,36 +234,25 @@ def _rows_in(found: dict[str, Any]) -> list[Any]:
         indexes = list(values[0])
         if indexes and all(index.isdigit() for index in indexes):
             return [{name: column.get(index) for name, column in found.items()} for index in indexes]
-    if len(values) > 1 and all(isinstance(value, list) for value in values):
-        if len(lengths := {len(value) for value in values}) > 1:
-            raise ValueError(
-                f"columns of different lengths: {', '.join(f'{key} {len(value):,}' for key, value in found.items())}"
-            )
-        return [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)] if lengths else []
+    if len(values) > 1 and len(lists) == len(values):
+        if len({len(value) for value in values}) > 1:
+            told = ", ".join(f"{key} {len(value):,}" for key, value in found.items())
+            raise ValueError(f"columns of different lengths: {told}")
+        return [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)]
     return [found]
-
-
-def _text(stream: Any) -> io.TextIOWrapper:
-    """Text in which bytes that are not UTF-8 match _LONE: they cost their row, not the file."""
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-
-
-def _with_first(lines: Any) -> tuple[str, Iterator[str]]:
-    """The first line, and all of them."""
-    first = next(lines, "")
-    return first, chain([first] if first else [], lines)
 
 
 def _csv(section: Section, location: Location) -> Iterator[RawRow]:
     csv.field_size_limit(1 << 30)
-    with location.open_stream() as stream, _text(stream) as text:
-        lines = _with_first(text)
-        delimiter = (
-            "\t"
-            if section.format == "tsv"
-            else max(",;\t|", key=lambda sign: len(next(csv.reader([lines[0]], delimiter=sign), [])))
-        )
-        reader = csv.reader(lines[1], delimiter=delimiter)
+    # Bytes that are not UTF-8 match _LONE: they cost their row, not the file.
+    with (
+        location.open_stream() as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
+    ):
+        first = next(text, "")
+        signs = "\t" if section.format == "tsv" else ",;\t|"
+        delimiter = max(signs, key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
+        reader = csv.reader(chain([first] if first else [], text), delimiter=delimiter)
         header: list[str] | None = None
         line = 1
         try:
@@ -281,11 +263,8 @@ def _csv(section: Section, location: Location) -> Iterator[RawRow]:
                     continue
                 found = _LONE.search("\n".join(cells))
                 if found or (cells and len(cells) != len(header)):
-                    error = (
-                        f"not UTF-8: byte {ord(found[0]) - 0xDC00:#x}"
-                        if found
-                        else f"{len(cells)} cells under {len(header)} columns"
-                    )
+                    error = f"not UTF-8: byte {ord(found[0]) - 0xDC00:#x}" if found else ""
+                    error = error or f"{len(cells)} cells under {len(header)} columns"
                     yield locator, Unreadable(locator=locator, error=error, text=_LONE.sub("?", ",".join(cells)[:200]))
                 elif cells:
                     yield locator, dict(zip(header, cells, strict=True))
@@ -297,9 +276,8 @@ def _parquet_rows(section: Section, location: Location) -> Iterator[RawRow]:
     with location.open_file() as file:
         parquet = _open_parquet(file, location)
         row = section.first_line
-        for batch in parquet.iter_batches(
-            1024, row_groups=range(section.start, section.stop or parquet.num_row_groups)
-        ):
+        groups = range(section.start, section.stop or parquet.num_row_groups)
+        for batch in parquet.iter_batches(1024, row_groups=groups):
             for values in batch.to_pylist():
                 yield f"{location.url}:{row}", values
                 row += 1
@@ -320,9 +298,10 @@ def _beginning(line: bytes) -> str:
     return line[:200].decode("utf-8", "replace").strip()
 
 
-def _skip(space: re.Pattern[str], text: str, at: int) -> int:
-    match = space.match(text, at)
-    return match.end() if match else at
+def _skip(text: str, at: int) -> int:
+    """The place of the next character that is no space."""
+    match = _NO_SPACE.search(text, at)
+    return match.start() if match else len(text)
 
 
 def _line(text: str, at: int) -> int:

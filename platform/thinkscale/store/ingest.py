@@ -18,7 +18,7 @@ from typing import Any
 from thinkscale.domain.campaign import Columns, FilesSource, ReasoningGymSource
 from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind, Question, question_id
 from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
-from thinkscale.store.locations import IngestError, expand
+from thinkscale.store.locations import IngestError, Location, expand
 from thinkscale.store.options import Options, read_options
 from thinkscale_demo.procedural import Share, generate, shares
 
@@ -69,7 +69,7 @@ def plan(source: FilesSource | ReasoningGymSource, segment_rows: int) -> list[Pi
             for segment in shares(source.families, source.rows, segment_rows)
         ]
     pieces = []
-    for location in (location for path in source.paths for location in expand(path)):
+    for location in _locations(source):
         found = sections(location, segment_rows)
         _check_columns(source, found)
         pieces += [Piece(source=source, rows=section.rows, section=section) for section in found]
@@ -81,7 +81,7 @@ def source_fingerprints(source: FilesSource | ReasoningGymSource) -> dict[str, s
     if isinstance(source, ReasoningGymSource):
         return {}
     result = {}
-    for location in (location for path in source.paths for location in expand(path)):
+    for location in _locations(source):
         with location.open_file() as file:
             size = file.size()
             digest = hashlib.sha256(file.read(min(size, 1 << 20)))
@@ -92,20 +92,20 @@ def source_fingerprints(source: FilesSource | ReasoningGymSource) -> dict[str, s
     return result
 
 
+def _locations(source: FilesSource) -> list[Location]:
+    return [location for path in source.paths for location in expand(path)]
+
+
 def read(piece: Piece) -> Iterator[Question | Unreadable]:
     """The rows of a piece in order.
 
     Raises IngestError where the file cannot be read on (a JSON array that breaks, a file that vanished).
     """
     if isinstance(piece.source, ReasoningGymSource):
+        source = piece.source
         for share in piece.shares:
-            yield from generate(
-                share,
-                source=piece.source.name,
-                seed=piece.source.seed,
-                parameters=piece.source.parameters.get(share.family, {}),
-                licence=piece.source.licence,
-            )
+            own = source.parameters.get(share.family, {})
+            yield from generate(share, source=source.name, seed=source.seed, parameters=own, licence=source.licence)
         return
     pattern = re.compile(piece.source.answer_pattern, re.DOTALL) if piece.source.answer_pattern else None
     assert piece.section is not None
@@ -116,19 +116,17 @@ def read(piece: Piece) -> Iterator[Question | Unreadable]:
 def _check_columns(source: FilesSource, found: Sequence[Section]) -> None:
     """Raises IngestError naming a mapped column that none of a file's first rows has."""
     readable = ((at, row) for section in found for at, row in raw_rows(section) if not isinstance(row, Unreadable))
-    named = list(islice(readable, SNIFFED_ROWS))
-    rows = [row for _, row in named]
+    rows = list(islice(readable, SNIFFED_ROWS))
+    if not rows:
+        return
     for field_name, column in _mapped(source.columns):
-        if not rows or any(_get(row, column) is not _ABSENT for row in rows):
-            continue
-        raise IngestError(
-            f"{found[0].location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
-            f"has: {', '.join(map(str, rows[0]))}"
-        )
-    if rows and source.columns.options is not None:
-        faults = [
-            row for row in (_question(source, row, place, None) for place, row in named) if isinstance(row, Unreadable)
-        ]
+        if all(_get(row, column) is _ABSENT for _, row in rows):
+            raise IngestError(
+                f"{found[0].location.url}: no column {column!r} (pool {source.name!r}, columns.{field_name}); the file "
+                f"has: {', '.join(map(str, rows[0][1]))}"
+            )
+    if source.columns.options is not None:
+        faults = [read for at, row in rows if isinstance(read := _question(source, row, at, None), Unreadable)]
         if len(faults) == len(rows) and "options" in faults[0].error:
             raise IngestError(
                 f"{faults[0].locator}: {faults[0].error} (pool {source.name!r}, and so in every row read)"
@@ -144,11 +142,7 @@ def _mapped(columns: Columns) -> Iterator[tuple[str, str]]:
             yield from ((name, column) for column in ([value] if isinstance(value, str) else value))
 
 
-class _Absent:
-    pass
-
-
-_ABSENT = _Absent()
+_ABSENT = object()
 
 
 def _get(row: Mapping[str, Any], column: str) -> Any:
@@ -198,7 +192,9 @@ def _question(
             return Unreadable(locator=locator, error=error, text=answer[-200:])
         answer = (match.group(1) or "").strip()
     name = texts["source"] or source.name
-    kind = _kind(texts["kind"]) if texts["kind"] else "code" if CODE_SETS.search(name) else None
+    kind = _KIND_NAMES.get(texts["kind"].strip().lower())
+    if not texts["kind"] and CODE_SETS.search(name):
+        kind = "code"
     kind = kind or ("choice" if options.texts else source.kind)
     question = texts["question"]
     if kind == "choice" and options.texts:
@@ -228,10 +224,6 @@ def _question(
             **({WITHHELD: "yes"} if source.withheld else {}),
         },
     )
-
-
-def _kind(name: str) -> AnswerKind | None:
-    return _KIND_NAMES.get(name.strip().lower())
 
 
 def _text(value: Any) -> str:
@@ -272,9 +264,12 @@ def _options(row: Mapping[str, Any], column: str | list[str] | None) -> Options:
     texts = [_text(_get(row, each)) for each in column]
     while texts and not texts[-1]:
         texts.pop()
-    return Options(
-        tuple(_OPTION_LETTER.sub("", text, count=1) if _OPTION_LETTER.match(text) else text for text in texts)
-    )
+    return Options(tuple(_without_letter(text) for text in texts))
+
+
+def _without_letter(text: str) -> str:
+    mark = _OPTION_LETTER.match(text)
+    return text[mark.end() :] if mark else text
 
 
 def _rendered(question: str, options: tuple[str, ...]) -> str:
@@ -296,23 +291,15 @@ def _shuffled(options: tuple[str, ...], right: str, seed: str) -> tuple[tuple[st
 def _letter(value: Any, answer: str, options: Options) -> str:
     """The right options' letters from labels, letters, an index (from 0) or the option's text; else the answer."""
     letters = [chr(ord("A") + i) for i in range(len(options.texts))]
-    if (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and str(value) not in options.labels
-        and 0 <= value < len(letters)
-    ):
+    if type(value) is int and str(value) not in options.labels and 0 <= value < len(letters):
         return letters[value]
     if (label := answer.strip().strip("().: ").upper()) in options.labels:
         return letters[options.labels.index(label)]
     if label in letters:
         return label
-    if (
-        _LETTERS.fullmatch(answer.strip())
-        and (named := sorted(set(re.findall("[A-Z]", answer))))
-        and set(named) <= set(letters)
-    ):
-        return ",".join(named)
-    stripped = _OPTION_LETTER.sub("", answer, count=1).strip() if _OPTION_LETTER.match(answer) else answer.strip()
+    named = set(re.findall("[A-Z]", answer)) if _LETTERS.fullmatch(answer.strip()) else set()
+    if named and named <= set(letters):
+        return ",".join(sorted(named))
+    stripped = _without_letter(answer).strip()
     matches = [i for i, option in enumerate(options.texts) if option == stripped]
     return letters[matches[0]] if len(matches) == 1 else answer

@@ -40,10 +40,7 @@ class Location:
 
         Raises IngestError where the name ends in none of FORMATS, or the text is not UTF-8 but UTF-16.
         """
-        name = self.url
-        for ending in COMPRESSIONS:
-            name = name.removesuffix(ending)
-        ending = Path(name).suffix.lower()
+        ending = _ending(self.url)
         if ending not in FORMATS:
             raise IngestError(f"{self.url}: unknown format; a file's name must end in one of {', '.join(FORMATS)}")
         if ending == ".parquet":
@@ -64,26 +61,24 @@ class Location:
 
     def open_file(self) -> Any:
         """A seekable file (pyarrow.NativeFile). Raises IngestError where it cannot be opened."""
-        fs, path = self._resolve()
-        try:
-            return fs.open_input_file(path)
-        except OSError as error:
-            raise _cannot_open(self.url, error) from error
+        return self._open("open_input_file")
 
     def open_stream(self) -> Any:
         """The content in order, decompressed by the name's ending. Raises IngestError as `open_file`."""
-        fs, path = self._resolve()
+        return self._open("open_input_stream")
+
+    def _open(self, way: str) -> Any:
+        fs: pafs.FileSystem = pafs.LocalFileSystem()
+        if self.url.startswith(REMOTE):
+            fs, path = Store(self.url.rpartition("/")[0]).fs, self.url.partition("://")[2]
+        elif match := _HUB.fullmatch(self.url):
+            path = _download(self.url, match)
+        else:
+            path = str(Path(self.url).expanduser())
         try:
-            return fs.open_input_stream(path)
+            return getattr(fs, way)(path)
         except OSError as error:
             raise _cannot_open(self.url, error) from error
-
-    def _resolve(self) -> tuple[pafs.FileSystem, str]:
-        if self.url.startswith(REMOTE):
-            return Store(self.url.rpartition("/")[0]).fs, self.url.partition("://")[2]
-        if match := _HUB.fullmatch(self.url):
-            return pafs.LocalFileSystem(), _download(self.url, match)
-        return pafs.LocalFileSystem(), str(Path(self.url).expanduser())
 
 
 def _is_object(text: bytes) -> bool:
@@ -116,10 +111,14 @@ def _has_pattern(path: str) -> bool:
     return "*" in path or "?" in path
 
 
+def _ending(name: str) -> str:
+    for compression in COMPRESSIONS:
+        name = name.removesuffix(compression)
+    return Path(name).suffix.lower()
+
+
 def _is_data(name: str) -> bool:
-    for ending in COMPRESSIONS:
-        name = name.removesuffix(ending)
-    return Path(name).suffix.lower() in FORMATS and not Path(name).name.startswith((".", "_", "dataset_info"))
+    return _ending(name) in FORMATS and not Path(name).name.startswith((".", "_", "dataset_info"))
 
 
 def _local_files(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ never changed, and `current.json` beside them names the one that counts. Knows n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -39,10 +39,6 @@ class SampleSet:
     @property
     def label(self) -> str:
         return f"{self.model} {self.benchmark}"
-
-    @property
-    def is_complete(self) -> bool:
-        return self.artifact.manifest() is not None
 
     @property
     def _slug(self) -> str:
@@ -126,17 +122,17 @@ def sample_sets(store: Store, campaign: str) -> list[SampleSet]:
     Raises:
         ArtifactError: there are none.
     """
-    found = [
-        SampleSet(
-            store=store,
-            campaign=campaign,
-            model=model.removeprefix("model="),
-            benchmark=benchmark.removeprefix("benchmark="),
-        )
-        for model in store.directories(f"{campaign}/samples")
-        for benchmark in store.directories(f"{campaign}/samples/{model}")
-    ]
-    complete = [samples for samples in found if samples.is_complete]
-    if not complete:
-        raise ArtifactError(f"{store.url(campaign)} holds no complete samples: run the stage evaluate first")
-    return complete
+    found = []
+    for directory in store.directories(f"{campaign}/samples"):
+        model = directory.removeprefix("model=")
+        for name in store.directories(f"{campaign}/samples/{directory}"):
+            benchmark = name.removeprefix("benchmark=")
+            found.append(SampleSet(store=store, campaign=campaign, model=model, benchmark=benchmark))
+    return complete_ones(found, store.url(campaign))
+
+
+def complete_ones(found: Iterable[SampleSet], campaign_url: str) -> list[SampleSet]:
+    """Those that are complete. Raises ArtifactError where none is."""
+    if complete := [samples for samples in found if samples.artifact.manifest() is not None]:
+        return complete
+    raise ArtifactError(f"{campaign_url} holds no complete samples: run the stage evaluate first")
