@@ -118,9 +118,7 @@ def truncated(question: Question) -> str | None:
 def wrong_language(question: Question) -> str | None:
     """Not English: another script, or not one common English word in a text of some length."""
     letters = [c for c in _LATEX.sub(" ", question.question) if c.isalpha()]
-    foreign = sum(
-        1 for c in letters if c > "\u024f" and not "\u0370" <= c <= "\u03ff" and not "\u1d00" <= c <= "\u22ff"
-    )
+    foreign = sum(c > "\u024f" and not ("\u0370" <= c <= "\u03ff" or "\u1d00" <= c <= "\u22ff") for c in letters)
     if len(letters) >= 10 and foreign > 0.2 * len(letters):
         return f"{foreign} of {len(letters)} letters are of another script"
     words = [word.casefold() for word in _WORD.findall(_LATEX.sub(" ", question.question)) if len(word) > 1]
