@@ -38,9 +38,16 @@ class Family:
     """The reference answer from the metadata; None: the generator's own."""
 
 
+def _as_generated(kind: AnswerKind, *names: str) -> dict[str, Family]:
+    """Families that are asked and answered in the generator's own words."""
+    return dict.fromkeys(names, Family(kind=kind))
+
+
 FAMILIES: dict[str, Family] = {
     # arithmetic and algebra
-    "gsm_symbolic": Family(kind="math"),
+    **_as_generated("math", "gsm_symbolic", "dice"),
+    **_as_generated("integer", "simple_equations"),
+    **_as_generated("text", "prime_factorization", "bitwise_arithmetic", "advanced_geometry"),
     "chain_sum": Family(kind="integer", ask=lambda m: f"What is {m['expression']}?"),
     "decimal_chain_sum": Family(kind="math", ask=lambda m: f"What is {m['expression']}?"),
     "basic_arithmetic": Family(
@@ -53,7 +60,6 @@ FAMILIES: dict[str, Family] = {
     "products": Family(kind="integer", ask=lambda m: f"What is {m['expression']}?"),
     "gcd": Family(kind="integer", ask=lambda m: f"What is the greatest common divisor of {_and(m['numbers'])}?"),
     "lcm": Family(kind="integer", ask=lambda m: f"What is the least common multiple of {_and(m['numbers'])}?"),
-    "prime_factorization": Family(kind="text"),
     "fraction_simplification": Family(
         kind="text",
         ask=lambda m: (
@@ -70,7 +76,6 @@ FAMILIES: dict[str, Family] = {
             "Use lowercase letters for digits above 9."
         ),
     ),
-    "simple_equations": Family(kind="integer"),
     "count_primes": Family(
         kind="integer",
         parameters={"max_n": 100},
@@ -78,8 +83,6 @@ FAMILIES: dict[str, Family] = {
     ),
     "count_bits": Family(kind="integer", parameters={"max_n": 1000}),
     "complex_arithmetic": Family(kind="text", parameters={"operations_weights": [0.5, 0.5, 0.0, 0.0]}),
-    "bitwise_arithmetic": Family(kind="text"),
-    "dice": Family(kind="math"),
     "coin_flip": Family(kind="math", parameters={"max_trials": 6}),
     "simple_geometry": Family(
         kind="math",
@@ -89,8 +92,9 @@ FAMILIES: dict[str, Family] = {
         ),
         answer=lambda m: f"{m['missing_angle_raw']:g}",
     ),
-    "advanced_geometry": Family(kind="text"),
     # counting and lists
+    **_as_generated("integer", "letter_counting", "largest_island", "rotten_oranges", "binary_alternation", "maze"),
+    **_as_generated("text", "word_sorting", "spiral_matrix", "rotate_matrix", "binary_matrix"),
     "leg_counting": Family(
         kind="integer",
         ask=lambda m: (
@@ -99,7 +103,6 @@ FAMILIES: dict[str, Family] = {
             + "?"
         ),
     ),
-    "letter_counting": Family(kind="integer"),
     "number_sorting": Family(
         kind="text",
         ask=lambda m: (
@@ -117,16 +120,10 @@ FAMILIES: dict[str, Family] = {
         ),
         answer=lambda m: ", ".join(m["result"]) or "none",
     ),
-    "word_sorting": Family(kind="text"),
-    "largest_island": Family(kind="integer"),
-    "rotten_oranges": Family(kind="integer"),
-    "binary_alternation": Family(kind="integer"),
-    "maze": Family(kind="integer"),
-    "spiral_matrix": Family(kind="text"),
-    "rotate_matrix": Family(kind="text"),
-    "binary_matrix": Family(kind="text"),
     # words and ciphers
-    "spell_backward": Family(kind="text"),
+    **_as_generated(
+        "text", "spell_backward", "ransom_note", "isomorphic_strings", "string_insertion", "string_manipulation"
+    ),
     "word_sequence_reversal": Family(
         kind="text",
         ask=lambda m: (
@@ -141,24 +138,13 @@ FAMILIES: dict[str, Family] = {
             "What was the text?"
         ),
     ),
-    "ransom_note": Family(kind="text"),
-    "isomorphic_strings": Family(kind="text"),
-    "string_insertion": Family(kind="text"),
-    "string_manipulation": Family(kind="text"),
     # time, logic, relations
+    **_as_generated("integer", "aiw", "self_reference", "circuit_logic", "rectangle_count"),
+    **_as_generated(
+        "text", "calendar_arithmetic", "family_relationships", "syllogism", "knights_knaves", "needle_haystack"
+    ),
+    **_as_generated("text", "course_schedule", "color_cube_rotation", "zebra_puzzles"),
     "time_intervals": Family(kind="text", parameters={"task_types": ["time"]}),
-    "calendar_arithmetic": Family(kind="text"),
-    "aiw": Family(kind="integer"),
-    "family_relationships": Family(kind="text"),
-    "syllogism": Family(kind="text"),
-    "knights_knaves": Family(kind="text"),
-    "self_reference": Family(kind="integer"),
-    "needle_haystack": Family(kind="text"),
-    "course_schedule": Family(kind="text"),
-    "color_cube_rotation": Family(kind="text"),
-    "zebra_puzzles": Family(kind="text"),
-    "circuit_logic": Family(kind="integer"),
-    "rectangle_count": Family(kind="integer"),
 }
 """The families that can be asked for. Left out: those with several right answers (countdown, n_queens,
 sudoku, ...) and those whose right answer is a matter of interpretation (number_sequence, ...)."""

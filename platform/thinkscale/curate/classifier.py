@@ -6,7 +6,7 @@ Owns the classes, the prompt, its version and the strict reading of a reply. Kno
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 
 from thinkscale.domain.engine import Engine
@@ -33,7 +33,7 @@ _TAG = re.compile(r"</?\s*question\s*>", re.IGNORECASE)
 _CLASS = re.compile(r"^[ \t]*CLASS:[ \t]*(\d\d)[ \t.]*$", re.MULTILINE)
 
 
-@lru_cache(maxsize=1)
+@cache
 def msc_classes() -> dict[str, str]:
     """The 61 classes: their two digits, and `digits name`."""
     lines = resources.files("thinkscale.curate").joinpath("msc_classes.txt").read_text("utf-8").splitlines()

@@ -263,35 +263,26 @@ def _overlap_of_leak(pair: _Pair, masked: _View, numbered: _View, *, copies: int
         return alike if alike >= TEMPLATE_OVERLAP else None
     own, theirs = masked.own.row(pair.k), masked.bench.row(pair.j)
     own_numbered, their_numbered = numbered.own.row(pair.k), numbered.bench.row(pair.j)
-    reworded = _Overlap.of((masked, own, theirs, copies))
-    as_it_is = _Overlap.of(
-        (masked, own[own % 2 == 0], theirs[theirs % 2 == 0], copies), (numbered, own_numbered, their_numbered, copies)
-    )
-    if as_it_is.common >= LEAST_WEIGHT and as_it_is.share >= SAME_NUMBERS_OVERLAP:
-        return as_it_is.share
-    if reworded.common >= LEAST_WEIGHT and reworded.share >= OTHER_NUMBERS_OVERLAP:
-        return reworded.share
+    as_it_is = [(masked, own[own % 2 == 0], theirs[theirs % 2 == 0]), (numbered, own_numbered, their_numbered)]
+    for parts, least in ((as_it_is, SAME_NUMBERS_OVERLAP), ([(masked, own, theirs)], OTHER_NUMBERS_OVERLAP)):
+        common, share = _shared(parts, copies)
+        if common >= LEAST_WEIGHT and share >= least:
+            return share
     # Short, or nothing but common phrases: only its numbers can tell.
     held = pair.words_held() if pair.same_numbers and pair.tells else 0.0
     return held if held >= TELLING_NUMBERS_WORDS else None
 
 
-@dataclass(frozen=True)
-class _Overlap:
-    """How much rare text two questions share."""
+def _shared(parts: Sequence[tuple[_View, Hashes, Hashes]], copies: int) -> tuple[float, float]:
+    """How much rare text a pool question and a benchmark question share, by their shingles in each view.
 
-    common: float
-    share: float
-    """Of the benchmark question's; or of the pool question's where that is no mere fragment."""
-
-    @staticmethod
-    def of(*parts: tuple[_View, Hashes, Hashes, int]) -> _Overlap:
-        """Of a pool question's and a benchmark question's shingles, in each view."""
-        common = sum(view.weight(_common(own, theirs), copies) for view, own, theirs, copies in parts)
-        total = sum(view.weight(theirs, copies) for view, _, theirs, copies in parts)
-        whole = sum(view.weight(own, copies) for view, own, _, copies in parts)
-        share = common / total if total > 0 else 0.0
-        return _Overlap(common, max(share, common / whole) if whole >= 0.5 * total and whole > 0 else share)
+    And the share that it is of the benchmark question's; or of the pool question's where that is no mere fragment.
+    """
+    common = sum(view.weight(_common(own, theirs), copies) for view, own, theirs in parts)
+    total = sum(view.weight(theirs, copies) for view, _, theirs in parts)
+    whole = sum(view.weight(own, copies) for view, own, _ in parts)
+    share = common / total if total > 0 else 0.0
+    return common, max(share, common / whole) if whole >= 0.5 * total and whole > 0 else share
 
 
 def _common(a: Hashes, b: Hashes) -> Hashes:

@@ -15,7 +15,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Pool, groups, jaccard, rarity, take
-from thinkscale.curate.ngrams import Hashes
+from thinkscale.curate.ngrams import MULTIPLIER, Hashes
 from thinkscale.curate.normalise import canonical
 
 MISSED = 0.01
@@ -25,7 +25,6 @@ LARGEST_BUCKET = 200
 of a template's questions is work in the square of their number."""
 TELLING_NUMBERS = 3
 """Questions that agree in so many numbers and in the answer are the same even where the words are a template's."""
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +94,9 @@ def _band_keys(rows: Fingerprints, size: int) -> list[Hashes]:
     """For each band a hash of it with the numbers and the answer, shape [rows]."""
     keys = []
     for start in range(0, PERMUTATIONS - size + 1, size):
-        key = rows.numbers * _MULTIPLIER ^ rows.answer
+        key = rows.numbers * MULTIPLIER ^ rows.answer
         for i in range(start, start + size):
-            key = (key ^ rows.minhash[:, i]) * _MULTIPLIER
+            key = (key ^ rows.minhash[:, i]) * MULTIPLIER
             key ^= key >> np.uint64(29)
         keys.append(key)
     return keys

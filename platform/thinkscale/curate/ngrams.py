@@ -37,7 +37,7 @@ _MARKUP = frozenset((
     "frac", "dfrac", "tfrac", "displaystyle", "begin", "end", "align", "aligned", "array", "cdot", "times", "mathbb",
     "mathcal", "rm",
 ))  # fmt: skip
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def tokens(text: str) -> list[str]:
@@ -69,28 +69,27 @@ def shingles(words: Sequence[str], size: int) -> Hashes:
     count = len(words) - size + 1
     result = np.zeros(count, dtype=np.uint64)
     for i in range(size):
-        result = (result ^ hashes[i : i + count]) * _MULTIPLIER
+        result = (result ^ hashes[i : i + count]) * MULTIPLIER
         result ^= result >> np.uint64(29)
     return result
 
 
 def hash_words(words: Sequence[str]) -> int:
     """64 bits of a sequence of words."""
-    return _digest("\x1f".join(words))
+    return hash_text("\x1f".join(words))
 
 
-@lru_cache(maxsize=1 << 18)
-def _hash(word: str) -> int:
-    return _digest(word)
-
-
-def _digest(text: str) -> int:
+def hash_text(text: str) -> int:
+    """64 bits of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def is_number(word: str) -> bool:
     """Whether a token is a number."""
     return word[0].isdigit() or (word[0] == "." and len(word) > 1)
+
+
+_hash = lru_cache(maxsize=1 << 18)(hash_text)
 
 
 @lru_cache(maxsize=1 << 16)

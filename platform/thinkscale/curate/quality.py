@@ -90,14 +90,12 @@ def absent_image(question: Question) -> str | None:
         return f"comes with an image: {question.metadata['image'][:80]}"
     if _ASY in question.question or _TABLE.search(question.question):
         return None
-    match = _FIGURE.search(question.question)
-    return repr(match.group()) if match else None
+    return _found(_FIGURE.search(question.question))
 
 
 def inconsistent_numbering(question: Question) -> str | None:
     """Numbers of problem sheets left in the text: `p12.` or `**3.**`."""
-    match = _PART_NUMBER.search(question.question) or _BOLD_NUMBER.search(question.question)
-    return repr(match.group()) if match else None
+    return _found(_PART_NUMBER.search(question.question) or _BOLD_NUMBER.search(question.question))
 
 
 def truncated(question: Question) -> str | None:
@@ -118,9 +116,7 @@ def truncated(question: Question) -> str | None:
 def wrong_language(question: Question) -> str | None:
     """Not English: another script, or not one common English word in a text of some length."""
     letters = [c for c in _LATEX.sub(" ", question.question) if c.isalpha()]
-    foreign = sum(
-        1 for c in letters if c > "\u024f" and not "\u0370" <= c <= "\u03ff" and not "\u1d00" <= c <= "\u22ff"
-    )
+    foreign = sum(c > "\u024f" and not ("\u0370" <= c <= "\u03ff" or "\u1d00" <= c <= "\u22ff") for c in letters)
     if len(letters) >= 10 and foreign > 0.2 * len(letters):
         return f"{foreign} of {len(letters)} letters are of another script"
     words = [word.casefold() for word in _WORD.findall(_LATEX.sub(" ", question.question)) if len(word) > 1]
@@ -149,6 +145,10 @@ def absurd_answer(question: Question) -> str | None:
     return None
 
 
+def _found(match: re.Match[str] | None) -> str | None:
+    return repr(match.group()) if match else None
+
+
 def is_no_answer(answer: str) -> bool:
     """Whether a text stands where an answer is missing (`N/A`, `notfound`, `#REF!`)."""
     return _NO_ANSWER.fullmatch(answer.strip()) is not None
@@ -172,7 +172,5 @@ def chosen_rules(names: Sequence[str]) -> list[tuple[str, Rule]]:
 
 def first_fault(question: Question, rules: Sequence[tuple[str, Rule]]) -> tuple[str, str] | None:
     """Name and evidence of the first rule that the question breaks."""
-    for name, rule in rules:
-        if (evidence := rule(question)) is not None:
-            return name, evidence
-    return None
+    faults = ((name, rule(question)) for name, rule in rules)
+    return next(((name, evidence) for name, evidence in faults if evidence is not None), None)

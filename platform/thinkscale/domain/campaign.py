@@ -21,6 +21,12 @@ Seed = Annotated[int, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _holds_question(prompt: str) -> str:
+    if "{question}" not in prompt:
+        raise ValueError("a prompt must hold {question}")
+    return prompt
+
+
 def _as_ray_gives(gpus: float) -> float:
     if gpus > 1 and gpus % 1:
         raise ValueError("GPUs are a share of one, or a whole number")
@@ -66,7 +72,7 @@ class FilesSource(Section):
     kind: AnswerKind = "math"
     answer_pattern: str | None = None
     """A regular expression whose first group is the reference answer within the answer field."""
-    prompt: str = "{question}"
+    prompt: Annotated[str, AfterValidator(_holds_question)] = "{question}"
     """What a model is asked, `{question}` and the options below it standing in it; by default nothing else."""
     shuffle_options: int | None = None
     """A seed: each question's options in an order of their own. None: as they stand."""
@@ -85,13 +91,6 @@ class FilesSource(Section):
             raise ValueError("a pattern must hold a group, as (.*)")
         return value
 
-    @field_validator("prompt")
-    @classmethod
-    def _asks(cls, value: str) -> str:
-        if "{question}" not in value:
-            raise ValueError("a prompt must hold {question}")
-        return value
-
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: object) -> object:
@@ -99,13 +98,10 @@ class FilesSource(Section):
             return given
         if given["preset"] not in PRESETS:
             raise ValueError(f"preset {given['preset']!r} is unknown; there are: {', '.join(PRESETS)}")
-        preset = PRESETS[given["preset"]]
-        columns = given.get("columns", {})
-        return {
-            **preset,
-            **given,
-            "columns": {**preset["columns"], **columns} if isinstance(columns, dict) else columns,
-        }
+        preset, columns = PRESETS[given["preset"]], given.get("columns", {})
+        if isinstance(columns, dict):
+            columns = {**preset["columns"], **columns}
+        return {**preset, **given, "columns": columns}
 
 
 class ReasoningGymSource(Section):
@@ -237,7 +233,7 @@ class Train(Section):
     batch_sequences: Count = 16
     learning_rate: float = Field(default=1e-5, gt=0)
     warmup_share: Share = 0.05
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.95)
     weight_decay: float = Field(default=1e-4, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     context_tokens: Count = 32768
@@ -259,11 +255,6 @@ class Train(Section):
     tensorboard: str | None = None
     """A directory on the driver's machine for TensorBoard's event files."""
     seed: Seed = 0
-
-    @field_validator("betas", mode="before")
-    @classmethod
-    def _pair(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class Benchmark(Section):
@@ -333,6 +324,12 @@ class Serve(Section):
     gpu_memory_share: float = Field(default=0.9, gt=0, le=1)
     mixed_engines: bool = False
     """Go on with an artifact that another engine or version has begun; its manifest lists all of them."""
+
+    def check_gpus(self, setting: str, gpus: float) -> None:
+        """Raises ValueError where a replica has GPUs, as this setting says, and too few for tensor parallelism."""
+        parallel = self.tensor_parallel
+        if 0 < gpus < parallel:
+            raise ValueError(f"{setting} is {gpus:g}: serve.tensor_parallel = {parallel} needs {parallel}")
 
 
 class Resources(Section):
@@ -416,15 +413,7 @@ class Campaign(Section):
                 f"evaluate.budgets: a cap of {max(budgets.caps)} and {budgets.max_answer_tokens} tokens of answer "
                 f"leave no room for a prompt in serve.context_tokens = {context}"
             )
-        gpus, parallel = self.resources.gpus_per_replica, self.serve.tensor_parallel
-        if 0 < gpus < parallel:
-            raise ValueError(
-                f"resources.gpus_per_replica is {gpus:g}: serve.tensor_parallel = {parallel} needs {parallel}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _unique_names(self) -> Self:
+        self.serve.check_gpus("resources.gpus_per_replica", self.resources.gpus_per_replica)
         if self.name == "benchmarks":
             raise ValueError("name: `benchmarks` is where `thinkscale benchmark add` puts them")
         for label, names in (

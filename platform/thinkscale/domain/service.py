@@ -48,15 +48,10 @@ class Service(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas is {self.max_replicas}: must be at least min_replicas, which is {self.min_replicas}"
-            )
-        if self.gpus_per_replica is not None and 0 < self.gpus_per_replica < self.serve.tensor_parallel:
-            raise ValueError(
-                f"gpus_per_replica is {self.gpus_per_replica:g}: serve.tensor_parallel = {self.serve.tensor_parallel} "
-                f"needs {self.serve.tensor_parallel}"
-            )
+        fewest, most = self.min_replicas, self.max_replicas
+        if most < fewest:
+            raise ValueError(f"max_replicas is {most}: must be at least min_replicas, which is {fewest}")
+        self.serve.check_gpus("gpus_per_replica", self.gpus_per_replica or 0)
         return self
 
     @property

@@ -7,7 +7,6 @@ their ids so that the choice is the same in every run and does not depend on the
 from __future__ import annotations
 
 import base64
-import hashlib
 import heapq
 import json
 import zlib
@@ -15,6 +14,8 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
+
+from thinkscale.curate.ngrams import hash_text as _hash
 
 EMBEDDED_BYTES = 2_800_000
 """Of compressed samples in the page; base64 makes a third more of it."""
@@ -114,14 +115,11 @@ class SampleBrowser:
 
 
 def _unpacked(page: Iterable[bytes]) -> list[Row]:
-    rows: list[Row] = [json.loads(zlib.decompress(row)) for row in page]
-    return sorted(
-        rows,
-        key=lambda r: (
-            r["benchmark"], r["question_id"], r["model"], r["max_thinking_tokens"] or 1 << 40, r["num_waits"],
-            r["sample"],
-        ),
-    )  # fmt: skip
+    def order(row: Row) -> tuple[Any, ...]:
+        cell = row["benchmark"], row["question_id"], row["model"], row["max_thinking_tokens"] or 1 << 40
+        return *cell, row["num_waits"], row["sample"]
+
+    return sorted((json.loads(zlib.decompress(row)) for row in page), key=order)
 
 
 def packed(value: Any, level: int = 9) -> str:
@@ -131,7 +129,3 @@ def packed(value: Any, level: int = 9) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _hash(question: str) -> int:
-    return int.from_bytes(hashlib.blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -41,6 +41,7 @@ def data_card(
         f"| {c.usd_over_all:,.2f} |"
         for c in costs
     )
+    tokens, over_all = sum(cost.tokens for cost in costs), sum(cost.tokens_over_all for cost in costs)
     benchmarks = ", ".join(benchmark.name for benchmark in campaign.evaluate.benchmarks)
     return f"""---
 configs:
@@ -87,13 +88,6 @@ Each model was asked only what those before it had not solved.
 |---|---|---|---|---|---|---|
 {spent}
 
-{_saved(costs)}
+Together {tokens:,} tokens, {tokens / max(over_all, 1):.0%} of the {over_all:,} that every model over all \
+questions would have taken (estimated: as many for each question as for those asked).
 """
-
-
-def _saved(costs: Sequence[ModelCost]) -> str:
-    tokens, over_all = sum(cost.tokens for cost in costs), sum(cost.tokens_over_all for cost in costs)
-    return (
-        f"Together {tokens:,} tokens, {tokens / max(over_all, 1):.0%} of the {over_all:,} that every model over all "
-        "questions would have taken (estimated: as many for each question as for those asked)."
-    )

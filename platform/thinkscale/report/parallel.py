@@ -70,10 +70,9 @@ class Votes:
 
 def _points(votes: pa.Table, point: Point, seed: int) -> Iterator[ParallelPoint]:
     cap = -1 if point.max_thinking_tokens is None else point.max_thinking_tokens
-    mask = pc.and_(pc.equal(votes["max_thinking_tokens"], cap), pc.equal(votes["num_waits"], point.num_waits))
-    mask = pc.and_(mask, pc.equal(votes["model"].cast(pa.string()), point.model))
-    mask = pc.and_(mask, pc.equal(votes["benchmark"].cast(pa.string()), point.benchmark))
-    rows = votes.filter(mask).select(["question_id", "extracted_answer", "correct"]).to_pydict()
+    cell = (pc.field("max_thinking_tokens") == cap) & (pc.field("num_waits") == point.num_waits)
+    of_model = (pc.field("model") == point.model) & (pc.field("benchmark") == point.benchmark)
+    rows = votes.filter(cell & of_model).select(["question_id", "extracted_answer", "correct"]).to_pydict()
     by_question = defaultdict(list)
     for question, answer, right in zip(*rows.values(), strict=True):
         by_question[question].append((answer, right))

@@ -34,10 +34,12 @@ Grade = Callable[[Sequence[tuple[Question, str]]], Sequence[Verdict]]
 
 def by_rules(pool: GradingPool) -> Grade:
     """Grading by the rule graders of the questions' kinds."""
-    return lambda items: pool.grade_all(
-        Graded(kind=question.kind, reference=question.answer, response=response, options=question.options)
-        for question, response in items
-    )
+    return lambda items: pool.grade_all(graded(question, response) for question, response in items)
+
+
+def graded(question: Question, response: str) -> Graded:
+    """What the rule graders see of a response to a question."""
+    return Graded(kind=question.kind, reference=question.answer, response=response, options=question.options)
 
 
 def with_second_opinion(first: Grade, second: Grade) -> Grade:
@@ -64,9 +66,9 @@ def regrade(part: pa.Table, questions: Mapping[str, Question], grade: Grade) -> 
         KeyError: a sample's question is not among them.
     """
     rows = part.select(["question_id", "status", "answer"]).to_pylist()
-    graded = [index for index, row in enumerate(rows) if row["status"] == "ok"]
-    items = [(questions[rows[index]["question_id"]], rows[index]["answer"] or "") for index in graded]
-    verdicts = dict(zip(graded, grade(items), strict=True))
+    answered = [index for index, row in enumerate(rows) if row["status"] == "ok"]
+    items = [(questions[rows[index]["question_id"]], rows[index]["answer"] or "") for index in answered]
+    verdicts = dict(zip(answered, grade(items), strict=True))
     return with_verdicts(part, [verdicts.get(index) for index in range(len(rows))])
 
 

@@ -80,9 +80,7 @@ def _bayesian_bootstrap(values: Values, pseudo: Sequence[float], seed: int, draw
 
 def gate(difference: Interval) -> Gate:
     """better or worse where the interval of the difference excludes 0."""
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "inconclusive"
+    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "inconclusive"
 
 
 def mcnemar(before: Values | Sequence[float], after: Values | Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from thinkscale.domain.campaign import AddedSource, Benchmark, Campaign
 from thinkscale.runtime.dropping import licences
 from thinkscale.runtime.progress import Progress
-from thinkscale.store.artifact import Artifact
+from thinkscale.stages.artifacts import campaign_artifact
 from thinkscale.store.benchmarks import added_benchmark, read_benchmark
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import source_fingerprints
@@ -21,17 +21,17 @@ def build_benchmarks(campaign: Campaign, store: Store) -> bool:
 
 
 def _build_benchmark(campaign: Campaign, store: Store, benchmark: Benchmark) -> bool:
-    output = Artifact(store, f"{campaign.name}/benchmarks/{benchmark.name}")
+    output = campaign_artifact(campaign, store, f"benchmarks/{benchmark.name}")
     source, added = benchmark.source, added_benchmark(store, benchmark.name)
-    if isinstance(source, AddedSource):
-        if added.manifest() is None:
-            raise IngestError(
-                f"campaign {campaign.name!r} names the benchmark {benchmark.name!r} without a source, and {added.url} "
-                f"is not there: thinkscale benchmark add {benchmark.name} --root {store.uri}"
-            )
-        inputs = {added.path: added.require().fingerprint}
-    else:
+    if not isinstance(source, AddedSource):
         inputs = source_fingerprints(source)
+    elif (manifest := added.manifest()) is not None:
+        inputs = {added.path: manifest.fingerprint}
+    else:
+        raise IngestError(
+            f"campaign {campaign.name!r} names the benchmark {benchmark.name!r} without a source, and {added.url} "
+            f"is not there: thinkscale benchmark add {benchmark.name} --root {store.uri}"
+        )
     stage = begin_stage(output, benchmark.model_dump(), inputs, lambda: [WHOLE])
     if stage is None:
         return False

@@ -15,7 +15,7 @@ from thinkscale.domain.engine import Engine
 from thinkscale.domain.generation import Request, Sampling, derived_seed
 from thinkscale.domain.question import Question
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.grading.verdict import Graded
+from thinkscale.report.regrade import graded
 from thinkscale.runtime.asks import Grade, answered, run_asks
 from thinkscale.runtime.dropping import dropped_row
 from thinkscale.runtime.engines import EngineSettings, tokenizer_of
@@ -124,13 +124,8 @@ class Attempts:
     def collect(self, rows: Sequence[Question], answers: Sequence[Any], grade: Grade) -> Result:
         attempts = self.campaign.difficulty.attempts
         asked, failed = answered(rows, answers)
-        verdicts = grade(
-            [
-                Graded(kind=question.kind, reference=question.answer, response=text, options=question.options)
-                for question, attempted in asked
-                for text in attempted.texts
-            ]
-        )
+        responses = [(question, text) for question, attempted in asked for text in attempted.texts]
+        verdicts = grade([graded(question, text) for question, text in responses])
         kept = []
         dropped = [dropped_row("difficulty", row.id, "failed", {"error": lost.error}, row) for row, lost in failed]
         for i, (question, attempted) in enumerate(asked):

@@ -167,10 +167,8 @@ class FromTeacher:
         )
 
     def _fault(self, found: Thinking, *, correct: bool) -> str | None:
-        if found.end == "overflow":
-            return "overflow"
-        if found.end == "cap":
-            return "unfinished_thinking"
+        if found.end in ("overflow", "cap"):
+            return "overflow" if found.end == "overflow" else "unfinished_thinking"
         if not found.thinking or not found.answer:
             return "empty_trace"
         return "wrong_answer" if self.campaign.teacher.only_correct and not correct else None

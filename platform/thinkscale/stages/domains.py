@@ -129,15 +129,8 @@ class Classes:
         found = [self._domain(answer) for answer in answers]
         replies = [answer for answer in answers if isinstance(answer, tuple)]
         named = sum(name is not None for name, _ in replies)
-        return Result(
-            kept=_labelled(list(rows), found),
-            stats={
-                "classified": named,
-                "unclassified": len(replies) - named,
-                "reply_tokens": sum(tokens for _, tokens in replies),
-            },
-            extra={"fallback_domain": UNCLASSIFIED},
-        )
+        stats = {"classified": named, "unclassified": len(replies) - named, "reply_tokens": sum(n for _, n in replies)}
+        return Result(kept=_labelled(list(rows), found), stats=stats, extra={"fallback_domain": UNCLASSIFIED})
 
     def _domain(self, answer: Any) -> tuple[str, str]:
         match answer:

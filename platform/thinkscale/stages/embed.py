@@ -58,16 +58,14 @@ class EmbedQuestions:
         directory = local_model(model)
         self._embedder = Embedder(directory)
         self._batch_tokens = batch_tokens
-        self._extra = {
-            "engine": {
-                "engine": "embedding",
-                "model": model,
-                "model_hash": directory_hash(directory, MODEL_FILES),
-                "dtype": self._embedder.dtype,
-                "device": self._embedder.device,
-                "dimension": self._embedder.dimension,
-                "max_tokens": self._embedder.files.max_tokens,
-            }
+        self._engine = {
+            "engine": "embedding",
+            "model": model,
+            "model_hash": directory_hash(directory, MODEL_FILES),
+            "dtype": self._embedder.dtype,
+            "device": self._embedder.device,
+            "dimension": self._embedder.dimension,
+            "max_tokens": self._embedder.files.max_tokens,
         }
 
     def __call__(self, rows: pa.Table) -> Result:
@@ -75,4 +73,4 @@ class EmbedQuestions:
         offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
         lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
         kept = pa.Table.from_arrays([rows.column("id"), lists], schema=EMBEDDINGS)
-        return Result(kept=kept, extra=self._extra)
+        return Result(kept=kept, extra={"engine": self._engine})

@@ -18,7 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale import grading
@@ -33,7 +32,8 @@ from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import GRADERS
 from thinkscale.report.regrade import Disagreement, Grade, by_rules, disagreements, with_second_opinion
 from thinkscale.report.regrade import regrade as regrade_part
-from thinkscale.store.artifact import Artifact, ArtifactError, Manifest, StoredFile, fingerprint
+from thinkscale.stages.artifacts import fingerprints
+from thinkscale.store.artifact import ArtifactError, Manifest, fingerprint
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lease import hold
 from thinkscale.store.models import cache_directory, directory_hash, local_model
@@ -45,6 +45,7 @@ _GRADING_FILES = ("equivalence", "expressions", "extraction", "notation", "verdi
 MODEL_FILES = ("config.json", "*.safetensors")
 
 _COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "answer"]
+"""What grading reads: all but the thinking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +113,14 @@ def audit(store: Store, campaign: str, *, judge: JudgeModel | None = None) -> It
         for samples in sample_sets(store, campaign):
             by_id = _questions(samples)
             for file in samples.artifact.parts():
-                before, after = _graded(samples, file, by_id, grade)
-                for found in disagreements(before, after):
+                before = samples.artifact.read_part(file, _COLUMNS)
+                for found in disagreements(before, regrade_part(before, by_id, grade)):
                     yield by_id[found.question_id], found
 
 
 def _regrade_set(samples: SampleSet, grade: Grade, config: dict[str, Any]) -> Manifest:
     by_id = _questions(samples)
-    inputs = {
-        "samples": samples.artifact.require().fingerprint,
-        "benchmark": _benchmark(samples).require().fingerprint,
-    }
+    inputs = fingerprints(samples=samples.artifact, benchmark=samples.benchmark_artifact)
     key = fingerprint({"inputs": inputs, "config": config})
     output = samples.regrading_artifact(key)
     done = output.begin(config, inputs)
@@ -132,7 +130,8 @@ def _regrade_set(samples: SampleSet, grade: Grade, config: dict[str, Any]) -> Ma
         for segment, file in parts.items():
             if segment not in done:
                 began = time.perf_counter()
-                before, after = _graded(samples, file, by_id, grade)
+                before = samples.artifact.read_part(file, _COLUMNS)
+                after = regrade_part(before, by_id, grade)
                 changed = pc.sum(pc.not_equal(before["verdict"], after["verdict"])).as_py() or 0
                 stats = {"changed": changed, "cpu_busy_s": time.perf_counter() - began}
                 output.commit_segment(segment, after.select(VERDICTS.names).cast(VERDICTS), stats=stats)
@@ -142,27 +141,15 @@ def _regrade_set(samples: SampleSet, grade: Grade, config: dict[str, Any]) -> Ma
     return manifest
 
 
-def _graded(
-    samples: SampleSet, file: StoredFile, by_id: dict[str, Question], grade: Grade
-) -> tuple[pa.Table, pa.Table]:
-    """A part as it is stored and as it is graded now, without the thinking."""
-    before = samples.artifact.read_part(file, _COLUMNS)
-    return before, regrade_part(before, by_id, grade)
-
-
 def _questions(samples: SampleSet) -> dict[str, Question]:
     """The questions that the samples answer, by id."""
-    benchmark = _benchmark(samples)
+    benchmark = samples.benchmark_artifact
     if benchmark.require().fingerprint != samples.artifact.require().inputs["benchmark"]:
         raise ArtifactError(
             f"{benchmark.url} is not the benchmark that {samples.artifact.url} answers: it was made anew since. "
             "Delete the samples and run the stage evaluate, or bring the benchmark back"
         )
     return {question.id: question for question in questions(benchmark.read())}
-
-
-def _benchmark(samples: SampleSet) -> Artifact:
-    return Artifact(samples.store, f"{samples.campaign}/benchmarks/{samples.benchmark}")
 
 
 @contextmanager

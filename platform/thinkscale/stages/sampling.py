@@ -5,7 +5,7 @@ Knows the engine's interface and the program that thinks. Knows nothing of repli
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import forcing_ids, resolve_format
 from thinkscale.forcing.sweep import Cell, SweepResult, curve_cells, sweep
-from thinkscale.grading.verdict import Graded
+from thinkscale.report.regrade import graded
 from thinkscale.runtime.asks import Grade, answered
 from thinkscale.runtime.segments import Result
 from thinkscale.stages.regrade import grading_facts
@@ -79,7 +79,9 @@ class Samples:
     def collect(self, rows: Sequence[Item], answers: Sequence[Any], grade: Grade) -> Result:
         found, failed = answered(rows, answers)
         drawn = [(item.question, row) for item, answer in found for row in answer["rows"]]
-        for (_, row), verdict in zip(drawn, grade([_graded(*each) for each in drawn]), strict=True):
+        for (_, row), verdict in zip(
+            drawn, grade([graded(question, row["answer"]) for question, row in drawn]), strict=True
+        ):
             row |= asdict(verdict)
         lost = [
             {**_row_key(item, cell), "status": "failed", "error": answer.error}
@@ -94,10 +96,6 @@ class Samples:
 
     def _cells(self) -> list[Cell]:
         return curve_cells(self.campaign.evaluate.budgets.caps, self.campaign.evaluate.budgets.waits)
-
-
-def _graded(question: Question, row: Mapping[str, Any]) -> Graded:
-    return Graded(kind=question.kind, reference=question.answer, response=row["answer"], options=question.options)
 
 
 def _row_key(item: Item, cell: Cell) -> dict[str, Any]:

@@ -137,16 +137,17 @@ def _commit(
 
     history = [StepMetrics(**metrics) for metrics in outcome["history"]]
     ledger = _ledger(campaign, history, elapsed_s=elapsed_s)
-    teachers = sorted({row["teacher"] for row in rows})
-    terms = traces.extra.get("terms")
+    told: dict[str, Any] = {
+        "terms": traces.extra.get("terms"),
+        "teachers": sorted({row["teacher"] for row in rows}),
+        "traces": len(tokenized.samples),
+        "cut": tokenized.cut,
+    }
     facts = CardFacts(
         name=campaign.name,
         base_model=campaign.model.base,
-        traces=len(tokenized.samples),
-        cut=tokenized.cut,
         dropped=len(tokenized.dropped),
-        teachers=teachers,
-        terms=terms,
+        **told,
         settings=campaign.train.model_dump(),
         gpu_hours=ledger.seconds("gpu") / 3600,
         cpu_hours=ledger.seconds("cpu") / 3600,
@@ -172,10 +173,7 @@ def _commit(
             "steps": len(history),
         },
         extra={
-            "terms": terms,
-            "teachers": teachers,
-            "traces": len(tokenized.samples),
-            "cut": tokenized.cut,
+            **told,
             "dropped": list(tokenized.dropped),
             "loss_first": history[0].loss,
             "loss_last": history[-1].loss,

@@ -127,13 +127,12 @@ class Artifact:
 
     def require(self) -> Manifest:
         """The manifest. Raises ArtifactError where the artifact is not committed."""
-        manifest = self.manifest()
-        if manifest is None:
-            raise ArtifactError(
-                f"{self.url} is not complete: it has no manifest.json. Run the stage that writes it first "
-                "(rerunning a stage resumes it)."
-            )
-        return manifest
+        if (manifest := self.manifest()) is not None:
+            return manifest
+        raise ArtifactError(
+            f"{self.url} is not complete: it has no manifest.json. Run the stage that writes it first "
+            "(rerunning a stage resumes it)."
+        )
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -222,19 +221,16 @@ class Artifact:
         """Write the manifest over all committed segments and `files`; the artifact is then complete.
 
         `stats` and `extra` are added to those of the segments.
-
         A second commit of the same artifact returns the first one's manifest.
         """
         spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
         records = self.segment_records()
-        if expected_segments is not None and {r["key"] for r in records} != expected_segments:
-            missing = sorted(expected_segments - {r["key"] for r in records})
+        if expected_segments is not None and (keys := {r["key"] for r in records}) != expected_segments:
+            missing = sorted(expected_segments - keys)
             raise ArtifactError(f"{self.url}: segments {missing[:5]} are not committed; rerun the stage")
         parts = [StoredFile(**r["file"]) for r in records]
         drops = [StoredFile(**r["dropped_file"]) for r in records if "dropped_file" in r]
-        reasons: Counter[str] = Counter()
-        sums: Counter[str] = Counter(stats or {})
-        merged: dict[str, Any] = {}
+        reasons, sums, merged = Counter[str](), Counter[str](stats or {}), dict[str, Any]()
         for record in records:
             reasons.update(record.get("dropped", {}))
             sums.update(record["stats"])
@@ -244,7 +240,7 @@ class Artifact:
             merged["engines"] = engines
         manifest = Manifest(
             artifact=self.path,
-            schema=schema if isinstance(schema, str) else schema_name(schema),
+            schema=schema if isinstance(schema, str) else schema.metadata[b"thinkscale.schema"].decode(),
             rows=sum(part.rows or 0 for part in parts),
             files=[*parts, *drops, *(files or [])],
             inputs=spec["inputs"],
@@ -306,17 +302,13 @@ class Artifact:
         return self._verified(found[0])
 
     def _verified(self, file: StoredFile) -> bytes:
+        url, remedy = f"{self.url}/{file.path}", f"delete {self.url} and run the stage again"
         try:
             data = self.store.read_bytes(f"{self.path}/{file.path}")
         except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{self.url}/{file.path} is in the manifest but not there; delete {self.url} and run the stage again"
-            ) from error
+            raise ArtifactError(f"{url} is in the manifest but not there; {remedy}") from error
         if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise ArtifactError(
-                f"{self.url}/{file.path} is damaged: its checksum differs from the manifest's; delete {self.url} "
-                "and run the stage again"
-            )
+            raise ArtifactError(f"{url} is damaged: its checksum differs from the manifest's; {remedy}")
         return data
 
     def _write_part(self, name: str, table: pa.Table) -> StoredFile:
@@ -339,11 +331,6 @@ class Artifact:
 def new_attempt() -> str:
     """What tells one attempt at writing files from all others."""
     return uuid.uuid4().hex[:8]
-
-
-def schema_name(schema: pa.Schema) -> str:
-    """Name and version of a schema of `store.schemas`, as `questions/1`."""
-    return str((schema.metadata or {})[b"thinkscale.schema"].decode())
 
 
 def _as_json(value: Any) -> Any:

@@ -93,10 +93,8 @@ def read_benchmark(
 def _fault(question: Question) -> tuple[str, str] | None:
     """Reason and evidence why nothing could be graded against a question."""
     if question.kind == "code":
-        return (
-            "ungradable_kind",
-            f"{question.source} asks for a program, which cannot be graded: such rows are for training only",
-        )
+        told = f"{question.source} asks for a program, which cannot be graded: such rows are for training only"
+        return "ungradable_kind", told
     for name in ("question", "answer"):
         if not getattr(question, name):
             return "missing_field", f"no {name}"

@@ -56,15 +56,13 @@ def packaged_campaigns() -> list[str]:
 
 def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
     path = Path(name_or_path)
-    if path.suffix == ".toml" or "/" in name_or_path:
-        if not path.is_file():
-            raise CampaignError(f"no campaign file {name_or_path}")
-        source: Any = path
-    elif name_or_path in packaged_campaigns():
+    source: Any = path
+    if path.suffix != ".toml" and "/" not in name_or_path:
+        if name_or_path not in (known := packaged_campaigns()):
+            raise CampaignError(f"no campaign {name_or_path!r}: give a .toml file's path or one of {', '.join(known)}")
         source = resources.files("thinkscale") / "campaigns" / f"{name_or_path}.toml"
-    else:
-        known = ", ".join(packaged_campaigns())
-        raise CampaignError(f"no campaign {name_or_path!r}: give a .toml file's path or one of {known}")
+    elif not path.is_file():
+        raise CampaignError(f"no campaign file {name_or_path}")
     try:
         return name_or_path, tomllib.loads(source.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -83,25 +81,20 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     node: Any = raw
     for part in parents:
-        node = node[int(part)] if isinstance(node, list) and _is_index(node, part) else _child(node, part, override)
-    if isinstance(node, list):
-        if not _is_index(node, last):
-            raise CampaignError(f"--set {override!r}: {'.'.join(parents)} is a list of {len(node)}; use an index")
-        node[int(last)] = value
-    else:
-        node[last] = value
+        key = _key(node, part, override)
+        node = node[key] if isinstance(node, list) else node.setdefault(key, {})
+    node[_key(node, last, override)] = value
 
 
-def _is_index(node: list[Any], part: str) -> bool:
-    return part.isdigit() and int(part) < len(node)
-
-
-def _child(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, list):
-        raise CampaignError(f"--set {override!r}: {part!r} is no index into a list of {len(node)}")
-    if not isinstance(node, dict):
+def _key(node: Any, part: str, override: str) -> Any:
+    """A part of an override's key, as the list or section that it reaches into takes it."""
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
         raise CampaignError(f"--set {override!r}: {part!r} is not inside a section")
-    return node.setdefault(part, {})
+    if not part.isdigit() or int(part) >= len(node):
+        raise CampaignError(f"--set {override!r}: {part!r} is no index into a list of {len(node)}")
+    return int(part)
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:

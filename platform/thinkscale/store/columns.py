@@ -49,12 +49,12 @@ def stored_vectors(embeddings: Artifact, ids: Sequence[str], prefix: str = POOL)
 
     `prefix`: of the parts that hold them.
     """
-    result: npt.NDArray[np.float32] | None = None
+    result = np.zeros((0, 0), dtype=np.float32)
     for places, vectors in vector_blocks(embeddings, ids, prefix):
-        if result is None:
+        if not len(result):
             result = np.zeros((len(ids), vectors.shape[1]), dtype=np.float32)
         result[places] = vectors
-    if result is None:
+    if not len(result):
         raise ArtifactError(f"{embeddings.url} holds no embeddings of these questions")
     return result
 

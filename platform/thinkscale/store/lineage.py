@@ -6,7 +6,7 @@ Owns the order in which curation's artifacts follow each other. Knows nothing of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,11 +114,8 @@ def funnel_table(steps: list[FunnelStep]) -> str:
 
 def why(campaign: Campaign, store: Store, question_id: str) -> list[Sighting]:
     """A question's way through the campaign's stages; empty where no committed stage has seen it."""
-    return [
-        sighting
-        for name, artifact, manifest in _committed(campaign, store)
-        for sighting in _sightings(name, artifact, manifest, question_id)
-    ]
+    committed = _committed(campaign, store)
+    return [sighting for artifact in committed for sighting in _sightings(*artifact, question_id)]
 
 
 def _committed(campaign: Campaign, store: Store) -> Iterator[tuple[str, Artifact, Manifest]]:
@@ -131,7 +128,10 @@ def _committed(campaign: Campaign, store: Store) -> Iterator[tuple[str, Artifact
 def _sightings(name: str, artifact: Artifact, manifest: Manifest, question_id: str) -> Iterator[Sighting]:
     column = "question_id" if name == "traces" else "id"
     for part in artifact.parts():
-        for row in _rows(artifact, part, column, question_id):
+        if not pc.any(pc.equal(artifact.read_part(part, [column]).column(column), question_id)).as_py():
+            continue
+        rows = artifact.read_part(part)
+        for row in rows.filter(pc.equal(rows.column(column), question_id)).to_pylist():
             yield Sighting(artifact=name, kept=True, text=_KEPT[name.partition("-")[0]](row))
     if manifest.dropped and (dropped := artifact.read_dropped()) is not None:
         for row in dropped.filter(pc.equal(dropped.column("id"), question_id)).to_pylist():
@@ -141,23 +141,14 @@ def _sightings(name: str, artifact: Artifact, manifest: Manifest, question_id: s
             yield Sighting(artifact=name, kept=False, text=f"another copy, {place}: {text}" if place else text)
 
 
-def _rows(artifact: Artifact, part: Any, column: str, question_id: str) -> list[dict[str, Any]]:
-    if not pc.any(pc.equal(artifact.read_part(part, [column]).column(column), question_id)).as_py():
-        return []
-    rows = artifact.read_part(part)
-    return list(rows.filter(pc.equal(rows.column(column), question_id)).to_pylist())
-
-
-def _attempted(row: dict[str, Any]) -> str:
-    share = f"{row['pass_rate']:.0%} of {row['attempts']} attempt(s) right"
-    return f"not solved: {share}, trace of {row['trace_tokens']:,} tokens"
-
-
-_KEPT = {
+_KEPT: dict[str, Callable[[dict[str, Any]], str]] = {
     "ingested": lambda row: f"read from {row['locator']} and passed every quality rule",
     "pool": lambda row: f"no exact duplicate before it: {row['locator']}",
     "unique": lambda row: "no near duplicate of a better row, gives away no benchmark question",
-    "difficulty": _attempted,
+    "difficulty": lambda row: (
+        f"not solved: {row['pass_rate']:.0%} of {row['attempts']} attempt(s) right, "
+        f"trace of {row['trace_tokens']:,} tokens"
+    ),
     "domains": lambda row: f"domain {row['domain']!r} by {row['domain_by']}",
     "selected": lambda row: f"chosen as number {row['selected_rank'] + 1} by {row['selected_by']}",
     "traces": lambda row: f"trace of {row['thinking_tokens']:,} tokens by {row['teacher']}, correct: {row['correct']}",

@@ -127,9 +127,8 @@ def _cached(name: str, version: str, fill: Callable[[Path], None]) -> Path:
     with (models / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            for stale in models.glob(
-                f".{glob.escape(name)}@*"
-            ):  # of other versions: nobody works on them without the lock
+            # What other versions left: nobody works on them without the lock.
+            for stale in models.glob(f".{glob.escape(name)}@*"):
                 if stale != unfinished:
                     shutil.rmtree(stale)
             unfinished.mkdir(exist_ok=True)
@@ -146,11 +145,8 @@ def directory_hash(directory: Path, patterns: tuple[str, ...]) -> str:
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
             digest.update(file.read(1 << 20))
-            if size > 2 << 20:
-                file.seek(-(1 << 20), os.SEEK_END)
-                digest.update(file.read())
-            else:
-                digest.update(file.read())
+            file.seek(max(size - (1 << 20), file.tell()))
+            digest.update(file.read())
     return digest.hexdigest()[:16]
 
 
@@ -192,12 +188,6 @@ def _export_gguf(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     options: dict[str, Any] = {"gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
-        dtype=torch.bfloat16,
-        **options,
-    )
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(target)
+    options |= {"quantization_config": GgufConfig(gguf_file=gguf.name, dequantize=True), "dtype": torch.bfloat16}
+    AutoModelForCausalLM.from_pretrained(gguf.parent, **options).save_pretrained(target)

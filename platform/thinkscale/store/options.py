@@ -78,37 +78,32 @@ def _from_object(value: Mapping[str, Any]) -> Options:
     if not all(isinstance(text, str | int | float) for text in given.values()):
         return Options()
     keys = sorted(given, key=lambda key: (len(key), key))
-    return _labelled(
-        [key[-1:] if len(key) > 1 and not key.isdigit() else key for key in keys], [given[key] for key in keys]
-    )
+    return _labelled([key if key.isdigit() else key[-1:] for key in keys], [given[key] for key in keys])
 
 
 def _labelled(labels: Sequence[Any], texts: Sequence[Any]) -> Options:
     """In the labels' order where they are letters."""
     if len(labels) != len(texts) or any(label is None for label in labels):
         return _without_letters([str(text) for text in texts])
-    pairs = [
-        (str(label).strip().strip("().:").upper(), str(text).strip()) for label, text in zip(labels, texts, strict=True)
-    ]
-    if len({label for label, _ in pairs}) == len(pairs) and all(
-        len(label) == 1 and label.isalpha() for label, _ in pairs
-    ):
+    names = [str(label).strip().strip("().:").upper() for label in labels]
+    pairs = list(zip(names, (str(text).strip() for text in texts), strict=True))
+    if len(set(names)) == len(names) and all(len(name) == 1 and name.isalpha() for name in names):
         pairs.sort()
-    return Options(tuple(text for _, text in pairs), tuple(label for label, _ in pairs))
+    return Options(tuple(text for _, text in pairs), tuple(name for name, _ in pairs))
 
 
 def _without_letters(texts: Sequence[str]) -> Options:
     """Without leading letters, where every text has its own."""
     marks = [_LETTERED.match(text.lstrip()) for text in texts]
     labels = [(mark[1] or mark[2]).upper() for mark in marks if mark]
-    if labels in (_expected("A", len(texts)), _expected("1", len(texts))) and len(texts) > 1:
+    if len(texts) > 1 and any(labels == [_label(first, i) for i in range(len(texts))] for first in ("A", "1")):
         texts = [text.lstrip()[mark.end() :] for text, mark in zip(texts, marks, strict=True) if mark]
         return Options(tuple(text.strip() for text in texts), tuple(labels))
     return Options(tuple(text.strip() for text in texts))
 
 
-def _expected(first: str, count: int) -> list[str]:
-    return [chr(ord("A") + i) if first == "A" else str(i + 1) for i in range(count)]
+def _label(first: str, place: int) -> str:
+    return chr(ord("A") + place) if first == "A" else str(place + 1)
 
 
 def _from_text(text: str) -> Options:
@@ -122,12 +117,12 @@ def _from_text(text: str) -> Options:
     for first in ("A", "1"):
         marks: list[re.Match[str]] = []
         for mark in _LETTERED.finditer(text):
-            if (mark[1] or mark[2]).upper() == (chr(ord("A") + len(marks)) if first == "A" else str(len(marks) + 1)):
+            if (mark[1] or mark[2]).upper() == _label(first, len(marks)):
                 marks.append(mark)
         if len(marks) > 1 and not text[: marks[0].start()].strip():
             ends = [*(mark.start() for mark in marks[1:]), len(text)]
             texts = [text[mark.end() : end].strip(" \t\r\n;,|") for mark, end in zip(marks, ends, strict=True)]
-            return Options(tuple(texts), tuple(_expected(first, len(marks))))
+            return Options(tuple(texts), tuple(_label(first, i) for i in range(len(marks))))
     for separator in ("\n", "|", ";", "\t"):
         if separator in text.strip():
             return _without_letters([part.strip() for part in text.strip().split(separator) if part.strip()])

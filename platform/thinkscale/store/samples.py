@@ -37,6 +37,11 @@ class SampleSet:
         return Artifact(self.store, f"{self.campaign}/samples/{self._slug}")
 
     @property
+    def benchmark_artifact(self) -> Artifact:
+        """The questions that the samples answer."""
+        return Artifact(self.store, f"{self.campaign}/benchmarks/{self.benchmark}")
+
+    @property
     def label(self) -> str:
         return f"{self.model} {self.benchmark}"
 
@@ -69,7 +74,7 @@ class SampleSet:
         return artifact if same else None
 
     def gradings(self) -> list[object]:
-        """The graders whose verdicts count: their versions as `cluster.regrading.grading_facts` tells them."""
+        """The graders whose verdicts count: their versions as `stages.regrade.grading_facts` tells them."""
         regrading = self.regrading()
         manifest = (self.artifact if regrading is None else regrading).require()
         return [manifest.config] if regrading is not None else list(manifest.extra.get("grading", []))

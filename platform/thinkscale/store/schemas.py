@@ -13,8 +13,9 @@ from thinkscale.domain.question import Question
 _STRINGS = pa.list_(pa.string())
 
 
-def _schema(name: str, version: int, *fields: pa.Field) -> pa.Schema:
-    return pa.schema(list(fields), metadata={"thinkscale.schema": f"{name}/{version}"})
+def _schema(name: str, *fields: pa.Field) -> pa.Schema:
+    """`name`: and version, as `questions/1`."""
+    return pa.schema(list(fields), metadata={"thinkscale.schema": name})
 
 
 def _required(name: str, type_: pa.DataType) -> pa.Field:
@@ -35,13 +36,12 @@ _QUESTION_FIELDS = (
     pa.field("metadata", pa.map_(pa.string(), pa.string())),
 )
 
-QUESTIONS = _schema("questions", 1, *_QUESTION_FIELDS)
+QUESTIONS = _schema("questions/1", *_QUESTION_FIELDS)
 
-EMBEDDINGS = _schema("embeddings", 1, _required("id", pa.string()), _required("embedding", pa.list_(pa.float32())))
+EMBEDDINGS = _schema("embeddings/1", _required("id", pa.string()), _required("embedding", pa.list_(pa.float32())))
 
 DIFFICULTY = _schema(
-    "difficulty",
-    1,
+    "difficulty/1",
     *_QUESTION_FIELDS,
     pa.field("attempts", pa.int32()),
     pa.field("pass_rate", pa.float32()),
@@ -49,11 +49,10 @@ DIFFICULTY = _schema(
     pa.field("attempt_answers", _STRINGS),
 )
 
-DOMAINS = _schema("domains", 1, *DIFFICULTY, pa.field("domain_by", pa.string()))  # who gave the domain
+DOMAINS = _schema("domains/1", *DIFFICULTY, pa.field("domain_by", pa.string()))  # who gave the domain
 
 SELECTED = _schema(
-    "selected",
-    1,
+    "selected/1",
     # As JSON: `datasets` reads no maps.
     *(pa.field("metadata", pa.string()) if field.name == "metadata" else field for field in DIFFICULTY),
     pa.field("selected_rank", pa.int32()),
@@ -61,8 +60,7 @@ SELECTED = _schema(
 )
 
 TRACES = _schema(
-    "traces",
-    1,
+    "traces/1",
     _required("question_id", pa.string()),
     _required("question", pa.string()),
     _required("thinking", pa.string()),
@@ -75,8 +73,7 @@ TRACES = _schema(
 )
 
 SAMPLES = _schema(
-    "samples",
-    1,
+    "samples/1",
     _required("sample_id", pa.string()),  # question_id/sample/cap/waits
     _required("question_id", pa.string()),
     _required("model", pa.string()),
@@ -103,15 +100,13 @@ SAMPLES = _schema(
 )
 
 VERDICTS = _schema(
-    "verdicts",
-    1,
+    "verdicts/1",
     _required("sample_id", pa.string()),
     *(SAMPLES.field(name) for name in ("verdict", "extracted_answer", "grader")),
 )
 
 DROPPED = _schema(
-    "dropped",
-    1,
+    "dropped/1",
     pa.field("id", pa.string()),
     _required("stage", pa.string()),
     _required("reason", pa.string()),
@@ -134,23 +129,13 @@ def questions_table(questions: Iterable[Question]) -> pa.Table:
 
 
 def question_row(question: Question) -> dict[str, Any]:
-    return {
-        **asdict(question),
-        "options": list(question.options),
-        "metadata": list(question.metadata.items()),
-    }
+    return asdict(question) | {"options": list(question.options), "metadata": list(question.metadata.items())}
 
 
 def questions(rows: pa.Table) -> list[Question]:
     """The questions of any table that has the columns of QUESTIONS."""
-    return [
-        Question(
-            **{
-                **row,
-                "locator": row["locator"] or "",
-                "options": tuple(row["options"] or ()),
-                "metadata": dict(row["metadata"] or ()),
-            }
-        )
-        for row in rows.select(QUESTIONS.names).to_pylist()
-    ]
+    found = rows.select(QUESTIONS.names).to_pylist()
+    for row in found:
+        options, metadata = tuple(row["options"] or ()), dict(row["metadata"] or ())
+        row |= {"locator": row["locator"] or "", "options": options, "metadata": metadata}
+    return [Question(**row) for row in found]

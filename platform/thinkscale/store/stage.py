@@ -125,14 +125,11 @@ def begin_stage(
         output.sweep()  # whoever committed it may have been killed before
         return None
     segments = tuple(plan())
-    return Stage(output=output, segments=segments, done=frozenset(output.begin(config, inputs, _plan(segments))))
-
-
-def _plan(segments: Sequence[Segment]) -> dict[str, Any]:
-    """What tells a plan from others: which keys there are and what each holds."""
-    return {
+    rows = {segment.key: segment.rows for segment in segments}
+    planned = {
         "segments": len(segments),
-        "segment_rows": max((segment.rows for segment in segments), default=0),
-        "rows": sum(segment.rows for segment in segments),
-        "keys": fingerprint({segment.key: segment.rows for segment in segments}),
+        "segment_rows": max(rows.values(), default=0),
+        "rows": sum(rows.values()),
+        "keys": fingerprint(rows),
     }
+    return Stage(output=output, segments=segments, done=frozenset(output.begin(config, inputs, planned)))
