@@ -123,14 +123,18 @@ def table_cases() -> Iterator[tuple[str, Graded, bool]]:
     import test_grading_forms as forms
     import test_grading_whole as whole
 
-    tables = [([*whole.RIGHT, *whole.MORE_RIGHT], True), ([*whole.WRONG, *whole.MORE_WRONG], False)]
+    tables: list[tuple[list[tuple[Any, ...]], bool]] = [
+        ([*whole.RIGHT, *whole.MORE_RIGHT, *whole.REVIEWED_RIGHT], True),
+        ([*whole.WRONG, *whole.MORE_WRONG, *whole.REVIEWED_WRONG], False),
+    ]
     tables.append((forms.ANNOUNCED, True))
     tables.append(([("choice", "C", response) for response in forms.CHOSEN], True))
     for pairs, right in ((forms.EQUAL, True), (forms.DIFFERENT, False)):
         tables.append(([("math", reference, f"So \\boxed{{{answer}}}.") for reference, answer in pairs], right))
     for table, right in tables:
-        for kind, reference, response in table:
-            yield "tests/unit", Graded(kind=kind, reference=reference, response=response), right
+        for kind, reference, response, *options in table:
+            item = Graded(kind=kind, reference=reference, response=response, options=tuple(*options))
+            yield "tests/unit", item, right
 
 
 def agreement(cases: list[tuple[str, Graded, bool]]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def made_samples(
                             "forced_spans": forced,
                             "verdict": "correct" if right else "wrong",
                             "extracted_answer": str(index if right else index + 1),
-                            "grader": "integer/2",
+                            "grader": "integer/3",
                         }
                     )
     return table(rows, SAMPLES)

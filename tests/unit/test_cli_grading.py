@@ -104,7 +104,7 @@ def test_audit_lists_both_readings_and_writes_nothing(tmp_path: Path) -> None:
     assert out.exit_code == 0, out.output
     assert "reference '10', answer ends 'Final Answer: 10'" in out.output
     assert out.output.count("stored unanswered None (integer/0)") == 2
-    assert out.output.count("now    correct    '10' (integer/2)") == 2
+    assert out.output.count("now    correct    '10' (integer/3)") == 2
     assert "2 stored verdicts" in out.output
     assert Store(str(tmp_path)).written("demo") == before
 

@@ -62,6 +62,18 @@ def test_a_first_batch_without_answers_does_not_fix_the_type(tmp_path: Path) -> 
     assert pq.read_table(tmp_path / "out.parquet")["extracted_answer"].to_pylist()[-2:] == [None, "1"]
 
 
+def test_several_reference_answers_are_all_of_the_answer(tmp_path: Path) -> None:
+    source = json_lines(
+        tmp_path / "in.jsonl",
+        [{"gold": ["5", "6"], "output": "Answer: 6, 5"}, {"gold": [5, 6], "output": "Answer: 5"}],
+    )
+    target = tmp_path / "new" / "out.jsonl"
+    assert grade_file("math", source, target, reference_field="gold", response_field="output") == {
+        "correct": 1,
+        "wrong": 1,
+    }
+
+
 def test_options_of_choice_questions(tmp_path: Path) -> None:
     rows = [{"gold": "B", "output": "I take the red one.\nAnswer: red", "choices": ["blue", "red"]}]
     source = json_lines(tmp_path / "in.jsonl", rows)

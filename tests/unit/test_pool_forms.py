@@ -68,6 +68,13 @@ FORMS: list[Any] = [
     {"options": ["3 cm", "4 cm", "5 cm"]},
     [("A", "3 cm"), ("B", "4 cm"), ("C", "5 cm")],
     [" 3 cm ", "4 cm", "5 cm\n"],
+    "[A] 3 cm [B] 4 cm [C] 5 cm",
+    "A、3 cm B、4 cm C、5 cm",
+    "Answer Choices: (A) 3 cm (B) 4 cm (C) 5 cm",
+    "Options: A) 3 cm B) 4 cm C) 5 cm",
+    [["A", "3 cm"], ["B", "4 cm"], ["C", "5 cm"]],
+    {"choices": [{"label": "A", "text": "3 cm"}, {"label": "B", "text": "4 cm"}, {"label": "C", "text": "5 cm"}]},
+    "{'label': array(['A', 'B', 'C'], dtype=object), 'text': array(['3 cm', '4 cm',\n '5 cm'], dtype=object)}",
 ]
 
 
@@ -83,11 +90,13 @@ def test_other_options_keep_what_they_say() -> None:
     assert read_options(["A. Lincoln", "G. Washington"]).texts == ("A. Lincoln", "G. Washington")
     assert read_options({"A": "3", "B": "4", "C": None}).texts == ("3", "4")
     assert read_options({"label": ["1", "2"], "text": ["x", "y"]}) == Options(("x", "y"), ("1", "2"))
-    assert read_options(None) == read_options([]) == read_options("") == Options()
+    assert read_options({"A.": "3", "(B)": "4"}) == Options(("3", "4"), ("A", "B"))
+    assert {read_options(nothing) for nothing in (None, [], "", "[]", "None", "nan", float("nan"))} == {Options()}
 
 
 @pytest.mark.parametrize(
-    "form", [7, True, "just a text", ["one"], [["a"], ["b"]], {"A": {"x": 1}}, ["3", ""], "[1, 2", {"a": 1}]
+    "form",
+    [7, True, "just a text", ["one"], [["a"], ["b"]], {"A": {"x": 1}}, ["3", ""], "[1, 2", {"a": 1}, "{'3', '4'}"],
 )
 def test_what_is_no_options_is_refused(form: Any) -> None:
     with pytest.raises(ValueError, match="options cannot be read from the"):
@@ -209,13 +218,19 @@ def test_utf_16_is_refused_in_words(tmp_path: Path, name: str, encoding: str) ->
 
 
 def test_several_reference_answers_are_all_kept_or_refused(tmp_path: Path) -> None:
-    answers = [["2", "3"], ["$2$"], ["Paris", "Paris"], ["The capital of France is Paris", "It is Paris, of course"]]
+    answers = [
+        ["2", "3"],
+        ["$2$"],
+        ["Paris", "Paris"],
+        [5, 6],
+        ["The capital of France is Paris", "It is Paris, of course"],
+    ]
     found = read_all(
         lines(tmp_path / "a.jsonl", [{"question": f"{i}?", "answer": answer} for i, answer in enumerate(answers)])
     )
-    assert [row.answer for row in found if isinstance(row, Question)] == ["2, 3", "$2$", "Paris"]
-    assert isinstance(found[3], Unreadable)
-    assert "columns.answer = 'NAME.0'" in found[3].error
+    assert [row.answer for row in found if isinstance(row, Question)] == ["2, 3", "$2$", "Paris", "5, 6"]
+    assert isinstance(found[4], Unreadable)
+    assert "columns.answer = 'NAME.0'" in found[4].error
 
 
 SENTINELS = [

@@ -28,7 +28,7 @@ def test_disagreements_carry_both_readings() -> None:
     (found,) = disagreements(samples, judged)
     row = samples.slice(3, 1).to_pylist()[0]
     assert found.sample_id == row["sample_id"]
-    assert (found.first.verdict, found.first.grader) == (row["verdict"], "integer/2")
+    assert (found.first.verdict, found.first.grader) == (row["verdict"], "integer/3")
     assert found.second == other
 
 

@@ -40,21 +40,28 @@ def texts_equal(reference: str, answer: str) -> bool:
     return _folded_text(reference) == _folded_text(answer)
 
 
-_LOOSE = re.compile(r" ?([,;:()\[\]{}|]) ?")
+_LOOSE = re.compile(r" ?([,;:=()\[\]{}|]) ?")
+_DATE = re.compile(
+    r"(?:the )?(?:(\d\d?)(?:st|nd|rd|th)?(?: of)? ([a-z]{3,9})|([a-z]{3,9}) (\d\d?)(?:st|nd|rd|th)?),? ?(?=\d{4}$|$)"
+)
 _ARTICLE = re.compile(r"(?:the|a|an|it is|it's) (?=\S\S)")
-_TIME = re.compile(r"(\d{1,2}(?::\d\d)?) ?([ap])\.? ?m\b\.?")
+_TIME = re.compile(r"(\d{1,2}(?::(?!00)\d\d)?)(?::00)? ?([ap])\.? ?m\b\.?")
+_CLOCK = re.compile(rf"{_TIME.pattern}|\d{{4}}-\d\d-\d\d")
 
 
 def _folded_text(text: str) -> str:
     text = " ".join(unicodedata.normalize("NFKC", clean(text)).casefold().split())
     text = _LOOSE.sub(r"\1", _TIME.sub(r"\1 \2m", text)).strip(" .,;:!?'\"()[]{}")
+    text = _DATE.sub(lambda m: f"{m[2] or m[3]} {m[1] or m[4]} ", text).strip()
     return _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
 
 
 _PHRASE = {_folded_text(phrase): name for name, phrases in VOCABULARY["phrases"].items() for phrase in phrases}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
+_DEGREE = re.compile(r"°|\\circ|\\degree")
 _OPTION = re.compile(r"yes|no|true|false|\([a-z]\)")
 _WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’ .-])*[^\W\d_]\.?|\([A-Za-z]\)")
+_SPELT = re.compile(r"[^\W\d_]{4}|[A-Z]{3}")  # no product
 _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|operatorname)(?![a-z])")
 
 
@@ -62,7 +69,7 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
     """Whether two mathematical answers are equal where that shows at once, None where it takes algebra."""
     left, right = quantity(reference), quantity(answer)
     plain, said = clean(reference), clean(answer)
-    left = None if left is not None and is_product(plain) else left
+    left = None if left is not None and is_product(plain) and not _DEGREE.search(reference) else left
     if left is not None and right is None and "=" not in plain:
         name, sign, value = said.partition("=")  # what a name is said to be, as in `m = 20 grams`
         right = quantity(value) if sign and _is_name(name) else None
@@ -73,12 +80,13 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
         return True
     if _OPTION.fullmatch(plain.lower()):
         first = re.match(r"\(?[A-Za-z]+\)?", said)
-        return first is not None and first[0].strip("()").lower() == plain.strip("()").lower()
+        is_open = re.search(r"\b(?:and|or|maybe)\b", said) is not None
+        return first is not None and not is_open and first[0].strip("()").lower() == plain.strip("()").lower()
     same = bool(words_of(plain)) and texts_equal(reference, answer)
     both_words = known is None and _WORDS.fullmatch(plain) and _WORDS.fullmatch(said)
-    if same or (both_words and (_TEXT_COMMAND.search(reference) or any(len(word) > 3 for word in words_of(plain)))):
+    if same or (both_words and (_TEXT_COMMAND.search(reference) or _SPELT.search(plain))):
         return same
-    if _TIME.fullmatch(plain.lower()) and _TIME.fullmatch(said.lower()):
+    if _CLOCK.fullmatch(plain.lower()) and _CLOCK.fullmatch(said.lower()):
         return texts_equal(reference, answer)
     for one, other in ((plain, said), (said, plain)):
         if "." in one and "," not in one and _DECIMAL_COMMA.fullmatch(other):
@@ -86,7 +94,9 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
     return None
 
 
-_NAME = re.compile(r"(?=[^A-Za-z]*[A-Za-z])(?:\\?[A-Za-z]+|_ ?(?:\w|\{[^{}]*\})|[ '():/|,{}])+")
+_NAME = re.compile(
+    r"(?=[^A-Za-z]*[A-Za-z])(?:\\?[A-Za-z]+|_ ?(?:\w|\{[^{}]*\})|\(\d+\)|\^ ?\{? ?-1 ?\}?|[ '():/|,{}+-])+"
+)
 
 
 def _is_name(text: str) -> bool:
@@ -96,13 +106,14 @@ def _is_name(text: str) -> bool:
 
 def _quantities_equal(left: Quantity, right: Quantity, reference: str, answer: str) -> bool | None:
     """By value and, where both say it, unit; other words for what is counted are for a judge."""
-    scales, unlike = [Fraction(1)], False
+    scales, unlike = [] if "%" in answer and abs(left.value) < 1 else [Fraction(1)], False
+    unit = left.unit or ("deg" if _DEGREE.search(reference) else "")
     if ("%" in reference) != ("%" in answer):
         scales.append(Fraction(1, 100) if "%" in answer else Fraction(100))
-    if left.unit and right.unit:
-        one, other = unit_measure(left.unit), unit_measure(right.unit)
+    if unit and right.unit:
+        one, other = unit_measure(unit), unit_measure(right.unit)
         if one is None or other is None:
-            words = [{word.lower().removesuffix("s") for word in words_of(unit)} for unit in (left.unit, right.unit)]
+            words = [{word.lower().removesuffix("s") for word in words_of(each)} for each in (unit, right.unit)]
             unlike = not words[0] & words[1]
         elif "unit" not in one[0] + other[0]:
             if one[0] != other[0]:
@@ -142,22 +153,28 @@ def expressions_equal(reference: str, answer: str) -> bool | None:
     if one is not None:
         return right.upper() == one[0] if other is None else int(*one) == int(*other)
     right = right if other is None else str(int(*other))
-    value = quantity(left)
-    left, unit = _without_unit(left)
-    right, other_unit = _without_unit(right)
+    value, said = quantity(left), quantity(right)
+    if value and said and value.unit and said.unit:
+        return plainly_equal(left, right)
+    left, unit = _without_unit(left, "")
+    right, other_unit = _without_unit(right, left)
     if value is not None and value.unit and not is_product(left):
         left, unit = str(value.value), None
     if unit and other_unit and unit != other_unit:
         return False if unit[0] != other_unit[0] else None
+    if re.search(r"\+ ?C$", left):
+        right = _CONSTANT.sub("+ C", right)
     equal = _equal(left, right)
     # Whatever else a hedge says, it does not say this number.
     return False if equal is None and value is not None and is_hedged(right) else equal
 
 
-_RATIO = re.compile(r"(\d+) to (\d+)", re.ASCII)
-_MEMBER = re.compile(r"\(?[A-Za-z](?: ?, ?[A-Za-z])*\)? ?\\in ?")
+_FORMS = [(re.compile(pattern), form) for pattern, form in VOCABULARY["forms"].items()]
+_ROWS = re.compile(r"\[ ?\[[^\[\]]*\](?: ?, ?\[[^\[\]]*\])* ?\]")
+_CONSTANT = re.compile(r"\+ ?[cKk]$")
 _UNIT_AFTER = re.compile(
-    r"(?<=[\d})i]) ((?:square |cubic |sq\.? )?[A-Za-z]{2,}(?:[ /][A-Za-z]+){0,3} ?(?:\^ ?\{? ?[23] ?\}?)?)$"
+    r"(?<=[\d})i]) [(\[]? ?((?:square |cubic |sq\.? )?[A-Za-z]+(?:[ /][A-Za-z]+){0,3} ?(?:\^ ?\{? ?[23] ?\}?)?)"
+    r" ?[)\]]?$"
 )
 
 
@@ -173,13 +190,19 @@ def _spelled(text: str) -> str:
         text = f"{value}={rounded}" if _is_name(value) else value or rounded
     if _SIGN.search(text):
         text = text.replace("\\lor", "or").replace("\\vee", "or")
-    return _MEMBER.sub("", _RATIO.sub(r"\1:\2", text), count=1) if _MEMBER.match(text) else _RATIO.sub(r"\1:\2", text)
+    if _ROWS.fullmatch(text):
+        text = re.sub(r"\] ?, ?\[", r"\\\\", text.strip("[ ]")).replace(",", "&")
+        return f"\\begin{{matrix}}{text}\\end{{matrix}}"
+    for pattern, form in _FORMS:
+        text = match.expand(form) if (match := pattern.fullmatch(text)) else text
+    return text
 
 
-def _without_unit(text: str) -> tuple[str, Any]:
-    """What a known unit after a formula is taken off, and its measure."""
+def _without_unit(text: str, other: str) -> tuple[str, Any]:
+    """What a known unit after a formula is taken off, and its measure; a letter of the other formula is none."""
     match = _UNIT_AFTER.search(text[-80:])
-    measure = unit_measure(match[1]) if match else None
+    known = match and (len(match[1]) > 1 or (other and match[1] in "mgsh" and match[1] not in other))
+    measure = unit_measure(match[1]) if match and known else None
     return (text, None) if match is None or measure is None else (text[: len(text) - len(match[0])], measure)
 
 
@@ -243,9 +266,8 @@ def _forms_equal(one: _Form, other: _Form) -> bool | None:
     if one.kind == "value" and other.kind == "" and all(_equal(one.text, item) for item in other.items):
         return True  # one value said twice
     kinds, count = {one.kind, other.kind}, len(one.items)
-    ordered = not kinds & {"{}", "cup", "value", "relation"}
-    alike = kinds & {"", "<>"} or (count > 2 and kinds == {"()", "[]"})
-    comparable = len(kinds) == 1 or kinds == {"", "{}"} or (ordered and alike)
+    alike = kinds <= {"", "<>", "()", "[]"} and (kinds & {"", "<>"} or count > 2)
+    comparable = len(kinds) == 1 or kinds == {"", "{}"} or alike
     if not comparable or count != len(other.items) or (one.name and other.name and one.name != other.name):
         dots = any("\\ldots" in leaf for form in (one, other) for leaf in form.leaves())
         return None if dots else _unlike(one, other)
@@ -367,6 +389,8 @@ def _listing(kind: str, items: list[str], text: str) -> _Form:
             for each in [signs[item.count("\\pm") == 1]]
             for sign in each
         ]
+    if kind == "{}" and len(items) == 1:
+        return _structure(items[0])
     return _Form(kind, text, tuple(item for item in items if item))
 
 
@@ -420,7 +444,7 @@ def _relations_equal(left: _Form, right: _Form) -> bool | None:
             and (len(signs) > 1 or left.names or _has_letters(left))
         ):
             return True
-    if left.names and right.names and _compact(str(left.items[0])) == _compact(str(right.items[0])):
+    if left.names and right.names and _named(left) == _named(right):
         return _equal(left.items[-1], right.items[-1])
     if len(left.items) != 2 or len(right.items) != 2:
         return _unlike(left, right)
@@ -436,6 +460,10 @@ def _relations_equal(left: _Form, right: _Form) -> bool | None:
     if ratio.free_symbols or ratio == 0:
         return False
     return left.signs == (right.signs if is_equation or ratio.is_positive else turned[1])
+
+
+def _named(relation: _Form) -> str:
+    return _compact(str(relation.items[0])).replace("f(x)", "y")
 
 
 def _has_letters(form: _Form) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.grading.notation import (
+    PLAIN,
     VOCABULARY,
     clean,
     is_hedged,
@@ -35,9 +36,6 @@ MOST_CANDIDATES = 60
 
 _THINKING_ENDS = ("</think>", "<|im_start|>answer", "</Thought>")
 
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-"""Latin letters, digits and signs as Chinese and Japanese texts set them."""
-
 _TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>", "<|im_start|>user", "<|user|>", "<end_of_turn>")
 _NEXT_QUESTION = re.compile(
     r"\n[ \t#*]{0,9}(?:(?:next|new) )?(?:question|problem|exercise|q|human|user|instruction|frage|问题)"
@@ -47,15 +45,18 @@ _NEXT_QUESTION = re.compile(
 """A base model goes on to write itself the next question after its answer."""
 
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox) ?(?:\{|(\d+)\b)")
-_JOINS = re.compile(r"[\s$.,;:&\\()\[\]*]{0,24}(?:(?:and|or)\b)?[\s$,;:&\\()\[\]*]{0,24}", re.IGNORECASE)
+_JOINS = re.compile(
+    r"[\s$.,;:&\\()\[\]*]{0,24}(?:(?:and|or)\b)?[\s$,;:&\\()\[\]*]{0,24}(?:[a-z](?:_\{?\w\}?)? ?= ?)?", re.IGNORECASE
+)
 _JOINED_WORDS = re.compile(r"(?:[\s$,:\\()\[\]*]*[A-Za-z]+){0,3}?[\s$,:\\()\[\]*]*\b(?:and|or)\b[\s$,:\\()\[\]*]*")
 
 _WORDS = VOCABULARY["words"]
 _MARKER = re.compile(
     rf"""(?:\b(?:{_WORDS["answer"].replace(" ", "[ ]")})\b|{_WORDS["answer_without_blanks"]})
         (?:
-            [ \t*_`"'”)\]】]{{0,8}} (?: : | [-=]> | → | = | [-–—][ ] | 是 | 为 | 為 | は | 은 | 는 | है
-              | \b(?:{_WORDS["is"]}|(?:would|will|should|must)\ be)\b )
+            (?:[ ](?:{_WORDS["right"].replace(" ", "[ ]")}))? [ \t*_`"'”)\]】]{{0,8}} (?: : | [-=]> | → | = | [-–—][ ]
+              | 是 | 为 | 為 | は | 은 | 는
+              | है | \b(?:{_WORDS["is"]}|(?:would|will|should|must)\ be)\b )
           | [ ,][^.:=\n$\\]{{1,80}}? \b(?:is|are)\b
           | [ \t*_]{{0,8}} (?=\n)
         )""",
@@ -63,7 +64,7 @@ _MARKER = re.compile(
 )
 _CHECKED = re.compile(r"\b(?:check|verify|confirm|double-check)(?:ing)?\b[^.\n]*$", re.IGNORECASE)
 _CHOICE_MARKER = re.compile(
-    r"(?<!not )(?<!n't )\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|would be|must be)\b)"
+    r"(?<!not )(?<!n't )\b(?:options?|choices?)\b[ *_]{0,4}(?::|\b(?:is|are|would be|must be)\b)"
     r"|(?<!not )(?<!n't )(?<!never )\b(?:choose|select|pick|go with)\b|选项?(?:是|为)?|选择",
     re.IGNORECASE,
 )
@@ -74,7 +75,10 @@ _HASHES = re.compile(r"^####[ \t]*(\S[^\n]{0,200})$", re.MULTILINE)
 _EMPTY_MARKER = re.compile(r"(?:\b(?:the|final|my)\s+){0,3}\banswers?[\s:*_#]*\Z", re.IGNORECASE)
 _LEAD_IN = re.compile(r"[\s:*_#>`\"“”'=-]*?(?=[^\s:*_#>`\"“”'=])")
 _SENTENCE_END = re.compile(r"(?<=[^.\s][.!?])\s+(?=[A-Z])|(?<=。)")
-_NEGATED = re.compile(r"\W{0,9}(?:not|neither|never|nicht|keine?r?|n't|isn't|non|pas|不是)\b", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"\W{0,9}?(?:(?:not|neither|never|nicht|keine?r?|n't|isn't|non?|pas|не)\b|不是|不选|[~¬]|\\neg|\\lnot)",
+    re.IGNORECASE,
+)
 
 _OPENING = re.compile(r"\$\$|\\\[|\\\(|(?<!\\)\$")
 _CLOSING = {
@@ -133,10 +137,11 @@ def answer_part(response: str) -> str:
             response = rest
     for delimiter in _TURN_ENDS:
         response = response.partition(delimiter)[0] or response
-    response = response[-TAIL_CHARACTERS:].replace("\0", "").translate(_FULL_WIDTH)
+    response = response[-TAIL_CHARACTERS:].replace("\0", "").translate(PLAIN)
     following = _NEXT_QUESTION.search(response)
-    if following and any(mark.search(response, 0, following.start()) for mark in (_MARKER, _BOXED, _HASHES)):
-        return response[: following.start()]
+    before = response[: following.start()] if following else ""
+    if number(before) is not None or any(mark.search(before) for mark in (_MARKER, _BOXED, _HASHES)):
+        return before
     for match in _HASHES.finditer(response):
         if number(match[1]) is not None and "?" in response[match.end() :]:
             return response[: match.end()]
@@ -243,7 +248,7 @@ def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None
         letters = option_letters(region, options, announced=True)
         return None if letters is None else Found(letters, region)
     if kind == "text":
-        return Found(clean(region), clean(region)) if clean(region) else None
+        return Found(clean(_without_aside(without_explanation(region))), clean(region)) if clean(region) else None
     whole = clean(region)
     answer = number_text(whole) if kind == "integer" else None
     answer = answer or _expression_in(region, kind)
@@ -260,7 +265,7 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
     rows = [row for row in stripped.splitlines() if row.strip()]
     if kind == "text":
         return clean("\n".join(rows[-lines:])) or None
-    stripped = stripped[: len(stripped) - len(rows[-1])] + _without_explanation(rows[-1])
+    stripped = stripped[: len(stripped) - len(rows[-1])] + without_explanation(rows[-1])
     if kind == "integer":
         return number_text(stripped) or _last_number(stripped)
     if formulas := _formulas(stripped):
@@ -285,11 +290,12 @@ _COMMENT = re.compile(
 )
 """What follows "the answer is" where it announces no answer."""
 _IS = re.compile(
-    r"(?:\b(?:is|are|be|equals|equal to|makes|gives|becomes|of exactly)\b|'s\b|\bso\b|[=:])(?!\s*(?:the|an?)\s*$)"
+    r"(?:\b(?:is|are|be|was|were|equals|equal to|makes|gives|becomes|of exactly)\b|'s\b|\bso\b|=|:(?!\d))"
+    r"(?!\s*(?:the|an?)\s*$)"
 )
 
 
-def _without_explanation(text: str) -> str:
+def without_explanation(text: str) -> str:
     """What stands before the words that say why."""
     for match in _EXPLANATION.finditer(text):
         before = text[: match.start()].rstrip(_BEFORE_EXPLANATION)
@@ -313,14 +319,16 @@ def _without_aside(text: str) -> str:
     if match is None:
         return text
     before = text[: len(text) - len(match[0])].rstrip()
-    wordy = len(words_of(match[1])) > 1 or number_word(match[1]) is not None
+    wordy = len(words_of(match[1])) > 1 and not re.search(r"\b(?:or|but|could|might)\b", match[1])
+    wordy = wordy or re.search(r"\d (?:(?:times|plus|minus) \d|squared|cubed)", match[1]) is not None
+    wordy = wordy or number_word(match[1]) is not None
     same = number(match[1]) is not None and number(match[1]) == number(before)
     return before if before and (wordy or same) else text
 
 
 def _expression_in(region: str, kind: AnswerKind) -> str | None:
     """The value that a region announces: without the sentence around it, and all of it."""
-    head = _without_aside(_without_explanation(_SENTENCE_END.split(region, maxsplit=1)[0]))
+    head = _without_aside(without_explanation(_SENTENCE_END.split(region, maxsplit=1)[0]))
     text = clean(head)
     if not text:
         return None
@@ -375,16 +383,13 @@ def _said_in_words(text: str, kind: AnswerKind) -> str | None:
     found = quantity(tail)
     if found is not None and tail.strip():
         return str(found.value) if kind == "integer" or is_prose(text) else tail.strip()
-    if _OPERATORS.search(tail) and not words_of(tail):
-        return tail.strip()
+    if tail.strip() and not {*words_of(tail)} - {"and", "or", "AM", "PM", "am", "pm"}:
+        return _chain_end(tail.strip()) if kind == "integer" else tail.strip()
     if re.match(r"[^\w(]{0,4}\d", tail):
         first = _NUMBER.search(tail)
         return number_text(first[0]) if first else None
     counted = number_word(tail) if kind == "integer" or is_prose(text) else None
     return _last_number(tail) or _last_number(text) or counted or tail.strip() or None
-
-
-_OPERATORS = re.compile(r"\\(?:frac|sqrt|cdot|times|binom|log|pi)|[\^!]|\d\s?[*+/-]\s?\d")
 
 
 def _last_number(text: str) -> str | None:

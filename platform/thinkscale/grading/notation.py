@@ -26,6 +26,11 @@ LONGEST_TEXT = 40_000
 VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
 """Words and signs that the graders know."""
 
+PLAIN = {
+    code: unicodedata.normalize("NFKC", chr(code))
+    for code in (0xFE63, *range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))
+}
+"""Letters, digits and signs of full width, as Chinese and Japanese texts have them, and of mathematical alphabets."""
 _GREEK = VOCABULARY["formulas"]["letters"].split()
 _UNICODE = str.maketrans(
     {
@@ -45,24 +50,27 @@ _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
 _SPACING = re.compile(
     r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|enspace|thinspace|displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?"
-    r"|,)(?![a-z]))|\\(?:hspace|vspace|phantom)\{[^{}]*\}"
+    r"|,|[lL]arge|LARGE|[hH]uge|blacksquare|checkmark|qed)(?![a-z]))|\\(?:color|hspace|vspace|phantom)\{[^{}]*\}"
+    r"|</?(?:b|strong|em)>"
 )
 _WRAPPERS = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathbf|mathrm|mathit|mathsf|mathtt|mathnormal|mbox|hbox"
-    r"|boldsymbol|bm|operatorname|boxed|fbox|emph|underline|bold|rm|bf) ?\{([^{}]*)\}"
+    r"|boldsymbol|bm|operatorname|boxed|fbox|emph|underline|bold|rm|bf) ?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
 _ROMAN = re.compile(r"\\(?:text|math)(?:rm|bf|it|sf|tt)? ([A-Za-z])(?![A-Za-z])")
 _DEGREES = re.compile(r" ?\^ ?\{? ?\\(?:circ|degree) ?\}?|\\degrees?")
 _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)(?:{_DEGREES.pattern})")
 _SHORT_ARGUMENTS = re.compile(r"\\frac ?(\d|\{[^{}]*\}) ?(\d|[A-Za-z]|\{[^{}]*\})")
+_INFIX = re.compile(r"(^|\{)([^{}\\]{1,40})\\(over|choose)(?![a-z])([^{}\\]{1,40})(?=\}|$)")
+_RECURRING = re.compile(r"(\.\d{0,4}?)(?:(\d)\2{2,}|(\d{2,6}?)\3+) ?(?:\.\.\.|\\ldots)", re.ASCII)
 _MARKUP = '*_`"“”'
 
 
 @lru_cache(maxsize=512)
 def clean(text: str) -> str:
     """An answer without wrappings, spacing commands, markup and final punctuation."""
-    text = " ".join(text.translate(_UNICODE).split())
+    text = " ".join(text.translate(PLAIN).translate(_UNICODE).split())
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
     for signs, mark in ((_SUPERSCRIPTS, "^"), (_SUBSCRIPTS, "_")):
         text = signs.sub(lambda m, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', m[0])}}}", text)  # type: ignore[misc]
@@ -70,7 +78,9 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<!\\)\\! ?", "", text)
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
+    text = re.sub(r"\\(?:[dtc]|nice)frac(?![a-z])", r"\\frac", re.sub(r"\\[dt]binom(?![a-z])", r"\\binom", text))
+    text = _INFIX.sub(lambda m: f"{m[1]}\\{'frac' if m[3] == 'over' else 'binom'}{{{m[2]}}}{{{m[4]}}}", text)
+    text = _RECURRING.sub(r"\1\\overline{\2\3}", text)
     text = _SPACING.sub(" ", text)
     text = _ROMAN.sub(r" \1", text)
     for _ in range(4):  # wrappers nest, but not deep
@@ -114,7 +124,7 @@ _LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
 _NO_UNITS = frozenset(VOCABULARY["words"]["no_units"].split())
 _SMALL_WORDS = ("of", "in", "a", "by", "at", "on")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3}
-_UNIT_TOKEN = re.compile(r"([A-Za-zμ$€£¥₹¢]+)'?(?: ?\^ ?\{? ?(-?\d) ?\}?)?|(/)|(?:\\cdot|[ .*()-])", re.ASCII)
+_UNIT_TOKEN = re.compile(r"([A-Za-zμ$€£¥₹¢]+)'?(?: ?\^ ?\{? ?(-?\d) ?\}?)?|(/)|(?:\\cdot|[ .*()[\]-])", re.ASCII)
 
 
 def unit_measure(unit: str) -> tuple[Counter[str], Fraction] | None:
@@ -138,6 +148,8 @@ def unit_measure(unit: str) -> tuple[Counter[str], Fraction] | None:
             exponent = sign * (int(token[2]) if token[2] else power)
             dimensions[found[0]] += exponent
             factor, power = factor * found[1] ** exponent, 1
+    if {"C", "F"} & {*dimensions}:
+        dimensions.pop("deg", None)
     return (dimensions, factor) if dimensions else None
 
 
@@ -145,16 +157,18 @@ _CURRENCY = re.compile(
     r"(?:([$€£¥₹]|USD|EUR|Rs\.?)|(?:\\approx|approximately|approx\.?|about|around|roughly|only|exactly)) ?"
 )
 _NEGATIVE = re.compile(r"(?:negative|minus) ", re.IGNORECASE)
-_UNIT = re.compile(r"(?:[A-Za-zμ /$€£¥₹¢.'()-]|\\cdot|\^ ?\{? ?-?\d ?\}?)+", re.ASCII)
-_DECIMAL = r"(?:[1-9]\d{0,2}(?:[, ]\d{3})+(?![,\d])|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
+_UNIT = re.compile(r"(?:[A-Za-zμ /$€£¥₹¢.'()[\]-]|\\cdot|\^ ?\{? ?-?\d ?\}?)+", re.ASCII)
+_DECIMAL = r"(?:[1-9]\d{0,2}(?:(?:[, ']\d{3})+|(?:\.\d{3}){2,})(?![,\d])|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
 _RATIONAL = re.compile(rf"([-+]?) ?(?:(\d+) (?=\d+ ?/))?({_DECIMAL})(?: ?/ ?([-+]?{_DECIMAL}(?<=\d)))?", re.ASCII)
 _FRACTION = re.compile(r" ?\\frac ?\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([-+]?[\d.,]+) ?\}", re.ASCII)
-_TIMES_TEN = re.compile(r" ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3}))", re.ASCII)
+_TIMES_TEN = re.compile(
+    r"(?: ?\\(?:times|cdot)|(?<=\d) ?[x*]) ?10 ?\^ ?(?:\{ ?([-+]?\d{1,3}) ?\}|([-+]?\d{1,3}))", re.ASCII
+)
 _WORDS_ONLY = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+){0,8}")
-_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*) ?\\overline ?\{(\d+)\}", re.ASCII)
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SCALE = re.compile(r" ?(thousand|million|billion|trillion)\b ?")
-_RADIX = re.compile(r"([0-9A-Fa-f]+) ?_ ?\{? ?(\d{1,2}|two|eight|ten|sixteen) ?\}?")
+_REPEATING = re.compile(r"(\d*)\.(\d*) ?(?:\\(?:overline|bar|dot) ?\{?|(?<=\.)\()(\d+)[})]?", re.ASCII)
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = re.compile(rf" ?({'|'.join(_SCALES)})\b ?")
+_RADIX = re.compile(r"\(?([0-9A-Fa-f]+)\)? ?(?:_|\(?(?:in )?base) ?\{? ?(\d{1,2}|two|eight|ten|sixteen) ?[})]?")
 _RADIX_WORDS = {"two": 2, "eight": 8, "ten": 10, "sixteen": 16}
 _ORDINALS = ("st", "nd", "rd", "th")
 
@@ -189,8 +203,8 @@ def quantity(text: str) -> Quantity | None:
     text = _FRACTION.sub(r" \1/\2", _TIMES_TEN.sub(r"e\1\2", text, count=1), count=1).strip()
     while len(text) > 2 and text[0] == "{" and text[-1] == "}":
         text = text[1:-1].strip()
-    if (value := _spoken(text)) is not None:
-        return Quantity(value=value, unit=currency)
+    if (value := _spoken(text.lstrip("-"))) is not None:
+        return Quantity(value=-value if text[0] == "-" else value, unit=currency)
     leading = _RATIONAL.match(text)
     value = _rational(leading) if leading is not None else None
     if leading is None or value is None:
@@ -200,8 +214,17 @@ def quantity(text: str) -> Quantity | None:
         value, rest = value * _SCALES[scale[1]], rest[scale.end() :]
     unit = rest.strip()
     if unit and not _is_unit(unit, attached=rest[0].isalpha()):
-        return None
+        return _compound(value, unit)
     return Quantity(value=value, unit=unit or currency)
+
+
+def _compound(value: Fraction, rest: str) -> Quantity | None:
+    """`5` and `feet 6 inches`."""
+    if (match := re.fullmatch(r"([A-Za-z]+)(?:,| and|, and)? (\d.*)", rest)) and (less := quantity(match[2])):
+        one, other = unit_measure(match[1]), unit_measure(less.unit)
+        if one and other and one[0] == other[0] and other[1] < one[1]:
+            return Quantity(value=value + less.value * other[1] / one[1], unit=match[1])
+    return None
 
 
 def is_product(text: str) -> bool:
@@ -229,16 +252,16 @@ def _is_unit(text: str, attached: bool) -> bool:
 def _spoken(text: str) -> Fraction | None:
     """A number in words, or with repeating decimals."""
     if match := _REPEATING.fullmatch(text):
-        whole, once, again = match[2] or "0", match[3], match[4]
-        shifted = int(whole + once) + Fraction(int(again), 10 ** len(again) - 1)
-        return (-1 if match[1] == "-" else 1) * shifted / Fraction(10 ** len(once))
+        whole, once, again = match[1] or "0", match[2], match[3]
+        return (int(whole + once) + Fraction(int(again), 10 ** len(again) - 1)) / Fraction(10 ** len(once))
     value, whole_text = _in_words(text) if _WORDS_ONLY.fullmatch(text) else (None, False)
     return Fraction(value) if value is not None and whole_text else None
 
 
 def _rational(match: re.Match[str]) -> Fraction | None:
     try:
-        above, below = (Fraction(re.sub("[, ]", "", part or "1").rstrip(".")) for part in match.group(3, 4))
+        parts = (re.sub("[, ']", "", part or "1").rstrip(".") for part in match.group(3, 4))
+        above, below = (Fraction(part.replace(".", "") if part.count(".") > 1 else part) for part in parts)
         return (-1 if match[1] == "-" else 1) * (int(match[2] or 0) + above / below) if match[3] else None
     except (ValueError, ZeroDivisionError):
         return None
@@ -273,19 +296,19 @@ def number_word(text: str) -> str | None:
 def _in_words(text: str) -> tuple[int | None, bool]:
     """The number that a text begins with in words, and whether it is all of the text."""
     words = re.findall(r"[a-z]+", clean(text).lower()[:80])
-    thousands = rest = used = 0
+    large = rest = used = 0
     for word in words:
         if word in _NUMBER_WORDS:
             rest += _NUMBER_WORDS[word]
         elif word == "hundred":
             rest = 100 * max(rest, 1)
-        elif word == "thousand":
-            thousands, rest = 1000 * max(rest, 1), 0
+        elif word in _SCALES:
+            large, rest = large + _SCALES[word] * max(rest, 1), 0
         elif word != "and" or not used:
             break
         used += 1
     known = used > 0 and any(word in _NUMBER_WORDS for word in words[:used])
-    return (thousands + rest if known else None), used == len(words)
+    return (large + rest if known else None), used == len(words)
 
 
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}(?:\{[clr|]+\})?|\\[A-Za-z]+")
@@ -315,28 +338,36 @@ def words_of(text: str) -> list[str]:
 
 
 _JOIN = (
-    rf"(?:[? ]?[ ]?(?:,|/|&|\+|\||;|\b(?:{VOCABULARY['words']['joins']})\b|和|或|与|及|と)"
+    rf"(?:[?. ]?[ ]?(?:,|/|&|\+|\||;|\b(?i:{VOCABULARY['words']['joins']})\b|和|或|与|及|と)"
     r" ?(?:possibly |maybe |perhaps )?)+"
 )
 _SEVERAL = re.compile(
-    r"(?:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?"
+    r"(?i:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?"
     rf"(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
+)
+_OPEN = re.compile(rf"\b(?:{VOCABULARY['words']['alternatives']})\b|或")
+_DOUBTED = re.compile(
+    rf"\W{{0,4}}(?:(?:{VOCABULARY['words']['alternatives']})\b|(?:to|through|thru) \W?[A-Z]\b"
+    r"|(?:is|was) (?:not|wrong|incorrect|false)\b|(?:is|was|ca)n['’]t\b|cannot\b|(?<=[?~\\\w]-)[A-Z]\b)|[?~-]\W?[A-Z]\b"
 )
 _RUN = re.compile(r"[(\[]?([A-Z]{2,10})[)\]]?(?![A-Za-z0-9'])")
 _LETTER = re.compile(
-    r"[ (\[{*_`\"'$\\:-]{0,40}(?i:option|choice|answer)?[ (\[{*_`\"':]{0,40}([A-Za-z])"
+    rf"[ (\[{{*_`\"'$\\:-]{{0,40}}(?i:{VOCABULARY['words']['option']})?"
+    r"[ (\[{*_`\"':]{0,40}([A-Za-z])"
     r"(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
 )
+_RIGHT = re.compile(r"(?<!nor )(?<!nor \()\b([A-Z])\b[)*]* is (?:the )?(?:right|correct|best)\b")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z0-9_'’.-])([B-HJ-Z])(?![A-Za-z0-9_'’-])(?! ?[=+^<>])")
 _WRAPPED = re.compile(
     r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])(?:\)?[.:]?|[.):]+[ \t][^*\n]{1,200})\*\*"
     r"|\b(?i:so|thus|hence|therefore|it['’]s|it is),?\s{1,9}\(?([A-Z])\)?[.!]?\s{0,9}\Z"
-    r"|\b([A-Z]) is (?:the )?(?:right|correct|best)\b|\A\s*\(?([A-Z])[.):]+[ \t][^\n]*\Z"
+    r"|\A\s*\(?([A-Z])(?:[.):]+| -)[ \t][^\n]*\Z"
     r"|\b(?i:option|choice)\s{1,9}\(?([A-Z])\b|^[ \t]{0,40}([A-Z])[.):]?[ \t]*$",
     re.MULTILINE,
 )
+_LOWER = re.compile(r"[(\[]?[a-j][)\]]?(?:(?: and | or |[ ,;&+/]+)[(\[]?[a-j][)\]]?)+")
 _ALONE = re.compile(r"[^\w\s]{0,4}([A-Za-z])[^\w\s]{0,4}")
-_EXCLUDING = re.compile(r"\b(?:not|neither|nor|never|except|but|wrong|incorrect|none)\b|n't\b", re.IGNORECASE)
+_EXCLUDING = re.compile(r"\b(?:not|n?either|nor|never|unless|except|but|wrong|incorrect|none)\b|n't\b", re.IGNORECASE)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -354,32 +385,39 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
         if _same_text(plain, option):
             return letter
     if announced:
-        bare = re.sub(r"[*$`]|\\(?:quad|[,;: ])", "", plain)
+        bare = re.sub(r"[*$`\"{}]|'(?![a-z])|\\(?:quad|[,;: ])|\\(?=[{}])", "", plain)
+        bare = bare.upper() if _LOWER.fullmatch(bare) else bare
         if several := _SEVERAL.match(bare):
-            return ",".join(sorted(set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", several[0]))))
-        if (run := _RUN.match(bare)) and "".join(sorted({*run[1]} & {*allowed})) == run[1]:
-            return ",".join(run[1])
+            letters = sorted(set(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", several[0])))
+            return (" or " if _OPEN.search(several[0].lower()) else ",").join(letters)
+        run = re.sub(r"[ ()\[\]]", "", bare)
+        if 1 < len(run) == len({*run} & {*allowed}):
+            return ",".join(sorted(run))
+        if (found := _RUN.match(bare)) and "".join(sorted({*found[1]} & {*allowed})) == found[1]:
+            return ",".join(found[1])
         match = _LETTER.match(plain)
         if match and match[1].upper() in allowed and not _is_article(plain, match):
-            return match[1].upper()
+            return None if _DOUBTED.match(plain, match.end()) else str(match[1]).upper()
         lone = {letter for letter in _LONE_LETTER.findall(plain[:200]) if letter in allowed}
         if len(lone) == 1 and not _EXCLUDING.search(plain[:200]):
             return str(lone.pop())
     if (alone := _ALONE.fullmatch(plain)) and alone[1].upper() in allowed:
         return alone[1].upper()
-    found = None
+    right, chosen = {letter for letter in _RIGHT.findall(text[-LONGEST_TEXT:]) if letter in allowed}, None
+    if len(right) == 1:
+        return str(right.pop())
     for match in _WRAPPED.finditer(plain if announced else text):
         letter = next(group for group in match.groups() if group)
         if letter in allowed:
-            found = letter
-    return found
+            chosen = letter
+    return chosen
 
 
 def _is_article(text: str, match: re.Match[str]) -> bool:
     """Whether the letter is the word `A`, `a` or `I` of a sentence, or a lower-case letter that begins one."""
     follows = re.match(r"\s+([a-z]+)", text[match.end() :])
     if match[1].islower():
-        return bool(text[match.end() :].strip(" .)]}*:"))
+        return not re.match(r"[.:)\]}]+(?:\s|$)", text[match.end() :]) and bool(text[match.end() :].strip(" .)]}*:"))
     return match[1] in "AI" and follows is not None and follows[1] not in ("because", "since", "as", "is", "and", "or")
 
 

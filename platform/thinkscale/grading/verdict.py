@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict, VerdictName
 from thinkscale.grading.equivalence import expressions_equal, nesting, plainly_equal, texts_equal
-from thinkscale.grading.extraction import extract, find
+from thinkscale.grading.extraction import extract, find, without_explanation
 from thinkscale.grading.notation import number, option_letters, words_of
 
 GRADERS: dict[AnswerKind, str] = {
-    "integer": "integer/2",
-    "math": "math/2",
-    "choice": "choice/2",
-    "text": "text/2",
+    "integer": "integer/3",
+    "math": "math/3",
+    "choice": "choice/3",
+    "text": "text/3",
     "code": "none/1",
 }
 """Name and version of the rule grader of each kind; the version changes when a verdict could."""
@@ -72,10 +72,10 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
     equal: bool | None
     if kind == "choice":
         equal = answer == right
-    elif (kind == "text" or words_of(reference)) and texts_equal(reference, found.whole):
-        equal = True
     elif kind == "text":
-        equal = texts_equal(reference, answer)
+        equal = texts_equal(reference, found.whole) or texts_equal(reference, answer)
+    elif words_of(reference) and (texts_equal(reference, found.whole) or plainly_equal(reference, found.whole)):
+        equal = True
     else:
         if number(reference) is None and number(answer) is not None and words_of(found.whole):
             answer = found.whole  # the sentence says more than its number
@@ -91,6 +91,7 @@ def _reference(kind: AnswerKind, text: str) -> str:
     """The reference answer of a field that may hold a whole worked solution."""
     if kind in ("integer", "math") and (number(text) is None) and ("\n" in text.strip() or "\\boxed" in text):
         return extract(kind, text) or text
+    text = without_explanation(text) if kind == "math" else text
     formulas = re.sub(r"(?<!\\)\$", "", text)
     return formulas if kind == "math" and (len(text) - len(formulas)) in (2, 4, 6) else text
 

@@ -27,6 +27,7 @@ from thinkscale.grading.voting import Vote, majority_at_k, pass_at_k
 from thinkscale.report.parallel import doublings, question_votes
 from thinkscale.report.statistics import mean_interval
 from thinkscale.store.formats import Unreadable, raw_rows, sections
+from thinkscale.store.ingest import reference_text
 from thinkscale.store.locations import IngestError, Location
 from thinkscale.store.options import read_options
 
@@ -129,8 +130,9 @@ def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -
 
 def _items(kind: AnswerKind, row: dict[str, Any], reference: str, response: str, options: str | None) -> list[Graded]:
     """One for each response of a row."""
-    said, right = row.get(response), _text(row.get(reference))
+    said, right = row.get(response), row.get(reference)
     try:
+        right = reference_text(right) if isinstance(right, list) else _text(right)
         choices = read_options(row.get(options)).texts if options else ()
     except ValueError:
         choices, right = (), ""  # ungradable
@@ -187,6 +189,7 @@ def _written(target: Path, source: Path, response_field: str) -> Iterator[Write]
     """A function that appends graded rows to the target, which appears only once all of them are there."""
     if target.suffix != ".parquet" and target.suffix not in JSON_LINES:
         raise GradeFileError(f"{target}: the name must end in {', '.join(JSON_LINES)} or .parquet")
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")
     try:
         if target.suffix == ".parquet":

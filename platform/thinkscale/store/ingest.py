@@ -180,7 +180,7 @@ def _question(
     answer_value = _get(row, columns.answer)
     try:
         options = _options(row, columns.options)
-        answer = _reference(answer_value)
+        answer = reference_text(answer_value)
         if isinstance(asked := _get(row, columns.question), list | Mapping):
             raise ValueError(f"the question is a {type(asked).__name__}, not a text: {str(asked)[:80]!r}")
     except ValueError as fault:
@@ -239,13 +239,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _reference(value: Any) -> str:
+def reference_text(value: Any) -> str:
     """The reference answer; of a list that gives several, all of them.
 
     Raises ValueError for several texts of which nobody knows whether one or all of them are the answer.
     """
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value):
-        distinct = list(dict.fromkeys(item.strip() for item in value))
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str | int | float) for item in value):
+        distinct = list(dict.fromkeys(str(item).strip() for item in value))
         if any(len(item.split()) > 3 for item in distinct):
             raise ValueError(
                 f"{len(value)} reference answers, {str(value)[:80]}: map one, as columns.answer = 'NAME.0'"

@@ -15,8 +15,10 @@ from typing import Any
 
 _LABEL_KEYS = ("label", "labels", "key", "letter", "letters", "id", "option_label", "identifier")
 _TEXT_KEYS = ("text", "texts", "choices", "options", "content", "value", "option", "choice", "answer", "body")
-_LETTERED = re.compile(r"(?:(?<=\s)|(?<=[;,|])|^)(?:\(([A-Za-z]|\d{1,2})\)|([A-Za-z]|\d{1,2})[).:])(?=\s|\S)")
+_LETTERED = re.compile(r"(?:(?<=\s)|(?<=[;,|])|^)(?:[(\[]([A-Za-z]|\d{1,2})[)\]]|([A-Za-z]|\d{1,2})[).:、．])(?=\s|\S)")
+_ANNOUNCED = re.compile(r"\s*(?:(?:answer )?(?:options|choices)\s*:)?\s*", re.IGNORECASE)
 _PRINTED = re.compile(r"\s*(?:array\()?[\[({]")
+_ARRAY = re.compile(r"array\((\[[^\]]*\])\s*(?:,\s*dtype=[^)]*)?\)")
 _BETWEEN = re.compile(r"(?<=['\"])[ \n]+(?=['\"])")
 
 
@@ -34,7 +36,7 @@ def read_options(value: Any) -> Options:
     Raises:
         ValueError: it holds something else; the message says what.
     """
-    if value is None or value != value or (isinstance(value, str | list | dict) and not value):
+    if str(value).strip().lower() in ("", "none", "null", "nan", "[]", "{}"):
         return Options()
     found = _read(value)
     if len(found.texts) < 2 or any(not text for text in found.texts):
@@ -49,8 +51,10 @@ def read_options(value: Any) -> Options:
 def _read(value: Any) -> Options:
     if isinstance(value, str):
         return _from_text(value)
-    if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
-        value = dict(value)  # a Parquet map
+    if isinstance(value, list) and all(isinstance(item, tuple | list) and len(item) == 2 for item in value):
+        keys = [str(item[0]) for item in value]
+        if isinstance(value[0], tuple) or keys in (_expected("A", len(keys)), _expected("1", len(keys))):
+            value = dict(value)  # a Parquet map, or pairs
     if isinstance(value, Mapping):
         return _from_object(value)
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
@@ -71,18 +75,18 @@ def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
 def _from_object(value: Mapping[str, Any]) -> Options:
     texts, labels = _first(value, _TEXT_KEYS), _first(value, _LABEL_KEYS)
     if isinstance(texts, list):
-        return _labelled(labels if isinstance(labels, list) else [], texts)
+        return _labelled(labels, texts) if isinstance(labels, list) else _read(texts)
     if len(value) == 1 and isinstance(inner := next(iter(value.values())), Mapping | list):
         return _read(inner)
-    given = {str(key): text for key, text in value.items() if text is not None}
-    if not all(isinstance(text, str | int | float) for text in given.values()):
-        return Options()
+    given = {str(key).strip("().: "): text for key, text in value.items() if text is not None}
     keys = sorted(given, key=lambda key: (len(key), key))
     return _labelled([key if key.isdigit() else key[-1:] for key in keys], [given[key] for key in keys])
 
 
 def _labelled(labels: Sequence[Any], texts: Sequence[Any]) -> Options:
     """In the labels' order where they are letters."""
+    if not all(isinstance(text, str | int | float) for text in texts):
+        return Options()
     if len(labels) != len(texts) or any(label is None for label in labels):
         return _without_letters([str(text) for text in texts])
     names = [str(label).strip().strip("().:").upper() for label in labels]
@@ -113,13 +117,13 @@ def _from_text(text: str) -> Options:
                 found = load(text)
             except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
                 continue
-            return _read(list(found) if isinstance(found, tuple | set) else found)
+            return _read(list(found) if isinstance(found, tuple) else found)
     for first in ("A", "1"):
         marks: list[re.Match[str]] = []
         for mark in _LETTERED.finditer(text):
             if (mark[1] or mark[2]).upper() == _label(first, len(marks)):
                 marks.append(mark)
-        if len(marks) > 1 and not text[: marks[0].start()].strip():
+        if len(marks) > 1 and _ANNOUNCED.fullmatch(text[: marks[0].start()]):
             ends = [*(mark.start() for mark in marks[1:]), len(text)]
             texts = [text[mark.end() : end].strip(" \t\r\n;,|") for mark, end in zip(marks, ends, strict=True)]
             return Options(tuple(texts), tuple(_label(first, i) for i in range(len(marks))))
@@ -131,12 +135,7 @@ def _from_text(text: str) -> Options:
 
 def _python(text: str) -> Any:
     """A list as Python or numpy print it: numpy's has no commas."""
-    text = text.strip().removeprefix("array(")
-    if "dtype" in text[-20:] or not text.endswith(("]", ")", "}")):
-        text = text.rpartition(", dtype")[0]
-    if text.startswith("[") and text.count("(") < text.count(")"):
-        text = text.removesuffix(")")
-    text = _BETWEEN.sub(", ", text)
-    if text.startswith("[") and not re.search(r"[,'\"]", text):
+    text = _BETWEEN.sub(", ", _ARRAY.sub(r"\1", text.strip()))
+    if re.fullmatch(r"\[[^\[\],'\"]*\]", text):
         return text.strip("[]").split()
     return ast.literal_eval(text)
