@@ -53,7 +53,8 @@ def _read(value: Any) -> Options:
         return _from_text(value)
     if isinstance(value, list) and all(isinstance(item, tuple | list) and len(item) == 2 for item in value):
         keys = [str(item[0]) for item in value]
-        if isinstance(value[0], tuple) or keys in (_expected("A", len(keys)), _expected("1", len(keys))):
+        in_order = any(keys == [_label(first, place) for place in range(len(keys))] for first in "A1")
+        if in_order or isinstance(value[0], tuple):
             value = dict(value)  # a Parquet map, or pairs
     if isinstance(value, Mapping):
         return _from_object(value)
