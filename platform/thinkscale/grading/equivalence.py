@@ -106,7 +106,8 @@ def _is_name(text: str) -> bool:
 
 def _quantities_equal(left: Quantity, right: Quantity, reference: str, answer: str) -> bool | None:
     """By value and, where both say it, unit; other words for what is counted are for a judge."""
-    scales, unlike = [] if "%" in answer and abs(left.value) < 1 else [Fraction(1)], False
+    unlike = "%" in reference and bool(right.unit) and not re.search("%|percent", answer)
+    scales = [] if "%" in answer and abs(left.value) < 1 else [Fraction(1)]
     unit = left.unit or ("deg" if _DEGREE.search(reference) else "")
     if ("%" in reference) != ("%" in answer):
         scales.append(Fraction(1, 100) if "%" in answer else Fraction(100))
@@ -154,7 +155,7 @@ def expressions_equal(reference: str, answer: str) -> bool | None:
         return right.upper() == one[0] if other is None else int(*one) == int(*other)
     right = right if other is None else str(int(*other))
     value, said = quantity(left), quantity(right)
-    if value and said and value.unit and said.unit:
+    if value and said and said.unit and (value.unit or "%" in left):
         return plainly_equal(left, right)
     left, unit = _without_unit(left, "")
     right, other_unit = _without_unit(right, left)

@@ -30,6 +30,7 @@ _SPELLED_OUT = {*_FUNCTIONS, "sqrt", "infty", "infinity", "binom", *_LETTERS} - 
     name for name in _LETTERS if len(name) < 3 and name != "pi"
 }  # fmt: skip
 _NAMES = re.compile(rf"(?<![\\A-Za-z_{{])({'|'.join(sorted(_SPELLED_OUT, key=len, reverse=True))})(?![A-Za-z])")
+_LOG = re.compile(r"\\?\blog(2|10)\b")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _BARS = {"|": "|", "\\lvert": "\\rvert", "\\vert": "\\vert"}
 _ROUNDED = {"\\lfloor": "floor", "\\lceil": "ceiling"}
@@ -40,7 +41,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z_{])(?=[a-z]*[aeiou])[A-Za-z][a-z]{3,}")
 
 def spelled(text: str) -> str:
     """A formula with the names of functions as LaTeX has them."""
-    return _NAMES.sub(r"\\\1", text.replace("**", "^"))
+    return _NAMES.sub(r"\\\1", _LOG.sub(r"\\log_{\1}", text.replace("**", "^")))
 
 
 @lru_cache(maxsize=256)

@@ -80,6 +80,8 @@ _NEGATED = re.compile(
     re.IGNORECASE,
 )
 
+_NOT_A_NUMBER = re.compile(r"\W{0,9}not\W{1,4}\d", re.IGNORECASE)
+_DENIED = re.compile(r"(?:n['’]t|not)(?: be| equal)?\W{1,4}[\d.,/]+\W*$")
 _OPENING = re.compile(r"\$\$|\\\[|\\\(|(?<!\\)\$")
 _CLOSING = {
     "$$": re.compile(r"\$\$"),
@@ -115,7 +117,7 @@ def find(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lines:
     text = answer_part(response)
     negated = None
     for region, is_remark in reversed(list(explicit_regions(text, kind, lines=lines))):
-        if kind == "choice" and _NEGATED.match(region):
+        if (_NEGATED if kind == "choice" else _NOT_A_NUMBER).match(region):
             negated = negated or clean(region)
             continue
         if is_remark and _COMMENT.match(clean(region)):
@@ -248,7 +250,7 @@ def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None
         letters = option_letters(region, options, announced=True)
         return None if letters is None else Found(letters, region)
     if kind == "text":
-        return Found(clean(_without_aside(without_explanation(region))), clean(region)) if clean(region) else None
+        return Found(clean(_without_aside(_without_explanation(region))), clean(region)) if clean(region) else None
     whole = clean(region)
     answer = number_text(whole) if kind == "integer" else None
     answer = answer or _expression_in(region, kind)
@@ -263,9 +265,11 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
     if kind == "choice":
         return option_letters(stripped, options, announced=False)
     rows = [row for row in stripped.splitlines() if row.strip()]
+    if kind != "text" and _DENIED.search(rows[-1][-80:]):
+        return None
     if kind == "text":
         return clean("\n".join(rows[-lines:])) or None
-    stripped = stripped[: len(stripped) - len(rows[-1])] + without_explanation(rows[-1])
+    stripped = stripped[: len(stripped) - len(rows[-1])] + _without_explanation(rows[-1])
     if kind == "integer":
         return number_text(stripped) or _last_number(stripped)
     if formulas := _formulas(stripped):
@@ -290,12 +294,12 @@ _COMMENT = re.compile(
 )
 """What follows "the answer is" where it announces no answer."""
 _IS = re.compile(
-    r"(?:\b(?:is|are|be|was|were|equals|equal to|makes|gives|becomes|of exactly)\b|'s\b|\bso\b|=|:(?!\d))"
+    r"(?:\b(?:is|are|be|was|were|equals|equal to|makes|gives|becomes|of exactly)\b(?: at\b)?|'s\b|\bso\b|=|:(?!\d))"
     r"(?!\s*(?:the|an?)\s*$)"
 )
 
 
-def without_explanation(text: str) -> str:
+def _without_explanation(text: str) -> str:
     """What stands before the words that say why."""
     for match in _EXPLANATION.finditer(text):
         before = text[: match.start()].rstrip(_BEFORE_EXPLANATION)
@@ -320,7 +324,10 @@ def _without_aside(text: str) -> str:
         return text
     before = text[: len(text) - len(match[0])].rstrip()
     wordy = len(words_of(match[1])) > 1 and not re.search(r"\b(?:or|but|could|might)\b", match[1])
-    wordy = wordy or re.search(r"\d (?:(?:times|plus|minus) \d|squared|cubed)", match[1]) is not None
+    wordy = (
+        wordy
+        or re.search(r"\d (?:(?:times|plus|minus) \d|squared|cubed)|^(?:about|approx|≈|\\approx)", match[1]) is not None
+    )
     wordy = wordy or number_word(match[1]) is not None
     same = number(match[1]) is not None and number(match[1]) == number(before)
     return before if before and (wordy or same) else text
@@ -328,7 +335,7 @@ def _without_aside(text: str) -> str:
 
 def _expression_in(region: str, kind: AnswerKind) -> str | None:
     """The value that a region announces: without the sentence around it, and all of it."""
-    head = _without_aside(without_explanation(_SENTENCE_END.split(region, maxsplit=1)[0]))
+    head = _without_aside(_without_explanation(_SENTENCE_END.split(region, maxsplit=1)[0]))
     text = clean(head)
     if not text:
         return None
@@ -344,7 +351,13 @@ def _expression_in(region: str, kind: AnswerKind) -> str | None:
 
 def _chain_end(text: str) -> str:
     """Of `3 * 4 = 12` the last part, of `8:00` the hour."""
-    return number_text(text.rpartition("=")[2].removesuffix(":00")) or text
+    return text if _UNSOLVED.search(text) else number_text(_HOUR.sub("", text.rpartition("=")[2])) or text
+
+
+_UNSOLVED = re.compile(
+    r"[<>]|\\(?:[gl]eq?|neq?)(?![a-z])|\d ?[a-z]\b(?=[^=]*=)|[,;] ?(?:\\text ?\{? ?)?(?:and )?[A-Za-z]\w* ?="
+)
+_HOUR = re.compile(r":00(?: ?[ap]\.? ?m\b\.?)?$", re.IGNORECASE)
 
 
 def _said_by_formulas(head: str, formulas: Sequence[_Formula], kind: AnswerKind) -> str | None:
@@ -376,6 +389,8 @@ def _said_by_formulas(head: str, formulas: Sequence[_Formula], kind: AnswerKind)
 
 def _said_in_words(text: str, kind: AnswerKind) -> str | None:
     """The number in a sentence: after its verb, at its beginning, or the only or last one. None where there is none."""
+    if option := re.match(r"(yes|no|true|false)\b[,;.:]", text, re.IGNORECASE):
+        return option[1]
     parts = re.split(r",\s|\band\b", text)
     if len(parts) > 1 and all(re.match(r"\W*\d", part) for part in parts):
         return None  # a list of amounts

@@ -342,13 +342,14 @@ _JOIN = (
     r" ?(?:possibly |maybe |perhaps )?)+"
 )
 _SEVERAL = re.compile(
-    r"(?i:both |either |options? |choices? )?[(\[]?([A-Z])[)\]]?"
+    r"(?i:(?:the )?(?:both|either|options?|choices?) )?[(\[]?([A-Z])[)\]]?"
     rf"(?:{_JOIN}(?:option |choice )?[(\[]?[A-Z][)\]]?)+(?![A-Za-z0-9'])"
 )
 _OPEN = re.compile(rf"\b(?:{VOCABULARY['words']['alternatives']})\b|或")
 _DOUBTED = re.compile(
-    rf"\W{{0,4}}(?:(?:{VOCABULARY['words']['alternatives']})\b|(?:to|through|thru) \W?[A-Z]\b"
-    r"|(?:is|was) (?:not|wrong|incorrect|false)\b|(?:is|was|ca)n['’]t\b|cannot\b|(?<=[?~\\\w]-)[A-Z]\b)|[?~-]\W?[A-Z]\b"
+    rf"\W{{0,4}}(?:(?:{VOCABULARY['words']['alternatives']})\W{{1,3}}(?:[A-Z]\b|not|none|neither|some|any|else|other)"
+    r"|(?:to|through|thru) \W?[A-Z]\b|(?:is|was|would be) (?:not|wrong|incorrect|false)\b|(?:is|was|ca)n['’]t\b"
+    r"|cannot\b)|[?~-]\W?[A-Z]\b"
 )
 _RUN = re.compile(r"[(\[]?([A-Z]{2,10})[)\]]?(?![A-Za-z0-9'])")
 _LETTER = re.compile(
@@ -356,7 +357,7 @@ _LETTER = re.compile(
     r"[ (\[{*_`\"':]{0,40}([A-Za-z])"
     r"(?!['’]?[A-Za-z0-9_])(?! ?[=+^_<>])"
 )
-_RIGHT = re.compile(r"(?<!nor )(?<!nor \()\b([A-Z])\b[)*]* is (?:the )?(?:right|correct|best)\b")
+_RIGHT = re.compile(r"(?<!nor )(?<!nor \()\b([A-Z])\b[)*]* is (?:the )?(?:right|correct|best|true)\b")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z0-9_'’.-])([B-HJ-Z])(?![A-Za-z0-9_'’-])(?! ?[=+^<>])")
 _WRAPPED = re.compile(
     r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])(?:\)?[.:]?|[.):]+[ \t][^*\n]{1,200})\*\*"

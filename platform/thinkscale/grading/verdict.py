@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict, VerdictName
 from thinkscale.grading.equivalence import expressions_equal, nesting, plainly_equal, texts_equal
-from thinkscale.grading.extraction import extract, find, without_explanation
+from thinkscale.grading.extraction import extract, find
 from thinkscale.grading.notation import number, option_letters, words_of
 
 GRADERS: dict[AnswerKind, str] = {
@@ -25,6 +25,7 @@ GRADERS: dict[AnswerKind, str] = {
 """Name and version of the rule grader of each kind; the version changes when a verdict could."""
 
 
+_FOR_ALL = re.compile(r"[\s,]{0,9}(?:\\text ?\{\s{0,9})?for (?:all|any|every|each)\b.*", re.DOTALL)
 DEEPEST_NESTING = 40
 """Brackets within brackets that algebra is asked to read; beyond, parsing takes exponential time."""
 
@@ -77,7 +78,11 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
     elif words_of(reference) and (texts_equal(reference, found.whole) or plainly_equal(reference, found.whole)):
         equal = True
     else:
-        if number(reference) is None and number(answer) is not None and words_of(found.whole):
+        if (
+            (reference.count("=") > 1 or number(reference.rpartition("=")[2]) is None)
+            and number(answer) is not None
+            and words_of(found.whole)
+        ):
             answer = found.whole  # the sentence says more than its number
         equal = plainly_equal(reference, answer)
         if equal is None and nesting(answer) > DEEPEST_NESTING:
@@ -91,7 +96,7 @@ def _reference(kind: AnswerKind, text: str) -> str:
     """The reference answer of a field that may hold a whole worked solution."""
     if kind in ("integer", "math") and (number(text) is None) and ("\n" in text.strip() or "\\boxed" in text):
         return extract(kind, text) or text
-    text = without_explanation(text) if kind == "math" else text
+    text = _FOR_ALL.sub("", text) if kind == "math" else text
     formulas = re.sub(r"(?<!\\)\$", "", text)
     return formulas if kind == "math" and (len(text) - len(formulas)) in (2, 4, 6) else text
 
