@@ -9,7 +9,9 @@ benchmarks/results/gpu_tests.json with a hash over platform/: of the code that w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import os
 import sys
 import time
@@ -25,19 +27,40 @@ TESTS = ("tests/gpu", "tests/e2e/test_vllm_forcing.py", "tests/e2e/test_vllm_eng
 
 
 class Collector:
-    """A pytest plugin that notes each test's outcome and seconds."""
+    """A pytest plugin that records each test's outcome and seconds as it ends: a run may be cut off."""
 
     def __init__(self) -> None:
-        self.tests: dict[str, dict[str, Any]] = {}
+        self._tests: dict[str, dict[str, Any]] = {}
+        self._began = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        found = self.tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
+        found = self._tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
         found["seconds"] = round(found["seconds"] + report.duration, 1)
         if report.outcome != "passed":
             found["outcome"] = report.outcome
             found["why"] = str(report.longrepr)[-600:]
-            if report.failed:  # at once: a run may be cut off before its end
+            if report.failed:
                 print(f"\n{report.nodeid}\n{str(report.longrepr)[-3000:]}", flush=True)
+        if report.when == "teardown":
+            self._record()
+
+    def _record(self) -> None:
+        outcomes = [test["outcome"] for test in self._tests.values()]
+        counts = {outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")}
+        ran = counts["passed"] + counts["failed"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            record(
+                "gpu_tests",
+                what="tests that need a GPU: kernels, training, vLLM and forcing inside it, a campaign under Ray",
+                value=counts["passed"],
+                unit="tests passed",
+                baseline="tests that ran",
+                ratio=round(counts["passed"] / ran, 4) if ran else None,
+                counts=counts,
+                seconds=round(time.monotonic() - self._began),
+                platform_hash=code_hash(),
+                tests=self._tests,
+            )
 
 
 def code_hash() -> str:
@@ -54,24 +77,7 @@ def main() -> int:
     parser.add_argument("tests", nargs="*", default=[str(ROOT / test) for test in TESTS])
     arguments = parser.parse_args()
     os.chdir(ROOT)
-    collector, began = Collector(), time.monotonic()
-    code = pytest.main(["-v", "-k", arguments.k, *arguments.tests], plugins=[collector])
-    outcomes = [test["outcome"] for test in collector.tests.values()]
-    counts = {outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")}
-    ran = counts["passed"] + counts["failed"]
-    record(
-        "gpu_tests",
-        what="tests that need a GPU: kernels, training, vLLM and forcing inside it, a campaign under Ray",
-        value=counts["passed"],
-        unit="tests passed",
-        baseline="tests that ran",
-        ratio=round(counts["passed"] / ran, 4) if ran else None,
-        counts=counts,
-        seconds=round(time.monotonic() - began),
-        platform_hash=code_hash(),
-        tests=collector.tests,
-    )
-    return int(code)
+    return int(pytest.main(["-v", "-k", arguments.k, *arguments.tests], plugins=[Collector()]))
 
 
 if __name__ == "__main__":

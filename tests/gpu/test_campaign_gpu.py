@@ -232,6 +232,7 @@ def test_training_whose_driver_was_killed_goes_on_on_one_gpu(campaign: Campaign,
     assert start({"train_workers": 1}).wait(300) == 0
     manifest = Artifact(Store(str(root)), "gpu/model").require()
     assert (manifest.stats["steps"], manifest.extra["workers"]) == (24, 1)
-    steps = [json.loads(line)["ranks"] for line in (root / "gpu/model/metrics.jsonl").read_text().splitlines()]
+    lines = Artifact(Store(str(root)), "gpu/model").read_file("metrics.jsonl").splitlines()
+    steps = [json.loads(line)["ranks"] for line in lines]
     assert steps[0] == GPUS
     assert steps[-1] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -61,6 +62,11 @@ def http(ray_cluster: None) -> Iterator[None]:
 
 def ask(path: str = "", *, max_tokens: int = 20, thinking: dict[str, int] | None = None, **options: Any) -> Any:
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}{path}/v1", api_key="none", max_retries=0)
+    for _ in range(300):  # the proxy hears of a new route a moment after the application is up
+        with contextlib.suppress(openai.NotFoundError):
+            client.models.list()
+            break
+        time.sleep(0.2)
     return client.chat.completions.create(
         model="tiny",
         messages=[{"role": "user", "content": "why?"}],

@@ -11,12 +11,14 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OWNER = ".thinkscale-owner"
 """The file that the owner of a directory holds locked. Where it is, it was locked from the beginning."""
+REMOVALS = 25
 SHORT = "/tmp"
 """Where paths are short enough for Ray's sockets (107 bytes)."""
 
@@ -31,8 +33,17 @@ def directory(prefix: str, parent: str | None = None) -> Iterator[Path]:
         os.rename(path / f"{OWNER}-new", path / OWNER)
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)  # processes that end may still write there
+        remove(path)
         os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a directory in which processes that end may still write for a moment."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
+        time.sleep(0.2)
 
 
 def sweep() -> None:
@@ -58,6 +69,6 @@ def _sweep(marker: Path) -> None:
             with suppress(OSError):
                 if f"{marker.parent}/".encode() in (process / "cmdline").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
-        shutil.rmtree(marker.parent, ignore_errors=True)
+        remove(marker.parent)
     finally:
         os.close(descriptor)

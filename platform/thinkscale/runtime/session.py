@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -284,5 +283,5 @@ def _watch(
     if lost:  # the main thread waits in native code that hears no signal
         last_words(lost[0])
         node.kill_all_processes(check_alive=False, allow_graceful=False)
-        shutil.rmtree(directory, ignore_errors=True)
+        scratch.remove(directory)
         os._exit(1)
