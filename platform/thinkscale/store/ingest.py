@@ -180,7 +180,8 @@ def _question(
     answer_value = _get(row, columns.answer)
     try:
         options = _options(row, columns.options)
-        answer = reference_text(answer_value)
+        is_one_list = texts["kind"].strip().lower().startswith("list")
+        answer = _text(answer_value) if is_one_list else reference_text(answer_value)
         if isinstance(asked := _get(row, columns.question), list | Mapping):
             raise ValueError(f"the question is a {type(asked).__name__}, not a text: {str(asked)[:80]!r}")
     except ValueError as fault:
