@@ -99,9 +99,9 @@ _NAME = re.compile(
 )
 
 
-def _is_name(text: str) -> bool:
-    """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `Area`, `(x, y)`."""
-    return len(text) <= 60 and _NAME.fullmatch(text) is not None
+def _is_name(text: str, *, sums: bool = False) -> bool:
+    """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `Area`, `(x, y)`; or `x + y`."""
+    return len(text) <= 60 and (sums or not {*"+-"} & {*text.replace("-1", "")}) and _NAME.fullmatch(text) is not None
 
 
 def _quantities_equal(left: Quantity, right: Quantity, reference: str, answer: str) -> bool | None:
@@ -256,7 +256,7 @@ def _forms_equal(one: _Form, other: _Form) -> bool | None:
     if one.names:
         return _equal(one.items[-1], other.text)
     if other.kind == "relation" and {*other.signs} == {"="}:  # `x = 3 + 4 = 7`: all of it is said
-        return _all(_is_name(str(side)) or _equal(one.text, side) for side in other.items[:-1]) and _equal(
+        return _all(_is_name(str(side), sums=True) or _equal(one.text, side) for side in other.items[:-1]) and _equal(
             one.text, other.items[-1]
         )
     if one.kind == other.kind == "value":
