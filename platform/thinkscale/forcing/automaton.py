@@ -1,6 +1,6 @@
 """Budget forcing as an automaton over sampled tokens, for many requests at once, on the device.
 
-The same semantics as `thinking.forcing.think`, said token by token: what was sampled goes in, what the
+The same semantics as `forcing.program.think`, said token by token: what was sampled goes in, what the
 request gets instead comes out. So it can stand inside an engine, behind its sampler, where forcing costs no
 request of its own and sampling (top-k, top-p, seeds, penalties) is untouched. All state is in tensors and a
 step is a fixed sequence of tensor operations: nothing waits for the host. Knows no engine.

@@ -1,7 +1,7 @@
 """Budget forcing in token ids: what is asked of an engine, step by step, for one question.
 
 Owns the semantics of caps and Waits. A program is a generator: it yields steps and is sent what came of
-them; it does no I/O and knows no engine and no clock. `engines.driver` runs programs on any engine.
+them; it does no I/O and knows no engine and no clock. `forcing.driver` runs programs on any engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An LLM judge: any engine asked whether a response's answer is the reference.
 
 Owns the judge's prompt, its version, the reading of its reply and the cache of replies. Knows no samples. The
-rule graders of `thinking.grading` come first; a judge is for answers that rules cannot compare.
+rule graders of `grading.verdict` come first; a judge is for answers that rules cannot compare.
 """
 
 from __future__ import annotations
