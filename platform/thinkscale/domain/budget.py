@@ -12,7 +12,7 @@ Waits; cap: the thinking cap was reached; overflow: the prompt left no room for 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How much a model may and must think, in text. `thinking.formats` turns it into token ids."""
+    """How much a model may and must think, in text. `forcing.formats` turns it into token ids."""
 
     max_thinking_tokens: int | None = None
     """Cap, in tokens between the delimiters; None: what the context leaves."""
