@@ -83,7 +83,7 @@ def run(
         thinkscale.runtime.session.ClusterError: the cluster cannot be joined, or is lost.
         SystemExit: SIGTERM came.
     """
-    from thinkscale.runtime import failure, session
+    from thinkscale.runtime import ending, failure, session
     from thinkscale.stages.distill import check_terms
     from thinkscale.stages.train import check_base
     from thinkscale.store.filesystem import Store
@@ -97,7 +97,8 @@ def run(
         check_terms(campaign)
     if "train" in chosen:
         check_base(campaign, root)
-    with hold(root, campaign.name, wait=wait, say=say) as lease:
+    held = hold(root, campaign.name, wait=wait, say=say, lost=ending.interrupt)
+    with ending.listening(), held as lease:
         store = lease.store
         try:
             session.connect(address, last_words=lambda error: failure.tell(_explained(error, campaign, store)))

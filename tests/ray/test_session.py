@@ -132,14 +132,24 @@ def test_a_lost_cluster_is_told_within_30_s_wherever_the_driver_waits(tmp_path: 
     assert len(said) == 3
 
 
-@pytest.mark.parametrize("stage", ["in_get", "in_data", "in_asyncio"])
-def test_sigterm_ends_a_run_in_order_in_any_stage(tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "sent", "exit_code", "word"),
+    [
+        ("in_get", signal.SIGTERM, 143, "terminated"),
+        ("in_data", signal.SIGTERM, 143, "terminated"),
+        ("in_asyncio", signal.SIGTERM, 143, "terminated"),
+        ("in_get", signal.SIGINT, 130, "interrupted"),
+    ],
+)
+def test_sigterm_and_ctrl_c_end_a_run_in_order(
+    tmp_path: Path, stage: str, sent: signal.Signals, exit_code: int, word: str
+) -> None:
     driver = Driver(tmp_path, stage, wait_s=1)
     driver.started()
-    driver.process.send_signal(signal.SIGTERM)
+    driver.process.send_signal(sent)
     code, said = driver.end(within_s=60)
-    assert code == 143, said
-    assert said == ["thinkscale: terminated", "what is committed is kept: the same command resumes"]
+    assert code == exit_code, said
+    assert said == [f"thinkscale: {word}", "what is committed is kept: the same command resumes"]
     assert not (tmp_path / "tiny" / "logs").exists()
 
 

@@ -114,7 +114,9 @@ def worker_pids() -> list[int]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, Manifest]:
     root = tmp_path_factory.mktemp("undisturbed")
     write_traces(root)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert train(make_campaign(root, base, tensorboard=str(root / "curves")), Store(str(root)))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers  # Ray leaves its own
     return root, Artifact(Store(str(root)), "tiny/model").require()
 
 

@@ -11,10 +11,12 @@ import sys
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from thinkscale.runtime import ending
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lease import Holder, Lease, LeaseHeldError, LeaseLostError, hold
@@ -133,11 +135,31 @@ def test_a_driver_that_lost_its_lease_commits_and_deletes_nothing(store: Store, 
     assert store.written("demo") == before
 
 
-def test_a_lost_lease_ends_the_work_under_way(store: Store) -> None:
-    with pytest.raises(LeaseLostError, match="taken over"), hold(store, "demo", lease_s=0.4):  # noqa: PT012
+@pytest.mark.parametrize("handler", [signal.default_int_handler, lambda *_: None])
+def test_a_lost_lease_ends_the_work_under_way(store: Store, monkeypatch: pytest.MonkeyPatch, handler: Any) -> None:
+    """Whoever listens to Ctrl-C meanwhile: Ray Train does, and goes on after the training."""
+    monkeypatch.setattr(ending, "reason", None)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(SystemExit) as raised, ending.listening():  # noqa: PT012
+            signal.signal(signal.SIGINT, handler)
+            with hold(store, "demo", lease_s=0.4, lost=ending.interrupt):
+                leave(store, ELSEWHERE)
+                threading.Event().wait(30)
+                raise AssertionError("nothing told this driver")
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    error = ending.reason_for(raised.value)
+    assert isinstance(error, LeaseLostError)
+    assert "was taken over by process 1 on other-host" in str(error)
+
+
+def test_work_that_ended_before_it_heard_of_the_loss_is_told_on_leaving(store: Store) -> None:
+    lost = threading.Event()
+    with pytest.raises(LeaseLostError, match="taken over"), hold(store, "demo", lease_s=0.4, lost=lambda _: lost.set()):  # noqa: PT012
         leave(store, ELSEWHERE)
-        threading.Event().wait(30)
-        raise AssertionError("nothing told this driver")
+        assert lost.wait(30)
 
 
 def test_a_lease_is_renewed_as_long_as_it_is_held(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Ending this process from outside, in order: SIGTERM, or the loss of its cluster.
+"""Ending this process from outside, in order: SIGTERM, the loss of its cluster, of its lease on the campaign.
 
 A signal's handler raises SystemExit in the main thread: that alone gets out of waits inside Ray and asyncio, though
 Ray passes on another one in its place. So the reason is kept here. Knows no Ray.
@@ -7,6 +7,11 @@ Ray passes on another one in its place. So the reason is kept here. Knows no Ray
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 TERMINATED = 143
 """Exit code after SIGTERM, as shells count."""
@@ -14,6 +19,43 @@ TERMINATED = 143
 reason: BaseException | None = None
 """Why this process is to end, once something outside asked it to."""
 _heard = False
+_told: BaseException | None = None
+"""What a thread wants the main thread to end for."""
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Have SIGTERM and `interrupt` end what the main thread is at, and Ctrl-C raise KeyboardInterrupt as ever.
+
+    Ray sets handlers of its own and leaves them: enter this after it has. From other threads it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[int, Callable[..., object]] = {
+        signal.SIGUSR1: _interrupted,
+        signal.SIGTERM: terminate,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before: dict[int, Any] = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupt(why: BaseException) -> None:
+    """For threads: end what the main thread is at. Raises nothing here."""
+    global _told
+    _told = why
+    if signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL:  # else nobody listens, and it would kill
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+def _interrupted(*_: object) -> None:
+    if _told is not None:
+        end(_told)
 
 
 def end(why: BaseException) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -78,8 +77,8 @@ def connect(
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     global _session, _directory, _private
     _session = session = ExitStack()
-    before = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     try:
+        session.enter_context(ending.listening())  # leaves the handlers as they were, for Ray sets its own
         # A short path of our own: Unix sockets allow 107 bytes, and a stale /tmp/ray slows every start.
         _directory = session.enter_context(scratch.directory("ts-", scratch.SHORT))
         session.enter_context(_native_errors_in(_directory / "driver.err"))
@@ -92,7 +91,8 @@ def connect(
         else:
             ray.init(address=_found(address), log_to_driver=False)
         if threading.current_thread() is threading.main_thread():
-            session.enter_context(_watched(before, last_words))
+            session.enter_context(ending.listening())
+            session.enter_context(_watched(last_words))
         else:
             session.callback(_leave)
     except BaseException:
@@ -233,12 +233,10 @@ def _leave() -> None:
 
 
 @contextmanager
-def _watched(before: Any, last_words: Callable[[BaseException], object]) -> Iterator[None]:
-    """Have SIGTERM and the cluster's loss end what the main thread is at, then leave; `before`: SIGTERM's handler."""
+def _watched(last_words: Callable[[BaseException], object]) -> Iterator[None]:
+    """Have the cluster's loss end what the main thread is at, then leave."""
     leaving, over = threading.Event(), threading.Event()
     lost: list[ClusterLostError] = []
-    signal.signal(signal.SIGUSR1, lambda *_: ending.end(lost[0]))
-    signal.signal(signal.SIGTERM, ending.terminate)
     watch = threading.Thread(target=_watch, args=(leaving, over, lost, last_words), daemon=True)
     watch.start()
     try:
@@ -251,8 +249,6 @@ def _watched(before: Any, last_words: Callable[[BaseException], object]) -> Iter
             _leave()
         over.set()
         watch.join()
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, before)
 
 
 def _watch(
@@ -277,7 +273,7 @@ def _watch(
         if why and not leaving.is_set():
             lost.append(ClusterLostError(f"the Ray cluster at {context.gcs_address} is lost: {why}"))
     for _ in range(ENDING_TRIES if lost else 0):  # again, where the first one is held up in ending
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        ending.interrupt(lost[0])
         if over.wait(ENDING_S / ENDING_TRIES):
             return
     if lost:  # the main thread waits in native code that hears no signal

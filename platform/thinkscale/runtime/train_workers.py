@@ -105,8 +105,14 @@ def fit_on_workers(
             ending.terminate()
         board.stop.remote()
 
+    class Trainer(TorchTrainer):
+        """Ctrl-C stays as it is: Ray's own handler would stay behind after the training, and end with code 0."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
     def fit(scratch_directory: Path) -> Any:
-        return TorchTrainer(
+        return Trainer(
             cast(Callable[[dict[str, Any]], None], _work),
             train_loop_config={"job": job},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -100,13 +99,15 @@ def hold(
     wait: bool = False,
     lease_s: float = LEASE_S,
     say: Callable[[str], None] = lambda line: None,
+    lost: Callable[[LeaseLostError], object] = lambda error: None,
 ) -> Iterator[Lease]:
-    """Hold the lease of a campaign, renewed by a thread. When it is lost, the main thread is interrupted.
+    """Hold the lease of a campaign, renewed by a thread.
 
     Args:
         campaign: its directory in the store.
         wait: until whoever holds it ends or dies. False: do not.
         say: takes one line before waiting.
+        lost: called in that thread where another driver took the lease over: to end the work under way.
 
     Raises:
         LeaseHeldError: another driver holds it.
@@ -122,22 +123,18 @@ def hold(
             say(f"waiting: {sentence}")
         told = True
         time.sleep(lease_s / 20)
-    over, lost = threading.Event(), threading.Event()
-    in_main = threading.current_thread() is threading.main_thread()
-    renewing = threading.Thread(target=_renew, args=(lease, lease_s, over, lost, in_main), daemon=True)
+    over, losses = threading.Event(), list[LeaseLostError]()
+    renewing = threading.Thread(target=_renew, args=(lease, lease_s, over, losses, lost), daemon=True)
     renewing.start()
     try:
         yield lease
-    except KeyboardInterrupt:
-        if not lost.is_set():
-            raise
     finally:
         over.set()
         renewing.join()
         with suppress(StoreError, FileNotFoundError):  # then it runs out
             lease.renew(released=True)
-    if lost.is_set():
-        lease.check()
+    if losses:
+        raise losses[0]
 
 
 def _take(lease: Lease, lease_s: float) -> str | None:
@@ -156,18 +153,25 @@ def _take(lease: Lease, lease_s: float) -> str | None:
     return f"{holder}, whose lease runs for another {left_s:.0f} s unless renewed"
 
 
-def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: threading.Event, in_main: bool) -> None:
+def _renew(
+    lease: Lease,
+    lease_s: float,
+    over: threading.Event,
+    losses: list[LeaseLostError],
+    lost: Callable[[LeaseLostError], object],
+) -> None:
     while not over.wait(lease_s / 4):
-        with suppress(StoreError):  # while the store cannot be reached, nothing can be committed either
-            try:
-                renewed = lease.renew()
-            except FileNotFoundError:
-                renewed = False
-            if not renewed:
-                lost.set()
-                if in_main:
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                return
+        try:
+            with suppress(FileNotFoundError):
+                if lease.renew():
+                    continue
+            lease.check()
+        except LeaseLostError as error:
+            losses.append(error)
+            lost(error)
+            return
+        except StoreError:  # while the store cannot be reached, nothing can be committed either
+            continue
 
 
 def _written(holder: Holder) -> bytes:
