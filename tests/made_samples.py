@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.store.artifact import Manifest
+from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.filesystem import Store
+from thinkscale.store.samples import SampleSet
 from thinkscale.store.schemas import QUESTIONS, SAMPLES, table
 
+ENGINE = {"engine": "vllm", "version": "0.32.0", "dtype": "bfloat16", "device": "cpu"}
+QUESTION_COUNT = 12
 CELLS = [(32, 0), (64, 0), (128, 0), (256, 0), (256, 1), (256, 2)]
 
 
@@ -132,3 +138,32 @@ def made_manifests(*, benchmark: str = "sums") -> dict[str, Manifest]:
             for model in ("base", "tuned")
         },
     }
+
+
+def stored_campaign(
+    root: Path,
+    name: str = "demo",
+    *,
+    accuracy: float = 0.5,
+    model: str = "base",
+    engine: dict[str, Any] = ENGINE,
+    samples: pa.Table | None = None,
+    grading: Sequence[object] = (),
+) -> SampleSet:
+    """A campaign's benchmark and samples, in two parts, as evaluation leaves them."""
+    store = Store(str(root))
+    benchmark = Artifact(store, f"{name}/benchmarks/sums")
+    benchmark.begin({}, {})
+    benchmark.commit_segment("000000", made_questions(questions=QUESTION_COUNT))
+    asked = benchmark.commit(QUESTIONS).fingerprint
+    found = SampleSet(store=store, campaign=name, model=model, benchmark="sums")
+    if samples is None:
+        samples = made_samples(models={model: accuracy}, questions=QUESTION_COUNT, failures=1)
+    found.artifact.begin({"seed": 0}, {"benchmark": asked, "model": "m"})
+    half = samples.num_rows // 2
+    found.artifact.commit_segment("0000000", samples.slice(0, half))
+    found.artifact.commit_segment("0000006", samples.slice(half))
+    found.artifact.commit(
+        SAMPLES, extra={"model": model, "benchmark": "sums", "engine": engine, "grading": list(grading)}
+    )
+    return found

@@ -16,8 +16,7 @@ from thinkscale.chaos import KINDS
 from thinkscale.domain.question import GRADED_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
-    from thinkscale.domain.campaign import Campaign
-    from thinkscale.stages.regrade import JudgeModel
+    from thinkscale.domain.campaign import Campaign, Judge
 
 STAGE = click.Choice(list(pipeline.STAGES))
 
@@ -357,56 +356,62 @@ def compare(campaign_a: str, campaign_b: str, root: str | None, across_engines: 
 
 
 def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """CAMPAIGN and who grades its stored samples."""
+    """CAMPAIGN, and as `judge` who grades its stored samples (domain.campaign.Judge; None: the rule graders)."""
+
+    @wraps(command)
+    def judged(
+        judge: str | None,
+        judge_endpoint: str | None,
+        judge_ungradable: bool,
+        judge_overrides: tuple[str, ...],
+        **arguments: Any,
+    ) -> None:
+        from thinkscale.store.campaigns import load_judge
+
+        settings: dict[str, object] = {"--judge-endpoint": judge_endpoint, "--judge-ungradable": judge_ungradable}
+        settings["--judge-set"] = judge_overrides
+        if judge is None and (given := [name for name, value in settings.items() if value]):
+            raise click.UsageError(f"{given[0]} needs --judge, the model that judges")
+        raw = {"model": judge, "endpoint": judge_endpoint, "ungradable_only": judge_ungradable}
+        command(judge=None if judge is None else load_judge(raw, judge_overrides), **arguments)
+
     for option in (
         click.option("--judge", metavar="MODEL", help="A model that judges in place of the rule graders."),
         click.option("--judge-endpoint", metavar="URL", help="The OpenAI-compatible server that serves it; default: "
-                     "it runs here."),
+                     "it runs on the cluster."),
         click.option("--judge-ungradable", is_flag=True, help="The judge is asked only about what the rules "
                      "find ungradable."),
+        click.option("--judge-set", "judge_overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the "
+                     "judge, as format=think, system_prompt=..., max_thinking_tokens=512, serve.engine=vllm."),
+        click.option("--address", help="Ray cluster that the judge runs on (auto, host:port); default: a local one."),
         ROOT,
         click.argument("campaign"),
     ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def _judge(model: str | None, endpoint: str | None, ungradable_only: bool) -> JudgeModel | None:
-    from thinkscale.stages.regrade import JudgeModel
-
-    if endpoint is not None and model is None:
-        raise click.UsageError("--judge-endpoint needs --judge, the model that it serves")
-    if ungradable_only and model is None:
-        raise click.UsageError("--judge-ungradable needs --judge, the model that judges")
-    return None if model is None else JudgeModel(model=model, endpoint=endpoint, ungradable_only=ungradable_only)
+        judged = option(judged)
+    return judged
 
 
 @cli.command()
 @judge_options
 @WAIT
-def regrade(
-    campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None, judge_ungradable: bool, wait: bool
-) -> None:
-    """Grade the stored samples of CAMPAIGN again with the installed graders; needs no GPU and no cluster."""
+def regrade(campaign: str, root: str | None, judge: Judge | None, address: str | None, wait: bool) -> None:
+    """Grade the stored samples of CAMPAIGN again with the installed graders (no GPU, no cluster), or a judge."""
     from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
-    where, by = locate_campaign(campaign, root), _judge(judge, judge_endpoint, judge_ungradable)
-    regrading.regrade(*where, judge=by, wait=wait, say=click.echo)
+    regrading.regrade(*locate_campaign(campaign, root), judge=judge, address=address, wait=wait, say=click.echo)
     click.echo("these verdicts count from now on; `thinkscale report` makes the report anew")
 
 
 @cli.command()
 @judge_options
-def audit(
-    campaign: str, root: str | None, judge: str | None, judge_endpoint: str | None, judge_ungradable: bool
-) -> None:
+def audit(campaign: str, root: str | None, judge: Judge | None, address: str | None) -> None:
     """List the stored verdicts of CAMPAIGN that the installed graders would not give, with both readings."""
     from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
-    differing, judging = 0, _judge(judge, judge_endpoint, judge_ungradable)
-    for question, found in regrading.audit(*locate_campaign(campaign, root), judge=judging):
+    differing = 0
+    for question, found in regrading.audit(*locate_campaign(campaign, root), judge=judge, address=address):
         differing += 1
         answer = "withheld" if WITHHELD in question.metadata else found.answer[-200:]
         click.echo(f"{found.model} {found.sample_id}: reference {question.answer!r}, answer ends {answer!r}")

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +13,21 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from made_samples import made_campaign, made_questions, made_samples
+from made_samples import ENGINE, QUESTION_COUNT, made_campaign, made_questions, made_samples, stored_campaign
 from thinkscale.cli import cli
 from thinkscale.domain.sample import Verdict
-from thinkscale.grading.judge import PROMPT_VERSION
 from thinkscale.report.regrade import with_verdicts
-from thinkscale.stages.regrade import JudgeModel, grading_facts, regrade
+from thinkscale.stages.regrade import grading_facts
 from thinkscale.stages.report import report
 from thinkscale.store.artifact import Artifact, ArtifactError
 from thinkscale.store.campaigns import CampaignError
 from thinkscale.store.filesystem import Store
 from thinkscale.store.samples import SampleSet, locate_campaign
-from thinkscale.store.schemas import QUESTIONS, SAMPLES
-from tiny_model import write_tiny_model
-
-ENGINE = {"engine": "vllm", "version": "0.32.0", "dtype": "bfloat16", "device": "cpu"}
-QUESTION_COUNT = 12
+from thinkscale.store.schemas import QUESTIONS
 
 
 def thinkscale(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
-
-
-def stored_campaign(
-    root: Path,
-    name: str = "demo",
-    *,
-    accuracy: float = 0.5,
-    model: str = "base",
-    engine: dict[str, Any] = ENGINE,
-    samples: pa.Table | None = None,
-    grading: Sequence[object] = (),
-) -> SampleSet:
-    """A campaign's benchmark and samples, in two parts, as evaluation leaves them."""
-    store = Store(str(root))
-    benchmark = Artifact(store, f"{name}/benchmarks/sums")
-    benchmark.begin({}, {})
-    benchmark.commit_segment("000000", made_questions(questions=QUESTION_COUNT))
-    asked = benchmark.commit(QUESTIONS).fingerprint
-    found = SampleSet(store=store, campaign=name, model=model, benchmark="sums")
-    if samples is None:
-        samples = made_samples(models={model: accuracy}, questions=QUESTION_COUNT, failures=1)
-    found.artifact.begin({"seed": 0}, {"benchmark": asked, "model": "m"})
-    half = samples.num_rows // 2
-    found.artifact.commit_segment("0000000", samples.slice(0, half))
-    found.artifact.commit_segment("0000006", samples.slice(half))
-    found.artifact.commit(
-        SAMPLES, extra={"model": model, "benchmark": "sums", "engine": engine, "grading": list(grading)}
-    )
-    return found
 
 
 def misgraded(count: int = 2) -> pa.Table:
@@ -267,44 +232,25 @@ def test_these_commands_load_no_ray() -> None:
     assert out.stdout.strip() == "False"
 
 
-def test_a_judge_can_regrade_and_its_replies_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THINKSCALE_CACHE", str(tmp_path / "cache"))
-    samples = stored_campaign(tmp_path, samples=made_samples(models={"base": 0.5}, questions=1))
-    judge = JudgeModel(model=str(write_tiny_model(tmp_path / "judge", positions=2048)), engine="transformers")
-    store = Store(str(tmp_path))
-    [(_, manifest)] = regrade(store, "demo", judge=judge)
-    assert manifest.config["judge"] == f"judge/{PROMPT_VERSION}:{judge.model}"
-    assert {row["grader"] for row in regraded_rows(samples)} == {manifest.config["judge"]}
-    replies = (tmp_path / "cache/judge/replies.jsonl").read_text().splitlines()
-    assert len(replies) == len({row["answer"] for row in regraded_rows(samples)})
-    assert regrade(store, "demo", judge=judge) == []
-    refused = thinkscale("regrade", tmp_path / "demo", "--judge-endpoint", "http://localhost:1/v1")
-    assert "--judge-endpoint needs --judge" in refused.output
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--judge-endpoint", "http://localhost:1/v1"), "--judge-endpoint needs --judge"),
+        (("--judge-ungradable",), "--judge-ungradable needs --judge"),
+        (("--judge-set", "top_p=0.9"), "--judge-set needs --judge"),
+    ],
+)
+def test_settings_of_a_judge_need_one(tmp_path: Path, given: tuple[str, ...], told: str) -> None:
+    stored_campaign(tmp_path)
+    for command in ("regrade", "audit"):
+        out = thinkscale(command, tmp_path / "demo", *given)
+        assert out.exit_code == 2
+        assert told in out.output
 
 
-def test_a_judge_can_be_asked_about_what_is_ungradable_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THINKSCALE_CACHE", str(tmp_path / "cache"))
-    samples = made_samples(models={"base": 0.5}, questions=2)
-    answers = samples["answer"].to_pylist()
-    answers[0] = answers[1] = "Final Answer: a number \\oplus of $\\star$ kinds"
-    at = samples.schema.get_field_index("answer")
-    samples = samples.set_column(at, samples.schema.field(at), pa.array(answers, samples.schema.field(at).type))
-    found = stored_campaign(tmp_path, samples=samples)
-    judge = JudgeModel(
-        model=str(write_tiny_model(tmp_path / "judge", positions=2048)), engine="transformers", ungradable_only=True
-    )
-    [(_, manifest)] = regrade(Store(str(tmp_path)), "demo", judge=judge)
-    name = f"judge/{PROMPT_VERSION}:{judge.model}"
-    assert manifest.config["second_opinion"]["judge"] == name
-    assert manifest.config["graders"] == grading_facts()["graders"]
-    judged = {row["grader"] == name for row in regraded_rows(found) if "oplus" in (row["answer"] or "")}
-    assert judged == {True}
-    assert sum(row["grader"] == name for row in regraded_rows(found)) == 2
-    replies = (tmp_path / "cache/judge/replies.jsonl").read_text().splitlines()
-    assert 1 <= len(replies) <= 2
-    assert regrade(Store(str(tmp_path)), "demo", judge=judge) == []
-    refused = thinkscale("regrade", tmp_path / "demo", "--judge-ungradable")
-    assert "--judge-ungradable needs --judge" in refused.output
+def test_an_unknown_setting_of_a_judge_is_refused_by_name(tmp_path: Path) -> None:
+    out = thinkscale("regrade", tmp_path / "demo", "--judge", "m", "--judge-set", "max_tokens=12")
+    assert "judge m:\n  max_tokens: unknown key (value 12); there are: " in str(out.exception)
 
 
 def test_the_report_warns_of_points_without_verdicts(tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
-"""The LLM judge against a scripted engine: its prompt, its replies and what is asked only once."""
+"""The LLM judge against a scripted engine: what it is asked, its replies, and what is asked only once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 
+from thinkscale.domain.campaign import Judge
 from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.question import Question
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
+from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import ThinkingFormat
-from thinkscale.grading.judge import PROMPT_VERSION, Judge, ReplyCache, judge_prompt, read_reply
+from thinkscale.grading.judge import PROMPT_VERSION, judge_prompt, read_reply
+from thinkscale.runtime.asking import Failed
+from thinkscale.stages.judge import Judging, equal_answers
 
 QUESTION = Question(id="q", question="Who wrote it?", answer="Jane Austen", kind="text", source="s")
+NAME = f"judge/{PROMPT_VERSION}:m"
 
 
 class Characters:
@@ -35,49 +41,71 @@ def engine_that_says(replies: dict[str, str], context_tokens: int = 20_000) -> S
     )
 
 
-def test_the_reply_is_the_verdict_and_is_asked_for_once(tmp_path: Path) -> None:
-    response = "It was Austen, Jane."
-    engine = engine_that_says({judge_prompt(QUESTION, response): "The same person.\nVERDICT: correct"})
-    judge = Judge(engine, Characters(), ReplyCache(tmp_path / "replies.jsonl"))
-    verdict = asyncio.run(judge.grade(QUESTION, response))
-    assert verdict.verdict == "correct"
-    assert verdict.grader == f"judge/{PROMPT_VERSION}:{engine.info.model}"
-    again = Judge(engine, Characters(), ReplyCache(tmp_path / "replies.jsonl"))
-    assert asyncio.run(again.grade(QUESTION, response)) == verdict
-    assert engine.requests == 1
+def samples(*answers: str | None, verdict: str = "ungradable", status: str = "ok") -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "sample_id": f"q/{index}", "question_id": "q", "status": status, "answer": answer, "verdict": verdict,
+                "extracted_answer": "stored", "grader": "text/1",
+            }
+            for index, answer in enumerate(answers)
+        ]
+    )  # fmt: skip
 
 
-def test_the_same_question_and_response_are_asked_once_even_at_once(tmp_path: Path) -> None:
+def judged(table: pa.Table, engine: ScriptedEngine, **settings: Any) -> list[tuple[str, str | None, str]]:
+    """Verdict, extracted answer and grader of each sample, as `runtime.asks` would have them made."""
+    judging = Judging(judge=Judge(model="m", max_answer_tokens=60, **settings), questions={"q": QUESTION})
+    groups = equal_answers(table)
+
+    async def ask(group: list[dict[str, Any]]) -> Any:
+        try:
+            return await judging.ask(engine, cast(ModelTokenizer, Characters()), group)
+        except ValueError as error:
+            return Failed(error=str(error))
+
+    async def ask_all() -> list[Any]:
+        return [await ask(group) for group in groups]
+
+    kept = judging.collect(groups, asyncio.run(ask_all()), lambda items: []).kept
+    assert kept["sample_id"].equals(table["sample_id"])
+    return [tuple(row[name] for name in ("verdict", "extracted_answer", "grader")) for row in kept.to_pylist()]
+
+
+def test_the_reply_is_the_verdict_and_equal_answers_are_asked_about_once() -> None:
     replies = {
-        judge_prompt(QUESTION, "Austen, Jane"): "VERDICT: correct", judge_prompt(QUESTION, "Emma"): "VERDICT: wrong"
-    }  # fmt: skip
+        judge_prompt(QUESTION, "Austen, Jane"): "The same person.\nVERDICT: correct",
+        judge_prompt(QUESTION, "Emma"): "VERDICT: wrong",
+    }
     engine = engine_that_says(replies)
-    judge = Judge(engine, Characters(), ReplyCache(tmp_path / "deep" / "replies.jsonl"))
-    asked = [(QUESTION, "Austen, Jane"), (QUESTION, "Emma"), (QUESTION, "Austen, Jane")]
-    verdicts = asyncio.run(judge.grade_all(asked))
-    assert [verdict.verdict for verdict in verdicts] == ["correct", "wrong", "correct"]
+    told = judged(samples("Austen, Jane", "Emma", "Austen, Jane"), engine)
+    assert told == [("correct", "Austen, Jane", NAME), ("wrong", "Emma", NAME), ("correct", "Austen, Jane", NAME)]
     assert engine.requests == 2
 
 
-def test_a_cut_line_of_the_cache_is_asked_for_again(tmp_path: Path) -> None:
-    path = tmp_path / "replies.jsonl"
-    ReplyCache(path).put("a", "VERDICT: wrong")
-    with path.open("a") as file:
-        file.write('{"key": "b", "rep')
-    cache = ReplyCache(path)
-    assert (cache.get("a"), cache.get("b")) == ("VERDICT: wrong", None)
-
-
-def test_no_response_needs_no_judge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", ["  ", None])
+def test_no_response_needs_no_judge(answer: str | None) -> None:
     engine = engine_that_says({})
-    judge = Judge(engine, Characters(), ReplyCache(tmp_path / "replies.jsonl"))
-    assert asyncio.run(judge.grade(QUESTION, "  ")).verdict == "unanswered"
+    assert judged(samples(answer), engine) == [("unanswered", None, NAME)]
     assert engine.requests == 0
 
 
-def test_a_prompt_that_does_not_fit_is_ungradable(tmp_path: Path) -> None:
-    judge = Judge(engine_that_says({}, context_tokens=100), Characters(), ReplyCache(tmp_path / "replies.jsonl"))
-    assert asyncio.run(judge.grade(QUESTION, "Jane")).verdict == "ungradable"
+def test_a_prompt_that_does_not_fit_is_ungradable() -> None:
+    assert judged(samples("Jane"), engine_that_says({}, context_tokens=100)) == [("ungradable", "Jane", NAME)]
+
+
+@pytest.mark.parametrize(
+    ("table", "settings"),
+    [
+        (samples("Emma", verdict="wrong"), {"ungradable_only": True}),
+        (samples(None, status="failed"), {}),
+        (samples(None, status="failed"), {"ungradable_only": True}),
+    ],
+)
+def test_what_is_not_the_judges_to_say_stays(table: pa.Table, settings: dict[str, Any]) -> None:
+    engine = engine_that_says({})
+    assert judged(table, engine, **settings) == [(table["verdict"][0].as_py(), "stored", "text/1")]
+    assert engine.requests == 0
 
 
 def test_a_response_cannot_leave_its_place_in_the_prompt() -> None:

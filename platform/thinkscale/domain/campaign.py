@@ -368,6 +368,29 @@ class Prices(Section):
     cpu_hour_usd: Annotated[float, Field(ge=0)] = 0.0
 
 
+class Judge(Thinker):
+    """A model that grades stored answers. It stands in no campaign: the command line names it."""
+
+    model: str
+    """A model reference; with an endpoint, the name by which it is served too."""
+    endpoint: str | None = None
+    """Base URL of an OpenAI-compatible server; its key comes from THINKSCALE_JUDGE_API_KEY."""
+    ungradable_only: bool = False
+    """A second opinion on what the rule graders could not settle; else it judges in their place."""
+    max_thinking_tokens: Annotated[int, Field(ge=0)] = 0
+    """0: it is asked to answer without thinking."""
+    max_answer_tokens: Count = 1024
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: Seed = 0
+    date: str = Model.model_fields["date"].default
+    serve: Serve = Serve(context_tokens=16_384)
+    actors: Count = 1
+    """Engines at once; with GPUs each takes serve.tensor_parallel of them."""
+    gpus: bool | None = None
+    """Whether engines run on GPUs; default: where the cluster has any."""
+
+
 class Campaign(Section):
     name: Name
     seed: Seed = 0

@@ -42,19 +42,6 @@ def graded(question: Question, response: str) -> Graded:
     return Graded(kind=question.kind, reference=question.answer, response=response, options=question.options)
 
 
-def with_second_opinion(first: Grade, second: Grade) -> Grade:
-    """Grading by `first`, and by `second` what `first` finds ungradable."""
-
-    def grade(items: Sequence[tuple[Question, str]]) -> Sequence[Verdict]:
-        verdicts = list(first(items))
-        open_ = [index for index, verdict in enumerate(verdicts) if verdict.verdict == "ungradable"]
-        for index, verdict in zip(open_, second([items[index] for index in open_]) if open_ else [], strict=True):
-            verdicts[index] = verdict
-        return verdicts
-
-    return grade
-
-
 def regrade(part: pa.Table, questions: Mapping[str, Question], grade: Grade) -> pa.Table:
     """The samples with other verdicts; failed samples keep theirs.
 

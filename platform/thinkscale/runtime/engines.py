@@ -43,13 +43,17 @@ class EngineSettings:
     """What a chat template that prints a date takes for today."""
     endpoint: str | None = None
     """Base URL of a server that serves `reference`; None: the engine runs here."""
+    key_variable: str = "THINKSCALE_TEACHER_API_KEY"
+    """Environment variable with the server's API key."""
 
 
 async def start_engine(settings: EngineSettings, directory: Path, tokenizer: ModelTokenizer) -> Engine:
     """An engine whose info names the model and what its files hold. Raises EngineError where it cannot be built."""
     serve = settings.serve
     if settings.endpoint is not None:
-        engine: Engine = await EndpointEngine.connect(settings.endpoint, settings.reference, directory)
+        engine: Engine = await EndpointEngine.connect(
+            settings.endpoint, settings.reference, directory, key_variable=settings.key_variable
+        )
     else:
         engine = await build_engine(
             serve.engine,

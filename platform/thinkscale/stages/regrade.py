@@ -1,46 +1,43 @@
 """Grading a campaign's stored samples again, and where that differs from the stored verdicts.
 
-Reads samples, writes regradings. Runs in this process: no Ray, and without a judge no model and no device. Knows
-nothing of how an answer is judged.
+Reads samples, writes regradings. The rule graders run in this process: no Ray, no model and no device. Knows nothing
+of how an answer is judged.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale import grading
-from thinkscale.domain.engine import Engine
+from thinkscale.domain.campaign import Judge
 from thinkscale.domain.question import Question
-from thinkscale.domain.sample import Verdict
-from thinkscale.engines.endpoint import EndpointEngine
-from thinkscale.engines.factory import build_engine, model_context
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.grading.judge import Judge, ReplyCache
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import GRADERS
-from thinkscale.report.regrade import Disagreement, Grade, by_rules, disagreements, with_second_opinion
+from thinkscale.report.regrade import Disagreement, by_rules, disagreements
 from thinkscale.report.regrade import regrade as regrade_part
+from thinkscale.runtime import ending
 from thinkscale.stages.artifacts import fingerprints
-from thinkscale.store.artifact import ArtifactError, Manifest, fingerprint
+from thinkscale.store.artifact import Artifact, ArtifactError, Manifest, StoredFile, fingerprint
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lease import hold
-from thinkscale.store.models import cache_directory, directory_hash, local_model
-from thinkscale.store.samples import SampleSet, sample_sets
+from thinkscale.store.models import directory_hash, local_model
+from thinkscale.store.samples import SampleSet, sample_sets, with_verdicts_of
 from thinkscale.store.schemas import VERDICTS, questions
+from thinkscale.store.stage import Segment, Stage, begin_stage
 
-JUDGE_CONTEXT_TOKENS = 16_384
 _GRADING_FILES = ("equivalence", "expressions", "extraction", "notation", "verdict", "vocabulary")
 MODEL_FILES = ("config.json", "*.safetensors")
 
@@ -49,23 +46,24 @@ _COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "ans
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeModel:
-    """Who judges beside the rule graders: a model that runs in this process, or that a server serves."""
+class SamplesPart:
+    """A part of the samples, with the verdicts that evaluation gave, or a regrading."""
 
-    model: str
-    """A model reference (`store.models`); with an endpoint, the name by which it is served too."""
-    endpoint: str | None = None
-    """Base URL of an OpenAI-compatible server; its key comes from THINKSCALE_JUDGE_API_KEY."""
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    ungradable_only: bool = False
-    """A second opinion on what the rule graders could not settle; else it judges in their place."""
+    samples: Artifact
+    file: StoredFile
+    regrading: tuple[Artifact, StoredFile] | None = None
+
+    def read(self) -> pa.Table:
+        part = self.samples.read_part(self.file, _COLUMNS)
+        return part if self.regrading is None else with_verdicts_of(part, *self.regrading)
 
 
 def regrade(
     store: Store,
     campaign: str,
     *,
-    judge: JudgeModel | None = None,
+    judge: Judge | None = None,
+    address: str | None = None,
     wait: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[SampleSet, Manifest]]:
@@ -76,6 +74,8 @@ def regrade(
 
     Args:
         campaign: The campaign's directory in the store.
+        judge: A model that grades, on Ray. None: the rule graders do, in this process.
+        address: As for `session.connect`.
         wait: For another driver that works on this campaign. False: refuse.
         say: Takes one line for each sample set, as it is done.
 
@@ -86,59 +86,152 @@ def regrade(
         ArtifactError: there are no complete samples, or the benchmark is no longer the one they answer.
         thinkscale.store.filesystem.StoreError: the root cannot be written, or another driver works on the campaign.
     """
-    store.check_writable()
     done = []
-    sample_sets(store, campaign)  # where there are none, nothing is begun
-    with hold(store, campaign, wait=wait, say=say) as lease, _grader(judge) as (grade, facts):
-        for samples in sample_sets(lease.store, campaign):
-            if samples.gradings() == [facts]:
-                say(f"{samples.label}: these graders gave its verdicts already")
-                continue
-            manifest = _regrade_set(samples, grade, facts)
-            changed = int(manifest.stats.get("changed", 0))
-            say(f"{samples.label}: {manifest.rows:,} samples graded again, {changed:,} verdicts changed")
-            done.append((samples, manifest))
+    facts = _facts(judge)
+    for samples, output in _regraded(store, campaign, judge, address=address, wait=wait, say=say, but=facts):
+        manifest = output.require()
+        changed = int(manifest.stats.get("changed", 0))
+        say(f"{samples.label}: {manifest.rows:,} samples graded again, {changed:,} verdicts changed")
+        samples.count_regrading(Path(output.path).name)
+        done.append((samples, manifest))
     return done
 
 
-def audit(store: Store, campaign: str, *, judge: JudgeModel | None = None) -> Iterator[tuple[Question, Disagreement]]:
+def audit(
+    store: Store,
+    campaign: str,
+    *,
+    judge: Judge | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[tuple[Question, Disagreement]]:
     """Every stored verdict that the installed graders, or a judge, would not give, with its question.
 
-    Stored are the verdicts that evaluation gave, whether they were regraded since or not.
+    Stored are the verdicts that evaluation gave, whether they were regraded since or not. What a judge says is kept
+    as a regrading that does not count, so that nothing is asked twice; the rule graders' verdicts are not.
 
     Raises:
         ArtifactError: as `regrade`.
     """
-    with _grader(judge) as (grade, _):
-        for samples in sample_sets(store, campaign):
-            by_id = _questions(samples)
-            for file in samples.artifact.parts():
-                before = samples.artifact.read_part(file, _COLUMNS)
-                for found in disagreements(before, regrade_part(before, by_id, grade)):
-                    yield by_id[found.question_id], found
+    if judge is None:
+        with GradingPool(processes=os.cpu_count() or 1) as pool:
+            for samples in sample_sets(store, campaign):
+                by_id = _questions(samples)
+                for part in _parts(samples):
+                    before = part.read()
+                    for found in disagreements(before, regrade_part(before, by_id, by_rules(pool))):
+                        yield by_id[found.question_id], found
+        return
+    for samples, output in _regraded(store, campaign, judge, address=address, say=say):
+        by_id = _questions(samples)
+        for part, judged in zip(_parts(samples), _parts(samples, output), strict=True):
+            for found in disagreements(part.read(), judged.read()):
+                yield by_id[found.question_id], found
 
 
-def _regrade_set(samples: SampleSet, grade: Grade, config: dict[str, Any]) -> Manifest:
-    by_id = _questions(samples)
-    inputs = fingerprints(samples=samples.artifact, benchmark=samples.benchmark_artifact)
-    key = fingerprint({"inputs": inputs, "config": config})
-    output = samples.regrading_artifact(key)
-    done = output.begin(config, inputs)
-    manifest = output.manifest()
-    if manifest is None:
-        parts = {f"{index:07d}": file for index, file in enumerate(samples.artifact.parts())}
-        for segment, file in parts.items():
-            if segment not in done:
+def _regraded(
+    store: Store,
+    campaign: str,
+    judge: Judge | None,
+    *,
+    address: str | None,
+    say: Callable[[str], None],
+    wait: bool = False,
+    but: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[SampleSet, Artifact]]:
+    """Every complete sample set with its regrading, made where there is none; `but`: whose verdicts need none."""
+    store.check_writable()
+    sample_sets(store, campaign)  # where there are none, nothing is begun
+    held = hold(store, campaign, wait=wait, say=say, lost=ending.interrupt)
+    with ending.listening(), held as lease, _connected(judge, address):
+        for samples in sample_sets(lease.store, campaign):
+            if but is not None and samples.gradings() == [but]:
+                say(f"{samples.label}: these graders gave its verdicts already")
+            elif judge is None:
+                yield samples, _regrade_set(samples)
+            else:
+                yield samples, _judge_set(samples, judge)
+
+
+@contextmanager
+def _connected(judge: Judge | None, address: str | None) -> Iterator[None]:
+    if judge is None:
+        yield
+        return
+    from thinkscale.runtime import session  # loads Ray
+
+    try:
+        session.connect(address)
+        yield
+    finally:
+        session.disconnect()
+
+
+def _facts(judge: Judge | None) -> dict[str, Any]:
+    """What tells the graders from others, as a regrading's configuration."""
+    if judge is None:
+        return grading_facts()
+    from thinkscale.stages.judge import judge_name
+
+    directory = local_model(judge.model, weights=judge.endpoint is None)
+    facts = {
+        "judge": judge_name(judge),
+        "settings": judge.model_dump(mode="json", exclude={"endpoint", "ungradable_only", "serve", "actors", "gpus"}),
+        "serve": judge.serve.model_dump(mode="json", include={"dtype", "context_tokens"}),
+        "template": ModelTokenizer(directory, date=judge.date).template_hash,
+        "model_hash": directory_hash(directory, MODEL_FILES),
+    }
+    return {**grading_facts(), "second_opinion": facts} if judge.ungradable_only else facts
+
+
+def _regrade_set(samples: SampleSet) -> Artifact:
+    """The rule graders' verdicts on all samples of a set."""
+    output, stage = _begin(samples, grading_facts(), lambda: _parts(samples))
+    if stage is not None:
+        by_id = _questions(samples)
+        with GradingPool(processes=os.cpu_count() or 1) as pool:
+            for segment in stage.pending:
                 began = time.perf_counter()
-                before = samples.artifact.read_part(file, _COLUMNS)
-                after = regrade_part(before, by_id, grade)
+                before = segment.work.read()
+                after = regrade_part(before, by_id, by_rules(pool))
                 changed = pc.sum(pc.not_equal(before["verdict"], after["verdict"])).as_py() or 0
                 stats = {"changed": changed, "cpu_busy_s": time.perf_counter() - began}
-                output.commit_segment(segment, after.select(VERDICTS.names).cast(VERDICTS), stats=stats)
-        extra = {"model": samples.model, "benchmark": samples.benchmark}
-        manifest = output.commit(VERDICTS, extra=extra, expected_segments=set(parts))
-    samples.count_regrading(key)
-    return manifest
+                output.commit_segment(segment.key, after.select(VERDICTS.names).cast(VERDICTS), stats=stats)
+        stage.commit(VERDICTS, extra={"model": samples.model, "benchmark": samples.benchmark})
+    return output
+
+
+def _judge_set(samples: SampleSet, judge: Judge) -> Artifact:
+    """A judge's verdicts on all samples of a set, the rule graders' where it is asked only about the rest."""
+    from thinkscale.stages.judge import run_judge
+
+    rules = _regrade_set(samples) if judge.ungradable_only else None
+    output, stage = _begin(samples, _facts(judge), lambda: _parts(samples, rules))
+    if stage is not None:
+        run_judge(f"judge {samples.label}", stage, judge, _questions(samples))
+        stage.commit(VERDICTS, extra={"model": samples.model, "benchmark": samples.benchmark})
+    return output
+
+
+def _begin(
+    samples: SampleSet, config: Mapping[str, Any], parts: Callable[[], Iterable[SamplesPart]]
+) -> tuple[Artifact, Stage | None]:
+    """A regrading under its own fingerprint, and what of it is to be done."""
+    inputs = fingerprints(samples=samples.artifact, benchmark=samples.benchmark_artifact)
+    output = samples.regrading_artifact(fingerprint({"inputs": inputs, "config": config}))
+
+    def plan() -> Iterator[Segment]:
+        for index, part in enumerate(parts()):
+            yield Segment(key=f"{index:07d}", rows=part.file.rows or 0, work=part)
+
+    return output, begin_stage(output, config, inputs, plan)
+
+
+def _parts(samples: SampleSet, regrading: Artifact | None = None) -> Iterator[SamplesPart]:
+    files = samples.artifact.parts()
+    regraded = [None] * len(files) if regrading is None else [(regrading, file) for file in regrading.parts()]
+    for file, verdicts in zip(files, regraded, strict=True):
+        yield SamplesPart(samples=samples.artifact, file=file, regrading=verdicts)
 
 
 def _questions(samples: SampleSet) -> dict[str, Question]:
@@ -150,43 +243,6 @@ def _questions(samples: SampleSet) -> dict[str, Question]:
             "Delete the samples and run the stage evaluate, or bring the benchmark back"
         )
     return {question.id: question for question in questions(benchmark.read())}
-
-
-@contextmanager
-def _grader(judge: JudgeModel | None) -> Iterator[tuple[Grade, dict[str, Any]]]:
-    """Who grades, and what tells it from others."""
-    if judge is None:
-        with GradingPool(processes=os.cpu_count() or 1) as pool:
-            yield by_rules(pool), grading_facts()
-        return
-    directory = local_model(judge.model)
-    cache = ReplyCache(cache_directory() / "judge" / "replies.jsonl")
-    with asyncio.Runner() as loop:
-        engine = loop.run(_judge_engine(judge, directory))
-        engine.info = replace(engine.info, model=judge.model, model_hash=directory_hash(directory, MODEL_FILES))
-        asked, info = Judge(engine, ModelTokenizer(directory), cache), engine.info
-        facts = {"judge": asked.grader, "engine": [info.engine, info.version, info.dtype, info.model_hash]}
-
-        def judged(items: Sequence[tuple[Question, str]]) -> Sequence[Verdict]:
-            return loop.run(asked.grade_all(items))
-
-        try:
-            if judge.ungradable_only:
-                with GradingPool(processes=os.cpu_count() or 1) as pool:
-                    yield with_second_opinion(by_rules(pool), judged), {**grading_facts(), "second_opinion": facts}
-            else:
-                yield judged, facts
-        finally:
-            loop.run(engine.close())
-
-
-async def _judge_engine(judge: JudgeModel, directory: Path) -> Engine:
-    if judge.endpoint is not None:
-        return await EndpointEngine.connect(
-            judge.endpoint, judge.model, directory, key_variable="THINKSCALE_JUDGE_API_KEY"
-        )
-    context_tokens = min(JUDGE_CONTEXT_TOKENS, model_context(directory) or JUDGE_CONTEXT_TOKENS)
-    return await build_engine(judge.engine, directory, context_tokens=context_tokens, threads=os.cpu_count() or 1)
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from thinkscale.domain.campaign import Campaign, FilesSource
+from thinkscale.domain.campaign import Campaign, FilesSource, Judge
 from thinkscale.domain.service import Service
 
 M = TypeVar("M", bound=BaseModel)
@@ -33,6 +33,11 @@ def load_campaign(name_or_path: str, overrides: Sequence[str] = ()) -> Campaign:
 def load_service(model: str, overrides: Sequence[str] = ()) -> Service:
     """How to serve a model, with `key.path=value` overrides. Raises CampaignError as `load_campaign`."""
     return _validated(Service, {"model": {"base": model}}, overrides, "service")
+
+
+def load_judge(raw: dict[str, Any], overrides: Sequence[str] = ()) -> Judge:
+    """A model that grades, with `key.path=value` overrides. Raises CampaignError as `load_campaign`."""
+    return _validated(Judge, raw, overrides, f"judge {raw['model']}")
 
 
 def load_source(raw: dict[str, Any], overrides: Sequence[str] = ()) -> FilesSource:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from thinkscale.store.artifact import Artifact, ArtifactError
+from thinkscale.store.artifact import Artifact, ArtifactError, StoredFile
 from thinkscale.store.campaigns import CampaignError, load_campaign, packaged_campaigns
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import SAMPLES, VERDICTS
@@ -95,13 +95,18 @@ class SampleSet:
         wanted = SAMPLES.names if columns is None else columns
         for file, verdicts_file in zip(self.artifact.parts(), regrading.parts(), strict=True):
             part = self.artifact.read_part(file, list(dict.fromkeys([*wanted, "sample_id"])))
-            verdicts = regrading.read_part(verdicts_file)
-            if not part["sample_id"].equals(verdicts["sample_id"]):
-                raise ArtifactError(f"{regrading.url}/{verdicts_file.path} holds other samples than {file.path}")
-            for name in set(wanted) & set(_REPLACED):
-                position = part.schema.get_field_index(name)
-                part = part.set_column(position, part.schema.field(name), verdicts[name])
-            yield part.select(wanted)
+            yield with_verdicts_of(part, regrading, verdicts_file).select(wanted)
+
+
+def with_verdicts_of(part: pa.Table, regrading: Artifact, file: StoredFile) -> pa.Table:
+    """A part of the samples with a regrading's verdicts, as far as it has their columns."""
+    verdicts = regrading.read_part(file)
+    if not part["sample_id"].equals(verdicts["sample_id"]):
+        raise ArtifactError(f"{regrading.url}/{file.path} holds other samples than its part of them")
+    for name in set(part.schema.names) & set(_REPLACED):
+        position = part.schema.get_field_index(name)
+        part = part.set_column(position, part.schema.field(name), verdicts[name])
+    return part
 
 
 def locate_campaign(campaign: str, root: str | None = None) -> tuple[Store, str]:

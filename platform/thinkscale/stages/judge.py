@@ -1,0 +1,132 @@
+"""A model that grades stored answers, in place of the rule graders or after them.
+
+Owns what it is asked about, and the verdicts that its replies make. Knows nothing of regradings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+import ray
+from thinkscale.domain.budget import Budget
+from thinkscale.domain.campaign import Judge
+from thinkscale.domain.engine import Engine
+from thinkscale.domain.generation import Request, Sampling, derived_seed
+from thinkscale.domain.question import Question
+from thinkscale.domain.sample import Thought, Verdict
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import forcing_ids, resolve_format
+from thinkscale.forcing.program import think
+from thinkscale.grading.extraction import answer_part, extract
+from thinkscale.grading.judge import PROMPT_VERSION, judge_prompt, read_reply
+from thinkscale.runtime.asking import Failed
+from thinkscale.runtime.asks import Grade, run_asks
+from thinkscale.runtime.engines import EngineSettings
+from thinkscale.runtime.segments import Actors, Result
+from thinkscale.store.schemas import VERDICTS, table
+from thinkscale.store.stage import Stage
+
+
+def judge_name(judge: Judge) -> str:
+    """The judge as a grader: the version of its prompt, and the model."""
+    return f"judge/{PROMPT_VERSION}:{judge.model}"
+
+
+def run_judge(name: str, stage: Stage, judge: Judge, questions: Mapping[str, Question]) -> None:
+    """Judge the samples of every segment that is not committed; a segment's table has the verdicts so far.
+
+    Raises:
+        thinkscale.domain.engine.EngineError: no engine can be built, or so much fails that it is at fault.
+        thinkscale.runtime.engines.MixedEnginesError: committed segments are of another engine.
+    """
+    gpus = bool(ray.cluster_resources().get("GPU")) if judge.gpus is None else judge.gpus
+    run_asks(
+        name,
+        stage,
+        Judging(judge=judge, questions=questions),
+        EngineSettings(
+            reference=judge.model,
+            serve=judge.serve,
+            threads=max(1, int(ray.cluster_resources()["CPU"]) // judge.actors),
+            date=judge.date,
+            endpoint=judge.endpoint,
+            key_variable="THINKSCALE_JUDGE_API_KEY",
+        ),
+        Actors(most=judge.actors, gpus=judge.serve.tensor_parallel if gpus and judge.endpoint is None else 0),
+        rows=equal_answers,
+    )
+
+
+def equal_answers(samples: pa.Table) -> list[list[dict[str, Any]]]:
+    """Samples grouped by what is judged, so that equal answers to a question are asked about once."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for position, row in enumerate(samples.to_pylist()):
+        key = tuple(row[name] for name in ("question_id", "answer", "status", "verdict", "grader"))
+        groups.setdefault(key, []).append({**row, "position": position})
+    return list(groups.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """Verdicts on groups of equal answers; what is not the judge's to say stays as it is."""
+
+    judge: Judge
+    questions: Mapping[str, Question]
+
+    def key(self, row: list[dict[str, Any]]) -> str:
+        return str(row[0]["sample_id"])
+
+    def expected(self, row: list[dict[str, Any]]) -> float:
+        return float(len(row[0]["answer"] or "")) if self._is_asked(row[0]) else 0.0
+
+    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: list[dict[str, Any]]) -> str | None:
+        """The judge's reply, without its thinking; None where it is not asked."""
+        first, judge = row[0], self.judge
+        if not self._is_asked(first):
+            return None
+        text = judge_prompt(self.questions[first["question_id"]], first["answer"])
+        seed = derived_seed(judge.seed, first["sample_id"], 0)
+        sampling = Sampling(temperature=judge.temperature, top_p=judge.top_p, seed=seed)
+        if not judge.max_thinking_tokens:
+            ids = tokenizer.prompt_ids(text, None, judge.system_prompt)
+            request = Request(prompt_ids=ids, max_tokens=judge.max_answer_tokens, sampling=sampling)
+            return tokenizer.decode((await engine.generate(request)).ids)
+        thinking_format = resolve_format(judge, tokenizer)
+        budget = Budget(max_thinking_tokens=judge.max_thinking_tokens, max_answer_tokens=judge.max_answer_tokens)
+        ids, context = tokenizer.prompt_ids(text, thinking_format, judge.system_prompt), engine.info.context_tokens
+        forcing = forcing_ids(tokenizer, thinking_format, budget)
+        thought: Thought = await run(engine, think(ids, budget, forcing, context_tokens=context, sampling=sampling))
+        return tokenizer.decode(thought.answer_ids)
+
+    def collect(self, rows: Sequence[list[dict[str, Any]]], answers: Sequence[Any], grade: Grade) -> Result:
+        verdicts: dict[int, dict[str, Any]] = {}
+        changed = 0
+        for group, reply in zip(rows, answers, strict=True):
+            found = self._columns(group[0], reply)
+            changed += len(group) * (found["verdict"] != group[0]["verdict"])
+            verdicts |= {row["position"]: {"sample_id": row["sample_id"], **found} for row in group}
+        judged = sum(isinstance(reply, str) for reply in answers)
+        kept = table([verdicts[position] for position in sorted(verdicts)], VERDICTS)
+        return Result(kept=kept, stats={"changed": changed, "judged": judged})
+
+    def _is_open(self, row: dict[str, Any]) -> bool:
+        return row["status"] == "ok" and (row["verdict"] == "ungradable" or not self.judge.ungradable_only)
+
+    def _is_asked(self, row: dict[str, Any]) -> bool:
+        return self._is_open(row) and bool(answer_part(row["answer"] or "").strip())
+
+    def _columns(self, row: dict[str, Any], reply: Any) -> dict[str, Any]:
+        """The verdict; ungradable where the reply names none, or there is none (the prompt has no room, say)."""
+        if not self._is_open(row):
+            return {name: row[name] for name in ("verdict", "extracted_answer", "grader")}
+        name, question = judge_name(self.judge), self.questions[row["question_id"]]
+        if reply is None:
+            return asdict(Verdict(verdict="unanswered", extracted_answer=None, grader=name))
+        extracted = extract(question.kind, row["answer"], question.options)
+        said = "ungradable" if isinstance(reply, Failed) else read_reply(reply)
+        return asdict(Verdict(verdict=said, extracted_answer=extracted, grader=name))
