@@ -430,14 +430,13 @@ def audit(campaign: str, root: str | None, judge: Judge | None, address: str | N
 def chaos(campaign: str, overrides: tuple[str, ...], kinds: tuple[str, ...], times: int, seed: int) -> None:
     """Kill processes under CAMPAIGN on a private cluster and S3 server, resume it, and compare with a run in peace."""
     import json
-    from dataclasses import asdict
     from functools import partial
 
     from thinkscale.chaos.trial import chaos as kill_and_compare
 
     say = partial(click.echo, err=True)
     outcome = kill_and_compare(campaign, overrides, kinds=kinds or KINDS, times=times, seed=seed, say=say)
-    click.echo(json.dumps(asdict(outcome), indent=1))
+    click.echo(json.dumps(outcome.as_dict(), indent=1))
     sys.exit(0 if outcome.is_faultless else 1)
 
 

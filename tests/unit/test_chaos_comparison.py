@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from thinkscale.chaos.comparison import WEIGHT_TOLERANCE, compare
+from thinkscale.chaos.trial import Outcome
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
@@ -58,14 +61,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, dict[str, int]]]] = {
         {"rows": [ROWS[0], ROWS[0], ROWS[1]]},
         {"lost": {"numbers": 1}, "doubled": {"numbers": 1}},
     ),
-    "a row different": ({"rows": [*ROWS[:2], ("c", 4)]}, {"different": {"numbers": 1}}),
+    "a row different": ({"rows": [*ROWS[:2], ("c", 4)]}, {"different": {"numbers: value '3' -> '4'": 1}}),
     "a dropped row lost": (
         {"dropped": DROPPED[1:]},
         {"lost": {"numbers/dropped": 1}, "different": {"numbers, manifest: dropped": 1}},
     ),
     "a dropped row different": (
         {"dropped": [("d", "other"), DROPPED[1]]},
-        {"different": {"numbers/dropped": 1, "numbers, manifest: dropped": 1}},
+        {"different": {"numbers/dropped: reason 'unread' -> 'other'": 1, "numbers, manifest: dropped": 1}},
     ),
     "weights different": ({"weight": 1.1}, {"different": {"model, weights: weight": 1}}),
     "an artifact missing": ({"commit": False}, {"lost": {"numbers": 1}}),
@@ -103,3 +106,11 @@ def test_files_that_no_undisturbed_run_leaves_are_named(tmp_path: Path, name: st
         write(store, tmp_path)
     act(stores[1])
     assert compare("tried", *stores)["left"] == expected
+
+
+def test_what_a_trial_has_found_is_json() -> None:
+    outcome = Outcome(different=Counter({"copy-1: numbers": 2}), faults={"503": 1}, redone=3)
+    told = json.loads(json.dumps(outcome.as_dict()))
+    assert told["different"] == {"copy-1: numbers": 2}
+    assert told["redone"] == 3
+    assert told.keys() == Outcome.__dataclass_fields__.keys()

@@ -49,7 +49,10 @@ def compare(name: str, undisturbed: Store, disturbed: Store) -> dict[str, Counte
                 missing = first.total() - second.total()
                 found["lost"][where] += max(0, missing)
                 found["doubled"][where] += max(0, -missing)
-                found["different"][where] += min((first - second).total(), (second - first).total())
+                for texts in zip(
+                    *map(sorted, ((first - second).elements(), (second - first).elements())), strict=False
+                ):
+                    found["different"][f"{where}: {_differing(*map(json.loads, texts))}"] += 1
         weights = [_weights(artifact) for artifact in artifacts]
         differ = [key for key in weights[0].keys() | weights[1].keys() if not _alike(*(w.get(key) for w in weights))]
         found["different"] += Counter(f"{path}, weights: {key}" for key in differ)
@@ -68,6 +71,12 @@ def _by_id(tables: Iterable[pa.Table]) -> dict[str, Counter[str]]:
         text = json.dumps(row, sort_keys=True, default=str)
         rows[next((row[key] for key in IDS if row.get(key)), text)][text] += 1
     return rows
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The columns in which two rows differ, with the short ones' values."""
+    pairs = {key: (one.get(key), other.get(key)) for key in sorted(one.keys() | other.keys())}
+    return ", ".join(f"{key} {str(a)[:60]!r} -> {str(b)[:60]!r}" for key, (a, b) in pairs.items() if a != b)
 
 
 def _weights(artifact: Artifact) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,11 @@ class Outcome:
     """By which the copies took longer, together."""
     faults: dict[str, int] = field(default_factory=dict)
     """Of storage, by kind."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields as JSON values (`asdict` would make counters of a counter's items)."""
+        return {each.name: value if isinstance(value := getattr(self, each.name), list | int | float) else dict(value)
+                for each in fields(self)}  # fmt: skip
 
     @property
     def is_faultless(self) -> bool:
