@@ -3,7 +3,8 @@
     python benchmarks/chaos.py [KILLS] [SEED]
 
 `thinkscale chaos` on tests/campaigns/chaos.toml with a random model: a cluster of three nodes and an S3 server whose
-answers fail in one of fifty cases. The baseline is an undisturbed run in the same trial.
+answers fail in one of fifty cases. The baseline is an undisturbed run in the same trial. What was found so far is
+recorded after every ten kills.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from recording import record
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
-from thinkscale.chaos.trial import chaos  # noqa: E402
+from thinkscale.chaos.trial import Outcome, chaos  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
 
@@ -28,7 +29,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing that was started stays
     with tempfile.TemporaryDirectory(prefix="thinkscale-chaos-") as scratch:
         model = write_tiny_model(Path(scratch))
-        outcome = chaos(str(TESTS / "campaigns" / "chaos.toml"), [f'model.base="{model}"'], times=times, seed=seed)
+        campaign = str(TESTS / "campaigns" / "chaos.toml")
+        write(chaos(campaign, [f'model.base="{model}"'], times=times, seed=seed, compared=write))
+
+
+def write(outcome: Outcome) -> None:
     found = {name: getattr(outcome, name) for name in ("lost", "doubled", "different", "left")}
     totals = {name: sum(counts.values()) for name, counts in found.items()}
     totals["left_behind"] = totals.pop("left")

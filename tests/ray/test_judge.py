@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from made_samples import made_samples, stored_campaign
 from thinkscale.grading.judge import PROMPT_VERSION
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.artifact import Manifest
 from thinkscale.store.samples import SampleSet
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +24,15 @@ SETTINGS = ("serve.engine=transformers", "serve.dtype=float32", "serve.context_t
 
 def thinkscale(command: str, root: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> str:
     given = [argument for setting in settings for argument in ("--judge-set", setting)]
+    words = [command, str(root / "demo"), "--judge", JUDGE, *given, *arguments]
     out = subprocess.run(
-        [sys.executable, "-m", "thinkscale.cli", command, str(root / "demo"), "--judge", JUDGE, *given, *arguments],
+        [sys.executable, "-c", "from thinkscale.cli import main; main()", *words],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "platform")},
     )
     assert out.returncode == 0, out.stderr
-    assert out.stderr == ""
+    assert {line.partition(" sums ")[0] for line in out.stderr.splitlines()} <= {"judge base"}  # its progress
     return out.stdout
 
 
@@ -81,4 +82,3 @@ def test_a_judge_that_thinks_is_asked_only_about_what_is_ungradable(tmp_path: Pa
     assert [row["answer"] for row in judged] == answers[:2]
     rules = list((tmp_path / "demo/regraded").rglob("manifest.json"))
     assert len(rules) == 2  # the rules' own, which the judge's reads
-    assert isinstance(samples.artifact, Artifact)

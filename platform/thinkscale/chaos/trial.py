@@ -115,12 +115,14 @@ def chaos(
     times: int = 10,
     seed: int = 0,
     say: Callable[[str], None] = print,
+    compared: Callable[[Outcome], object] = lambda outcome: None,
 ) -> Outcome:
     """Kill `times` times over copies of a campaign, resume each, and compare them with an undisturbed run.
 
     Args:
         campaign: as `thinkscale run` takes it; it must ask for no GPU.
         kinds: of KINDS, taken in turn.
+        compared: takes what was found so far, after each copy.
 
     Raises:
         ChaosError: a kind has no victim in this campaign, or a run fails again and again.
@@ -134,7 +136,7 @@ def chaos(
     ):
         trial = _Trial(loaded, words, directory, server, proxy, random.Random(seed), say)
         try:
-            return trial.run([kinds[i % len(kinds)] for i in range(times)])
+            return trial.run([kinds[i % len(kinds)] for i in range(times)], compared)
         finally:
             trial.end()
 
@@ -210,7 +212,7 @@ class _Trial:
         self._cluster.stop()
         self._cluster.lose(DRIVER)
 
-    def run(self, kinds: list[str]) -> Outcome:
+    def run(self, kinds: list[str], compared: Callable[[Outcome], object]) -> Outcome:
         """Run the undisturbed campaign, then copies until a victim of each of these kinds is killed."""
         outcome = self._outcome
         self._cluster.start()
@@ -229,8 +231,9 @@ class _Trial:
             plan = [*now, *plan[KILLS_A_COPY:]]
             self._complete(copy, [])  # finds nothing to do, and sweeps what dead owners left
             self._judge(copy, processes)
+            outcome.faults = dict(sorted(self._proxy.faults.items()))
+            compared(outcome)
         outcome.left += self._files() - files
-        outcome.faults = dict(sorted(self._proxy.faults.items()))
         return outcome
 
     def _moment(self, kind: str) -> Moment:
