@@ -43,6 +43,7 @@ def test_help_names_the_commands() -> None:
         "why",
         "grade",
         "compare",
+        "chaos",
     ):
         assert f"\n  {command} " in out.stdout
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from thinkscale.store.filesystem import Store
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/(?!cli\.py)[^"]+)", line (\d+)')
+_FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/(?!cli/)[^"]+)", line (\d+)')
 _RAISED = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt)): *(.*)$", re.MULTILINE)
 _LATER = "\nThe above exception was"
 _SPILLED = (

@@ -1,0 +1,82 @@
+"""Commands that work on a campaign: its stages, what it holds, what became of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thinkscale import pipeline
+from thinkscale.cli.options import ROOT, SET, TARGET, campaign_options, cli, load
+
+if TYPE_CHECKING:
+    from thinkscale.domain.campaign import Campaign
+
+STAGE = click.Choice(list(pipeline.STAGES))
+
+
+@cli.command()
+@campaign_options
+@click.option("--from", "first", type=STAGE, default=pipeline.FIRST, help="First stage to run.")
+@click.option("--to", "last", type=STAGE, default=pipeline.LAST, help="Last stage to run.")
+def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str) -> None:
+    """Run a campaign from its pool to its report; a second run resumes."""
+    stages = list(pipeline.STAGES)
+    if stages.index(first) > stages.index(last):
+        raise click.UsageError(f"--from {first} comes after --to {last}")
+    _run(campaign, first, last, address, wait)
+
+
+def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool) -> None:
+    pipeline.run(campaign, first=first, last=last, address=address, wait=wait, say=click.echo)
+
+
+def _stage_command(name: str, first: str, last: str, what: str, *options: Callable[..., Any]) -> None:
+    @cli.command(name, help=what)
+    @campaign_options
+    def command(campaign: Campaign, address: str | None, wait: bool) -> None:
+        _run(campaign, first, last, address, wait)
+
+    for option in options:
+        option(command)
+
+
+_stage_command("curate", "benchmarks", "select", "From the pool to the selected questions.")
+_stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.")
+_stage_command("train", "train", "train", "Fine-tune the base model on the traces.")
+_stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the budgets.", TARGET)
+_stage_command("report", "report", "report", "The report page and plots from what is stored.")
+
+
+@cli.command()
+@click.argument("campaign")
+@SET
+@ROOT
+def show(campaign: str, overrides: tuple[str, ...], root: str | None) -> None:
+    """Print the resolved campaign, every default filled in."""
+    import json
+
+    click.echo(json.dumps(load(campaign, overrides, root).model_dump(), indent=2))
+
+
+@cli.command()
+@click.argument("campaign")
+@click.argument("question_id", required=False)
+@SET
+@ROOT
+def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root: str | None) -> None:
+    """What became of QUESTION_ID, stage by stage; without one, how many rows each stage kept and dropped."""
+    from thinkscale.store import lineage
+    from thinkscale.store.filesystem import Store
+
+    loaded = load(campaign, overrides, root)
+    store = Store(loaded.root)
+    if question_id is None:
+        click.echo(lineage.funnel_table(lineage.funnel(loaded, store)))
+        return
+    sightings = lineage.why(loaded, store, question_id)
+    if not sightings:
+        raise click.ClickException(f"no stage of campaign {loaded.name!r} under {store.uri} has seen {question_id!r}")
+    for sighting in sightings:
+        click.echo(f"{sighting.artifact:<14}{'kept' if sighting.kept else 'DROPPED':<9}{sighting.text}")

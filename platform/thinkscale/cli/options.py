@@ -1,0 +1,66 @@
+"""The group of all commands, and the options that several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thinkscale import __version__
+
+if TYPE_CHECKING:
+    from thinkscale.domain.campaign import Campaign
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Simple test-time scaling (s1) on Ray: curate, distil, fine-tune, serve with budget forcing, evaluate."""
+
+
+ROOT = click.option("--root", help="Where artifacts lie: a directory, s3://bucket/prefix, gs:// or az://.")
+WAIT = click.option("--wait", is_flag=True, help="Wait for another driver that works on the campaign.")
+SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, as "
+                   "train.learning_rate=2e-5.")  # fmt: skip
+TARGET = click.option("--target-interval", type=float, metavar="POINTS", help="Sample on until every 95% interval is "
+                      "within so many points to either side, or evaluate.max_samples is reached.")  # fmt: skip
+
+
+def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """CAMPAIGN, loaded for the command, and the options that every stage shares."""
+
+    @wraps(command)
+    def call(
+        campaign: str,
+        overrides: tuple[str, ...],
+        root: str | None,
+        pool_files: tuple[str, ...],
+        target_interval: float | None = None,
+        **others: Any,
+    ) -> None:
+        if target_interval is not None:
+            overrides = (*overrides, f"evaluate.target_interval={target_interval}")
+        command(load(campaign, overrides, root, pool_files), **others)
+
+    for option in (
+        click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one."),
+        WAIT,
+        click.option("--pool", "pool_files", multiple=True, metavar="FILE", help="Add a JSONL, JSON, CSV or Parquet "
+                     "file with the fields question and answer to the pool."),
+        ROOT,
+        SET,
+        click.argument("campaign"),
+    ):  # fmt: skip
+        call = option(call)
+    return call
+
+
+def load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_files: tuple[str, ...] = ()) -> Campaign:
+    from thinkscale.domain.campaign import FilesSource
+    from thinkscale.store.campaigns import load_campaign
+
+    loaded = load_campaign(campaign, [*overrides, *([f'root="{root}"'] if root else [])])
+    extra = [FilesSource(name=f"file-{n}", paths=[path]) for n, path in enumerate(pool_files, 1)]
+    return loaded.model_copy(update={"pool": [*loaded.pool, *extra]}) if extra else loaded
