@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thinkscale.domain.campaign import Columns, FilesSource, ReasoningGymSource
 from thinkscale.domain.question import Question
+from thinkscale.domain.source import Columns, FilesSource, ReasoningGymSource
 from thinkscale.store.ingest import Unreadable, plan, read, source_fingerprints
 from thinkscale.store.locations import IngestError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import pipeline
-from thinkscale.cli.options import ROOT, SET, TARGET, campaign_options, cli, load
+from thinkscale.cli.options import JSON, ROOT, SET, TARGET, campaign_options, cli, load
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
@@ -53,11 +53,13 @@ _stage_command("report", "report", "report", "The report page and plots from wha
 @click.argument("campaign")
 @SET
 @ROOT
-def show(campaign: str, overrides: tuple[str, ...], root: str | None) -> None:
-    """Print the resolved campaign, every default filled in."""
-    import json
+@JSON
+def show(campaign: str, overrides: tuple[str, ...], root: str | None, as_json: bool) -> None:
+    """Print the resolved campaign as TOML: every setting, its meaning and its default."""
+    from thinkscale.domain.reference import commented_toml
 
-    click.echo(json.dumps(load(campaign, overrides, root).model_dump(), indent=2))
+    loaded = load(campaign, overrides, root)
+    click.echo(loaded.model_dump_json(indent=2) if as_json else "\n".join(commented_toml(loaded)))
 
 
 @cli.command()

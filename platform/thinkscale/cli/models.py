@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from thinkscale.cli.options import cli
+from thinkscale.cli.options import JSON, cli
 
 
 @cli.command()
@@ -34,7 +34,7 @@ def model_group() -> None:
 @click.argument("reference")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of [model], as "
               "model.format=think.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON
 def model_check(reference: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check tokenizer, template, thinking format and training support of the model REFERENCE; needs no weights."""
     import json

@@ -21,6 +21,7 @@ def cli() -> None:
 
 
 ROOT = click.option("--root", help="Where artifacts lie: a directory, s3://bucket/prefix, gs:// or az://.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
 WAIT = click.option("--wait", is_flag=True, help="Wait for another driver that works on the campaign.")
 SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, as "
                    "train.learning_rate=2e-5.")  # fmt: skip
@@ -58,7 +59,7 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_files: tuple[str, ...] = ()) -> Campaign:
-    from thinkscale.domain.campaign import FilesSource
+    from thinkscale.domain.source import FilesSource
     from thinkscale.store.campaigns import load_campaign
 
     loaded = load_campaign(campaign, [*overrides, *([f'root="{root}"'] if root else [])])
