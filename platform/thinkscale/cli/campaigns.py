@@ -50,6 +50,32 @@ _stage_command("report", "report", "report", "The report page and plots from wha
 
 
 @cli.command()
+@click.argument("target", default="campaign.toml", type=click.Path(dir_okay=False))
+@click.option("--template", default="demo", show_default=True, type=click.Choice(["demo", "evaluate", "s1k"]), help="A "
+              "whole campaign on CPUs, the curve of any model, or the paper's recipe on GPUs.")  # fmt: skip
+@click.option("--pool", "file", metavar="FILE", help="Your questions: JSONL, JSON, CSV or Parquet; with evaluate, the "
+              "benchmark.")  # fmt: skip
+@click.option("--model", metavar="REFERENCE", help="The base model.")
+@click.option("--force", is_flag=True, help="Overwrite TARGET if it exists.")
+def init(target: str, template: str, file: str | None, model: str | None, force: bool) -> None:
+    """Write TARGET, a campaign to start from: the few settings that matter, each with a word on it."""
+    from pathlib import Path
+
+    from thinkscale.store.templates import starting_campaign
+
+    text = starting_campaign(template, Path(target).stem, file, model)
+    try:
+        with Path(target).open("w" if force else "x", encoding="utf-8") as written:
+            written.write(text)
+    except FileExistsError:
+        raise click.ClickException(f"{target} exists: give another name, or --force") from None
+    for line in text.splitlines():
+        if "CHANGE" in line:
+            click.echo(f"to fill in: {line}")
+    click.echo(f"{target} is written. Next: thinkscale run {target}")
+
+
+@cli.command()
 @click.argument("campaign")
 @SET
 @ROOT
@@ -71,9 +97,11 @@ def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root
     """What became of QUESTION_ID, stage by stage; without one, how many rows each stage kept and dropped."""
     from thinkscale.store import lineage
     from thinkscale.store.filesystem import Store
+    from thinkscale.store.samples import check_campaign
 
     loaded = load(campaign, overrides, root)
     store = Store(loaded.root)
+    check_campaign(store, loaded.name)
     if question_id is None:
         click.echo(lineage.funnel_table(lineage.funnel(loaded, store)))
         return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from thinkscale.cli.options import ROOT, WAIT, cli
+from thinkscale.cli.options import JSON, ROOT, WAIT, cli
 from thinkscale.domain.question import GRADED_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def grade(
     from thinkscale.grading.voting import Vote
     from thinkscale.report.grade_file import accuracy_lines, grade_file
 
+    if not force and Path(target).exists() and sys.stdin.isatty():
+        force = click.confirm(f"{target} exists: overwrite it?")
     votes: list[list[Vote]] = []
     counts = grade_file(
         kind,
@@ -61,9 +64,22 @@ def grade(
 @click.argument("campaign_b")
 @click.option("--root", help="Where campaigns lie that are given by name.")
 @click.option("--across-engines", is_flag=True, help="Compare even where different engines drew the samples.")
+@click.option("--fail-on", type=click.Choice(["worse", "inconclusive"]), help="Exit with 1 where CAMPAIGN_B is worse "
+              "under any budget; inconclusive: also where it may be.")  # fmt: skip
+@click.option("--margin", type=click.FloatRange(min=0), default=0.0, metavar="POINTS", help="How much worse passes "
+              "--fail-on.")  # fmt: skip
+@JSON
 @click.option("--html", type=click.Path(file_okay=False), help="Also write a report page of both to this directory.")
-def compare(campaign_a: str, campaign_b: str, root: str | None, across_engines: bool, html: str | None) -> None:
-    """CAMPAIGN_B against CAMPAIGN_A, paired by question: runs/demo, s3://bucket/runs/demo, or a name."""
+def compare(
+    campaign_a: str, campaign_b: str, root: str | None, across_engines: bool, fail_on: str | None, margin: float,
+    as_json: bool, html: str | None,
+) -> None:  # fmt: skip
+    """CAMPAIGN_B against CAMPAIGN_A, paired by question: runs/demo, s3://bucket/runs/demo, or a name.
+
+    Exits with 1 where they cannot be compared, or where --fail-on finds what it looks for.
+    """
+    import json
+    from dataclasses import asdict
     from pathlib import Path
 
     from thinkscale.report.comparison import comparison_table
@@ -78,14 +94,20 @@ def compare(campaign_a: str, campaign_b: str, root: str | None, across_engines: 
             f"{'; '.join(differences)}. Compare all the same: --across-engines"
         )
     notes = [f"The engines differ: {line}." for line in differences] + comparing.grading_notes(found)
+    rows = comparing.comparisons(found)
     for note in notes:
-        click.echo(f"note: {note}")
-    click.echo(comparison_table(comparing.comparisons(found)))
+        click.echo(f"note: {note}", err=as_json)
+    click.echo(json.dumps([asdict(row) for row in rows], indent=1) if as_json else comparison_table(rows))
     if html is not None:
         files = comparing.comparison_page(found, notes)
         Path(html).mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             (Path(html) / name).write_bytes(data)
+        click.echo(f"report: {Path(html) / 'report.html'}", err=as_json)
+    ends = {"worse": "high", "inconclusive": "low"}  # of the interval, which must not lie below the margin
+    if fail_on and (failed := [row for row in rows if getattr(row, ends[fail_on]) < -margin / 100]):
+        told = "; ".join(f"{row.benchmark}, {row.budget}: {row.low:+.1%} to {row.high:+.1%}" for row in failed)
+        raise click.ClickException(f"--fail-on {fail_on} with a margin of {margin:g} points: {told}")
 
 
 def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,13 +13,21 @@ from thinkscale.cli.options import JSON, cli
               "serve.engine=vllm, model.format=s1, name=mine, max_replicas=4, min_replicas=0.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--root", default="runs", show_default=True, help="Where a campaign lies that is given by name.")
 @click.option("--route", default="/", show_default=True, help="Prefix of the paths, for several on one cluster.")
 @click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one.")
-def serve(model: str, overrides: tuple[str, ...], host: str, port: int, route: str, address: str | None) -> None:
-    """Serve MODEL with OpenAI's HTTP interface and thinking budgets."""
+def serve(
+    model: str, overrides: tuple[str, ...], host: str, port: int, root: str, route: str, address: str | None
+) -> None:
+    """Serve MODEL with OpenAI's HTTP interface and thinking budgets: a reference, or the campaign that trained it."""
+    from thinkscale.store.artifact import Artifact
     from thinkscale.store.campaigns import load_service
+    from thinkscale.store.filesystem import Store
+    from thinkscale.store.models import local_model
 
-    service = load_service(model, overrides)
+    named = "/" not in model and Artifact(Store(root), f"{model}/model").manifest() is not None
+    service = load_service(f"{root}/{model}" if named else model, [f"name={model}", *overrides])
+    local_model(service.model.base, weights=False)  # whatever is wrong with it is told at once
     from thinkscale.server.service import serve as serve_model
 
     serve_model(service, host=host, port=port, route=route, address=address, say=click.echo)

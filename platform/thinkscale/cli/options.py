@@ -38,9 +38,12 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
         overrides: tuple[str, ...],
         root: str | None,
         pool_files: tuple[str, ...],
+        from_campaign: str | None,
         target_interval: float | None = None,
         **others: Any,
     ) -> None:
+        if from_campaign is not None:
+            overrides = (*overrides, f"from_campaign={from_campaign}")
         if target_interval is not None:
             overrides = (*overrides, f"evaluate.target_interval={target_interval}")
         command(load(campaign, overrides, root, pool_files), **others)
@@ -48,6 +51,8 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one."),
         WAIT,
+        click.option("--from-campaign", metavar="NAME", help="Another campaign under the root: take over what the "
+                     "same settings made of the same inputs; the earlier stages are then checked too."),
         click.option("--pool", "pool_files", multiple=True, metavar="FILE", help="Add a JSONL, JSON, CSV or Parquet "
                      "file with the fields question and answer to the pool."),
         ROOT,

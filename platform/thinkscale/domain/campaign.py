@@ -348,10 +348,15 @@ class Judge(Thinker):
     max_thinking_tokens: Annotated[int, Field(ge=0)] = 0
     """0: it is asked to answer without thinking."""
     max_answer_tokens: Count = 1024
+    """Longest answer after the thinking."""
     temperature: float = Field(default=0.0, ge=0)
+    """Sampling temperature of the judgements."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling: the share of the probability mass that tokens are drawn from."""
     seed: Seed = 0
+    """Seeds the judgements, where the temperature is above 0."""
     date: str = Model.model_fields["date"].default
+    """What chat templates that print a date take for today."""
     serve: Serve = Serve(context_tokens=16_384)
     actors: Count = 1
     """Engines at once; with GPUs each takes serve.tensor_parallel of them."""
@@ -368,12 +373,16 @@ class Campaign(Section):
     """Seeds the selection, the traces and the samples."""
     root: str = "runs"
     """A local directory or s3://bucket/prefix."""
-    pool: list[Source] = Field(min_length=1)
+    from_campaign: Name | None = None
+    """Another campaign under the same root: its artifacts that the same settings made of the same inputs are taken
+    over, by reference."""
+    pool: list[Source] = []
+    """Questions to learn from; without any, the campaign only evaluates model.base."""
     model: Model
     curate: Curate = Curate()
     difficulty: Difficulty = Difficulty()
     select: Select = Select()
-    teacher: Teacher
+    teacher: Teacher = Teacher(source="solutions")
     train: Train = Train()
     evaluate: Evaluate
     serve: Serve = Serve()
@@ -409,6 +418,13 @@ class Campaign(Section):
                 f"leave no room for a prompt in serve.context_tokens = {context}"
             )
         self.serve.check_gpus("resources.gpus_per_replica", self.resources.gpus_per_replica)
+        if not self.pool and "tuned" in self.evaluate.models:
+            raise ValueError(
+                "evaluate.models: without a [[pool]] to learn from there is no tuned model: give one, or set "
+                'models = ["base"] in [evaluate]'
+            )
+        if self.from_campaign == self.name:
+            raise ValueError(f"from_campaign: {self.name!r} is this campaign's own name: give it another, name = ...")
         if self.name == "benchmarks":
             raise ValueError("name: `benchmarks` is where `thinkscale benchmark add` puts them")
         for label, names in (
