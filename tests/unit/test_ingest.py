@@ -157,7 +157,7 @@ def test_a_csv_row_with_missing_cells_is_unreadable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda path: path / "none.jsonl", r"none\.jsonl cannot be opened"),
+        (lambda path: path / "none.jsonl", r"none\.jsonl: no file there"),
         (lambda path: path / "*.jsonl", "no file there"),
         (lambda path: path / "a.txt", r"unknown format; a file's name must end in one of \.jsonl"),
         (
