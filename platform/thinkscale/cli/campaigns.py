@@ -29,7 +29,16 @@ def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: s
 
 
 def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool) -> None:
-    pipeline.run(campaign, first=first, last=last, address=address, wait=wait, say=click.echo)
+    from thinkscale.runtime import progress
+
+    pipeline.run(
+        campaign,
+        first=first,
+        last=last,
+        address=address,
+        wait=wait,
+        say=click.echo if progress.form == "text" else progress.say,
+    )
 
 
 def _stage_command(name: str, first: str, last: str, what: str, *options: Callable[..., Any]) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import __version__
+from thinkscale.runtime import progress
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
+    from thinkscale.runtime.progress import Form
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,9 +41,12 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
         root: str | None,
         pool_files: tuple[str, ...],
         from_campaign: str | None,
+        log_format: Form,
+        quiet: bool,
         target_interval: float | None = None,
         **others: Any,
     ) -> None:
+        progress.form = "quiet" if quiet else log_format
         if from_campaign is not None:
             overrides = (*overrides, f"from_campaign={from_campaign}")
         if target_interval is not None:
@@ -51,6 +56,9 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one."),
         WAIT,
+        click.option("--quiet", is_flag=True, help="No progress; what goes wrong is told all the same."),
+        click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Of progress; "
+                     "json: an object a line."),
         click.option("--from-campaign", metavar="NAME", help="Another campaign under the root: take over what the "
                      "same settings made of the same inputs; the earlier stages are then checked too."),
         click.option("--pool", "pool_files", multiple=True, metavar="FILE", help="Add a JSONL, JSON, CSV or Parquet "
