@@ -105,6 +105,24 @@ def test_a_cap_gives_the_final_answer(client: openai.OpenAI) -> None:
     assert reply.choices[0].message.reasoning_content == "naï"
     assert reply.choices[0].message.content == "Final Answer: 5"
     assert reply.choices[0].thinking["end"] == "cap"
+    assert reply.usage.completion_tokens_details.forced_tokens == len("Final Answer:"), "what the cap forces counts"
+    (stopped,) = chat(client, stop=" 5", extra_body={"thinking": {"max_tokens": 4}}).choices
+    assert stopped.thinking["forced_tokens"] == len("Final Answer:")
+
+
+@pytest.mark.parametrize(("length", "answer", "finish"), [(53, "It is 4 🙂.", "stop"), (30, "It is 4 ", "length")])
+def test_what_the_thinking_leaves_goes_to_the_answer(
+    client: openai.OpenAI, length: int, answer: str, finish: str
+) -> None:
+    """Of 53 tokens 13 are the final-answer text's and a quarter of the rest, 10, is kept: too few for the answer."""
+    reply = chat(client, max_completion_tokens=length)
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (answer, finish)
+    assert reply.usage.completion_tokens == 9 + len(answer.encode())
+    parts = [part.choices[0] for part in chat(client, max_completion_tokens=length, stream=True)]
+    assert "".join(part.delta.content or "" for part in parts) == answer
+    assert parts[-1].finish_reason == finish
+    stopped = chat(client, max_completion_tokens=length, stop="never").choices[0]
+    assert (stopped.message.content, stopped.finish_reason) == (answer, finish)
 
 
 def test_thinking_can_be_left_out(client: openai.OpenAI) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from thinkscale.domain.campaign import Gpus, Model, Serve
+from thinkscale.domain.campaign import Gpus, Model, Serve, Share
 from thinkscale.domain.source import Count, Section
 
 Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
@@ -45,7 +45,9 @@ class Service(Section):
     max_choices: Count = 32
     """Completions that one request may ask for (n times prompts)."""
     answer_tokens: Count = 4096
-    """What is kept for the answer where a request limits neither its thinking nor its length."""
+    """Tokens that are kept for the answer where a request does not limit its thinking."""
+    answer_share: Share = 0.25
+    """The most of a completion's length that is kept so. What the thinking leaves goes to the answer too."""
     reasoning_efforts: dict[Effort, Annotated[int, Field(ge=0)]] = EFFORTS
     """Thinking tokens at most for a request's `reasoning_effort`; others than these are refused."""
     require_key: bool = False
