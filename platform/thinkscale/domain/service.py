@@ -50,6 +50,9 @@ class Service(Section):
     """The most of a completion's length that is kept so. What the thinking leaves goes to the answer too."""
     reasoning_efforts: dict[Effort, Annotated[int, Field(ge=0)]] = EFFORTS
     """Thinking tokens at most for a request's `reasoning_effort`; others than these are refused."""
+    request_log: str | None = None
+    """A file on each replica's machine that gains a line for each request: path, status, seconds and tokens, no texts.
+    Default: the replica's standard error, among the cluster's logs."""
     require_key: bool = False
     """Refuse to start without API keys in the replica's environment."""
 

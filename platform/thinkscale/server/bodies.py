@@ -273,8 +273,8 @@ def budget(
         total_tokens: the completion's length; None: what there is room for.
         room: tokens that the context leaves for thinking and answer, the final-answer text apart.
         final_answer_tokens: tokens of that text, which begins the answer where the thinking is cut.
-        answer_tokens, answer_share: what is kept for the answer where `thinking.max_tokens` says nothing of it: so many, and
-            at most this share. What the thinking leaves goes to the answer too.
+        answer_tokens, answer_share: what is kept for the answer where `thinking.max_tokens` says nothing of it.
+            What the thinking leaves goes to the answer too.
 
     Raises:
         ApiError: 400 where no token is left for an answer, with the figures.
