@@ -446,6 +446,21 @@ def get(server: Running, path: str, headers: dict[str, Any]) -> int:
     return connection.getresponse().status
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"logprobs": True}, "logprobs: this service has no log probabilities"),
+        ({"logprobs": True, "top_logprobs": 3}, "logprobs: this service has no log probabilities"),
+        ({"response_format": {"type": "json_object"}}, "response_format: this service has no JSON mode"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: this service has no tool calls"),
+        ({"tool_choice": "required"}, "tool_choice: this service has no tool calls"),
+    ],
+)
+def test_what_no_engine_gives_is_refused_by_name(client: openai.OpenAI, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=told):
+        chat(client, **options)
+
+
 def figures(text: str) -> dict[str, float]:
     lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in lines}

@@ -216,6 +216,15 @@ class CompletionBody(_Common):
         return known
 
 
+_ABSENT = {
+    "logprobs": "log probabilities",
+    "top_logprobs": "log probabilities",
+    "response_format": "JSON mode: the only type is text",
+    "tools": "tool calls",
+    "tool_choice": "tool calls: none and auto are taken",
+}
+"""What clients ask for of other servers, and no engine here gives."""
+
 BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
 
 
@@ -242,6 +251,8 @@ def parse(kind: type[BodyT], data: bytes) -> BodyT:
         if first["type"] == "extra_forbidden":
             name = ".".join(map(str, first["loc"]))
             raise ApiError(400, f"{name}: unknown field", param=name) from error
+        if (asked := str(first["loc"][0])) in _ABSENT:
+            raise ApiError(400, f"{asked}: this service has no {_ABSENT[asked]}", param=param) from error
         what = first["msg"]
         shown = repr(first["input"])
         raise ApiError(400, f"{param}: {what} (it is {shown[:100]})", param=param) from error
