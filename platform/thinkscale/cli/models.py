@@ -12,7 +12,7 @@ from thinkscale.cli.options import JSON, cli
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the service, as "
               "serve.engine=vllm, model.format=s1, name=mine, max_replicas=4, min_replicas=0.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option("--root", default="runs", show_default=True, help="Where a campaign lies that is given by name.")
 @click.option("--route", default="/", show_default=True, help="Prefix of the paths, for several on one cluster.")
 @click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one.")

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from thinkscale.server.choices import Outcome
+from thinkscale.server.replies import usage
 
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 GONE = 499
@@ -62,13 +63,10 @@ class Exchange:
         metrics.under_way.dec()
         metrics.requests.labels(self._path, status).inc()
         metrics.seconds.labels(self._path).observe(seconds)
-        prompts = {outcome.prompt_number: outcome.prompt_tokens for outcome in outcomes}
-        counts = {
-            "prompt": sum(prompts.values()),
-            "thinking": sum(outcome.thinking_tokens for outcome in outcomes),
-            "answer": sum(outcome.answer_tokens for outcome in outcomes),
-            "forced": sum(outcome.forced_tokens for outcome in outcomes),
-        }
+        used = usage(outcomes)
+        thinking, forced = used["completion_tokens_details"].values()
+        answer = used["completion_tokens"] - thinking
+        counts = {"prompt": used["prompt_tokens"], "thinking": thinking, "answer": answer, "forced": forced}
         for kind, count in counts.items():
             metrics.tokens.labels(kind).inc(count)
         told = " ".join(f"{kind}_tokens={count}" for kind, count in counts.items())
