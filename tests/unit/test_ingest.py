@@ -159,7 +159,7 @@ def test_a_csv_row_with_missing_cells_is_unreadable(tmp_path: Path) -> None:
     [
         (lambda path: path / "none.jsonl", r"none\.jsonl: no file there"),
         (lambda path: path / "*.jsonl", "no file there"),
-        (lambda path: path / "a.txt", r"unknown format; a file's name must end in one of \.jsonl"),
+        (lambda path: _text(path / "a.txt", "rows"), r"unknown format; a file's name must end in one of \.jsonl"),
         (
             lambda path: write(path / "b.jsonl", [{"problem": "x", "answer": 1}]),
             "no column 'question'.*problem, answer",
