@@ -56,7 +56,7 @@ def chosen_stages(campaign: Campaign, first: str, last: str) -> list[str]:
     from thinkscale.store.samples import check_campaign
 
     if campaign.from_campaign is not None:
-        first = FIRST  # what came before is taken over, or made
+        first = first if first == LAST else FIRST  # what came before is taken over, or made
         check_campaign(Store(campaign.root), campaign.from_campaign)
     names = list(STAGES)
     chosen = names[names.index(first) : names.index(last) + 1]

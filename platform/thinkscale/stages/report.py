@@ -79,7 +79,7 @@ def sample_notes(samples: Sequence[SampleSet]) -> list[str]:
     """A line for each sample set whose sampling went on for an interval, or whose verdicts are not evaluation's."""
     return [
         f"{one.model} on {one.benchmark} was sampled on for 95% intervals within {sampling['target_points']:g} points: "
-        f"{sampling['stopped']} at {sampling['samples']} samples of each question, the widest interval is "
+        f"{sampling['stopped']} at {sampling['samples']} sample(s) of each question, the widest interval is "
         f"{sampling['interval_points']:.2f} points to either side."
         for one in samples
         if "target_points" in (sampling := one.artifact.require().extra.get("sampling", {}))
