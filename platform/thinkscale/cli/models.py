@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from thinkscale.cli.options import JSON, cli
+from thinkscale.cli.options import ADDRESS, JSON, cli
 
 
 @cli.command()
@@ -15,7 +15,7 @@ from thinkscale.cli.options import JSON, cli
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option("--root", default="runs", show_default=True, help="Where a campaign lies that is given by name.")
 @click.option("--route", default="/", show_default=True, help="Prefix of the paths, for several on one cluster.")
-@click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one.")
+@ADDRESS
 def serve(
     model: str, overrides: tuple[str, ...], host: str, port: int, root: str, route: str, address: str | None
 ) -> None:
@@ -25,8 +25,9 @@ def serve(
     from thinkscale.store.filesystem import Store
     from thinkscale.store.models import local_model
 
-    named = "/" not in model and Artifact(Store(root), f"{model}/model").manifest() is not None
-    service = load_service(f"{root}/{model}" if named else model, [f"name={model}", *overrides])
+    if "/" not in model and Artifact(Store(root), f"{model}/model").manifest() is not None:
+        model, overrides = f"{root}/{model}", (f'name="{model}"', *overrides)
+    service = load_service(model, overrides)
     local_model(service.model.base, weights=False)  # whatever is wrong with it is told at once
     from thinkscale.server.service import serve as serve_model
 

@@ -24,6 +24,7 @@ def cli() -> None:
 
 ROOT = click.option("--root", help="Where artifacts lie: a directory, s3://bucket/prefix, gs:// or az://.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+ADDRESS = click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one.")
 WAIT = click.option("--wait", is_flag=True, help="Wait for another driver that works on the campaign.")
 SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, as "
                    "train.learning_rate=2e-5.")  # fmt: skip
@@ -48,13 +49,13 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> None:
         progress.form = "quiet" if quiet else log_format
         if from_campaign is not None:
-            overrides = (*overrides, f"from_campaign={from_campaign}")
+            overrides = (*overrides, f'from_campaign="{from_campaign}"')
         if target_interval is not None:
             overrides = (*overrides, f"evaluate.target_interval={target_interval}")
         command(load(campaign, overrides, root, pool_files), **others)
 
     for option in (
-        click.option("--address", help="Ray cluster to join (auto, host:port); default: a local one."),
+        ADDRESS,
         WAIT,
         click.option("--quiet", is_flag=True, help="No progress; what goes wrong is told all the same."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Of progress; "

@@ -101,6 +101,7 @@ def shown(shares: Mapping[str, float]) -> Iterator[Callable[[str, bool], None]]:
         return
     bars = _Bars(shares)
     with bars.display:
+        bars.display.console.show_cursor(True)  # nothing hides it for good where the process has to end at once
         _bars = bars
         try:
             yield bars.over
