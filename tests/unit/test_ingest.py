@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thinkscale.domain.campaign import Columns, FilesSource, ReasoningGymSource
 from thinkscale.domain.question import Question
+from thinkscale.domain.source import Columns, FilesSource, ReasoningGymSource
 from thinkscale.store.ingest import Unreadable, plan, read, source_fingerprints
 from thinkscale.store.locations import IngestError
 
@@ -157,9 +157,9 @@ def test_a_csv_row_with_missing_cells_is_unreadable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda path: path / "none.jsonl", r"none\.jsonl cannot be opened"),
+        (lambda path: path / "none.jsonl", r"none\.jsonl: no file there"),
         (lambda path: path / "*.jsonl", "no file there"),
-        (lambda path: path / "a.txt", r"unknown format; a file's name must end in one of \.jsonl"),
+        (lambda path: _text(path / "a.txt", "rows"), r"unknown format; a file's name must end in one of \.jsonl"),
         (
             lambda path: write(path / "b.jsonl", [{"problem": "x", "answer": 1}]),
             "no column 'question'.*problem, answer",

@@ -11,8 +11,8 @@ import pytest
 from thinkscale.curate.fingerprints import fingerprint
 from thinkscale.curate.normalise import canonical, normalise
 from thinkscale.curate.quality import RULES
-from thinkscale.domain.campaign import FilesSource
 from thinkscale.domain.question import Question
+from thinkscale.domain.source import FilesSource
 from thinkscale.grading.notation import option_letters
 from thinkscale.grading.verdict import Graded, judge_plainly
 from thinkscale.store.ingest import Unreadable, _question

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -21,6 +24,7 @@ from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import S1, resolve_format
 from thinkscale.server.api import OpenAiApi
+from thinkscale.server.metrics import Exchange, Metrics, summed
 from tiny_model import write_tiny_model
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
@@ -105,6 +109,24 @@ def test_a_cap_gives_the_final_answer(client: openai.OpenAI) -> None:
     assert reply.choices[0].message.reasoning_content == "naï"
     assert reply.choices[0].message.content == "Final Answer: 5"
     assert reply.choices[0].thinking["end"] == "cap"
+    assert reply.usage.completion_tokens_details.forced_tokens == len("Final Answer:"), "what the cap forces counts"
+    (stopped,) = chat(client, stop=" 5", extra_body={"thinking": {"max_tokens": 4}}).choices
+    assert stopped.thinking["forced_tokens"] == len("Final Answer:")
+
+
+@pytest.mark.parametrize(("length", "answer", "finish"), [(53, "It is 4 🙂.", "stop"), (30, "It is 4 ", "length")])
+def test_what_the_thinking_leaves_goes_to_the_answer(
+    client: openai.OpenAI, length: int, answer: str, finish: str
+) -> None:
+    """Of 53 tokens 13 are the final-answer text's and a quarter of the rest, 10, is kept: too few for the answer."""
+    reply = chat(client, max_completion_tokens=length)
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (answer, finish)
+    assert reply.usage.completion_tokens == 9 + len(answer.encode())
+    parts = [part.choices[0] for part in chat(client, max_completion_tokens=length, stream=True)]
+    assert "".join(part.delta.content or "" for part in parts) == answer
+    assert parts[-1].finish_reason == finish
+    stopped = chat(client, max_completion_tokens=length, stop="never").choices[0]
+    assert (stopped.message.content, stopped.finish_reason) == (answer, finish)
 
 
 def test_thinking_can_be_left_out(client: openai.OpenAI) -> None:
@@ -422,3 +444,70 @@ def get(server: Running, path: str, headers: dict[str, Any]) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("GET", path, headers=headers)
     return connection.getresponse().status
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"logprobs": True}, "logprobs: this service has no log probabilities"),
+        ({"logprobs": True, "top_logprobs": 3}, "logprobs: this service has no log probabilities"),
+        ({"response_format": {"type": "json_object"}}, "response_format: this service has no JSON mode"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: this service has no tool calls"),
+        ({"tool_choice": "required"}, "tool_choice: this service has no tool calls"),
+    ],
+)
+def test_what_no_engine_gives_is_refused_by_name(client: openai.OpenAI, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=told):
+        chat(client, **options)
+
+
+def figures(text: str) -> dict[str, float]:
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_figures_and_the_log_count_requests_and_hold_no_texts(
+    engine: ScriptedEngine, tokenizer: ModelTokenizer, tmp_path: Path
+) -> None:
+    log = tmp_path / "requests.log"
+    running = Running(OpenAiApi(engine, tokenizer, S1, service(request_log=str(log)), keys=["secret-key"]))
+    try:
+        client = openai.OpenAI(base_url=running.url, api_key="secret-key", max_retries=0)
+        chat(client, extra_body={"thinking": {"max_tokens": 4}})
+        list(chat(client, stream=True, n=2))
+        with pytest.raises(openai.BadRequestError):
+            chat(client, temperature=3)
+        with pytest.raises(openai.AuthenticationError):
+            chat(openai.OpenAI(base_url=running.url, api_key="wrong", max_retries=0))
+        told = httpx.get(running.url.replace("/v1", "/metrics")).text
+    finally:
+        running.stop()
+    path, found = "/v1/chat/completions", figures(told)
+    for status, count in ((200, 2), (400, 1), (401, 1)):
+        assert found[f'thinkscale_requests_total{{path="{path}",status="{status}"}}'] == count
+    assert found[f'thinkscale_request_seconds_count{{path="{path}"}}'] == 4
+    assert found["thinkscale_requests_under_way"] == 0
+    natural = len("It is 4 🙂.".encode())
+    for kind, count in (("thinking", 4 + 2 * 9), ("answer", 15 + 2 * natural), ("forced", 13)):
+        assert found[f'thinkscale_tokens_total{{kind="{kind}"}}'] == count, kind
+    lines = log.read_text().splitlines()
+    assert [line.split()[3] for line in lines] == ["200", "200", "400", "401"]
+    assert re.search(r" s choices=2 prompt_tokens=\d+ thinking_tokens=18 answer_tokens=26 forced_tokens=0$", lines[1])
+    for secret in ("secret-key", "wrong", "naïve", "It is", "Final"):
+        assert secret not in log.read_text() + told
+
+
+def test_figures_of_several_replicas_are_summed() -> None:
+    first, second = Metrics(), Metrics()
+    for metrics, statuses in ((first, (200, 200)), (second, (200, 503))):
+        for status in statuses:
+            Exchange(metrics, "/v1/models").end(status)
+    Exchange(second, "/v1/models")
+    text = summed([first.text(), second.text()]).decode()
+    found = figures(text)
+    assert found['thinkscale_requests_total{path="/v1/models",status="200"}'] == 3
+    assert found['thinkscale_requests_total{path="/v1/models",status="503"}'] == 1
+    assert found['thinkscale_request_seconds_bucket{le="+Inf",path="/v1/models"}'] == 4
+    assert found["thinkscale_requests_under_way"] == 1
+    assert "# TYPE thinkscale_request_seconds histogram" in text
+    assert "# HELP thinkscale_requests_total Requests answered" in text

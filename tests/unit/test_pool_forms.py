@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from thinkscale.cli import cli
 from thinkscale.curate.quality import absurd_answer, missing_field
-from thinkscale.domain.campaign import Columns, FilesSource
 from thinkscale.domain.question import Question
+from thinkscale.domain.source import Columns, FilesSource
 from thinkscale.store.ingest import Unreadable, plan, read
 from thinkscale.store.locations import IngestError
 from thinkscale.store.options import Options, read_options

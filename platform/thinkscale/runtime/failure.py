@@ -17,8 +17,17 @@ from pathlib import Path
 
 from thinkscale.store.filesystem import Store
 
+
+class ClusterError(RuntimeError):
+    """The Ray cluster cannot be joined or started, has too little, or is lost; the message says which and why."""
+
+
+class ClusterLostError(ClusterError):
+    """The cluster went away under the work. This process can join no other one."""
+
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/(?!cli\.py)[^"]+)", line (\d+)')
+_FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/(?!cli/)[^"]+)", line (\d+)')
 _RAISED = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt)): *(.*)$", re.MULTILINE)
 _LATER = "\nThe above exception was"
 _SPILLED = (

@@ -1,17 +1,29 @@
-"""Saying what a stage is doing: rows done, rate and time left, a line every few seconds."""
+"""Saying what a stage is doing: rows done, rate and time left. Bars on a terminal, elsewhere a line every few seconds.
+
+Owns the forms: bars, plain lines, JSON lines, nothing. Knows nothing of what stages there are.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
 
 LINE_EVERY_S = 5.0
 MEASURED_S = 0.5
 """A rate over less time says nothing."""
 
+Form = Literal["text", "json", "quiet"]
+form: Form = "text"
+"""Of this process's progress; text: bars on a terminal, plain lines elsewhere."""
+_bars: _Bars | None = None
+
 
 class Progress:
-    """Progress of one stage, printed as plain lines so that job logs can be read as well as a terminal."""
+    """Progress of one stage."""
 
     def __init__(self, stage: str, total: int, unit: str = "rows", *, done: int = 0, elapsed_s: float = 0.0) -> None:
         """
@@ -24,40 +36,113 @@ class Progress:
         self._last_line = time.monotonic()
         self._began = self._last_line - elapsed_s
         if total:
-            self._say(f"{self._counts()}{' already done, resuming' if done else ''}")
+            self._tell("already done, resuming" if done else "")
 
     def advance(self, count: int, note: str = "") -> None:
         """Count work that is committed; `note` is appended (a loss, a share of drops)."""
         self._done += count
         now = time.monotonic()
-        if now - self._last_line < LINE_EVERY_S and self._done < self._total:
+        if _bars is None and now - self._last_line < LINE_EVERY_S and self._done < self._total:
             return
         self._last_line = now
-        pace = _pace(self._done - self._resumed, self._total - self._done, now - self._began, self._unit)
-        self._say(f"{self._counts()}{pace}  {note}".rstrip())
+        self._tell(note, now - self._began)
 
     def extend(self, count: int) -> None:
         """So much more is to do."""
         self._total += count
-        self._say(self._counts())
+        self._tell()
 
     def note(self, text: str) -> None:
         """One line apart from the counts."""
-        self._say(text)
+        self._say(text, {"message": text})
 
-    def _counts(self) -> str:
-        return f"{self._done:,}/{self._total:,} {self._unit}"
+    def _tell(self, note: str = "", elapsed_s: float = 0.0) -> None:
+        """The counts, with rate and time left once there is something to tell them from."""
+        counts, rate = f"{self._done:,}/{self._total:,} {self._unit}", 0.0
+        if (done := self._done - self._resumed) > 0 and elapsed_s >= MEASURED_S:
+            rate = done / elapsed_s
+        facts = {"done": self._done, "total": self._total, "unit": self._unit, "note": note}
+        if not rate:
+            self._say(f"{counts}  {note}".rstrip(), facts)
+            return
+        left = (self._total - self._done) / rate
+        pace = f"{format(rate, ',.1f' if rate >= 1 else '.2g')} {self._unit}/s  {_clock(left)} left"
+        self._say(f"{counts}  {pace}  {note}".rstrip(), {**facts, "per_s": round(rate, 4), "left_s": round(left)})
 
-    def _say(self, text: str) -> None:
-        print(f"{self._stage:<12} {text}", file=sys.stderr, flush=True)
+    def _say(self, text: str, facts: Mapping[str, Any]) -> None:
+        if _bars is not None:
+            _bars.show(self._stage, text, facts)
+        else:
+            say(f"{self._stage:<12} {text}", stage=self._stage, **facts)
 
 
-def _pace(done: int, left: int, elapsed_s: float, unit: str) -> str:
-    """Rate and time left, once there is something to tell them from."""
-    if done <= 0 or elapsed_s < MEASURED_S:
-        return ""
-    rate = done / elapsed_s
-    return f"  {format(rate, ',.1f' if rate >= 1 else '.2g')} {unit}/s  {_clock(left / rate)} left"
+def say(text: str, **facts: Any) -> None:
+    """One line on standard error, in this process's form. With JSON it holds the facts; without any, the text."""
+    if form == "json":
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = json.dumps({"time": stamp, **(facts or {"message": text})}, ensure_ascii=False)
+    if form != "quiet":
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def shown(shares: Mapping[str, float]) -> Iterator[Callable[[str, bool], None]]:
+    """Show bars where standard error is a terminal: one for the stage at work, one for all stages together.
+
+    Args:
+        shares: of the time that each stage usually takes, in order.
+
+    Yields:
+        A function that is told of each stage that is over, and whether there was anything to do in it.
+    """
+    global _bars
+    if form != "text" or not sys.stderr.isatty():
+        yield lambda stage, did: None
+        return
+    bars = _Bars(shares)
+    with bars.display:
+        bars.display.console.show_cursor(True)  # nothing hides it for good where the process has to end at once
+        _bars = bars
+        try:
+            yield bars.over
+        finally:
+            _bars = None
+
+
+class _Bars:
+    """Two bars below what is printed."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Display
+
+        self._left, self._done = dict(shares), 0.0
+        columns = (TextColumn("{task.description:<12}"), BarColumn(20), TextColumn("{task.fields[text]}"))
+        # Standard error is looked up anew for each line: a session puts another in its place.
+        self.display = Display(
+            *columns, TimeRemainingColumn(compact=True), console=Console(stderr=True), transient=True,
+            redirect_stdout=sys.stdout.isatty(), speed_estimate_period=3600.0,
+        )  # fmt: skip
+        self._stage = self.display.add_task("", total=None, text="")
+        self._all = self.display.add_task("all stages", total=sum(shares.values()), text="")
+
+    def show(self, stage: str, text: str, facts: Mapping[str, Any]) -> None:
+        if "total" not in facts:
+            self.display.console.print(f"{stage:<12} {text}", markup=False, highlight=False, soft_wrap=True)
+            return
+        self.display.update(
+            self._stage, description=stage, completed=facts["done"], total=facts["total"] or None, text=text
+        )
+        share = next(iter(self._left.values()), 0.0) * facts["done"] / max(facts["total"], 1)
+        self.display.update(self._all, completed=max(self.display.tasks[1].completed, self._done + share), refresh=True)
+
+    def over(self, stage: str, did: bool) -> None:
+        """A stage that had nothing to do counts for nothing: the time left is told from work."""
+        share = self._left.pop(stage)
+        self._done += share if did else 0.0
+        self.display.update(self._all, completed=self._done, total=self._done + sum(self._left.values()))
+        self.display.reset(self._stage, total=None, description="", text="")
 
 
 def _clock(seconds: float) -> str:

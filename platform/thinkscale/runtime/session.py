@@ -19,6 +19,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 import ray
 from thinkscale.runtime import ending, scratch
+from thinkscale.runtime.failure import ClusterError, ClusterLostError
 
 OBJECT_STORE_BYTES = 1 << 30
 """Of a private cluster; what does not fit is spilled to disk."""
@@ -37,14 +38,6 @@ _session: ExitStack | None = None
 _directory: Path | None = None
 """Of this process, while it is connected."""
 _private = False
-
-
-class ClusterError(RuntimeError):
-    """The Ray cluster cannot be joined or started, or is lost; the message says which and why."""
-
-
-class ClusterLostError(ClusterError):
-    """The cluster went away under the work. This process can join no other one."""
 
 
 def connect(

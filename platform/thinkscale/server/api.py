@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -36,6 +37,7 @@ from thinkscale.server.choices import (
     completion_choices,
     run_choice,
 )
+from thinkscale.server.metrics import GONE, Exchange, Metrics, summed
 from thinkscale.server.replies import Reply
 
 log = logging.getLogger(__name__)
@@ -53,8 +55,15 @@ class OpenAiApi:
         *,
         keys: Sequence[str] = (),
         on_engine_error: Callable[[EngineError], None] = lambda error: None,
+        all_figures: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
-        """`keys`: any of them opens the door; none: it stands open."""
+        """
+        Args:
+            keys: any of them opens the door; none: it stands open.
+            all_figures: `metrics.text()` of every replica of the service; None: this is the only one.
+        """
+        self.metrics = Metrics(service.request_log)
+        self._all_figures = all_figures
         self._engine, self._tokenizer, self._service = engine, tokenizer, service
         self._served = Served(info=engine.info, tokenizer=tokenizer, thinking_format=thinking_format, service=service)
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
@@ -64,7 +73,7 @@ class OpenAiApi:
     def app(self) -> Starlette:
         def route(path: str, handler: Callable[[HttpRequest], Awaitable[Response]], method: str) -> Route:
             async def guarded(request: HttpRequest) -> Response:
-                return await self._guarded(handler, request)
+                return await self._guarded(path, handler, request)
 
             return Route(path, guarded, methods=[method])
 
@@ -75,18 +84,34 @@ class OpenAiApi:
                 route("/v1/models", self._models, "GET"),
                 route("/v1/models/{name:path}", self._model, "GET"),
                 Route("/health", _health, methods=["GET"]),
+                Route("/metrics", self._figures, methods=["GET"]),
             ],
             exception_handlers={HTTPException: _http_error},
         )
 
-    async def _guarded(self, handler: Callable[[HttpRequest], Awaitable[Response]], request: HttpRequest) -> Response:
+    async def _guarded(
+        self, path: str, handler: Callable[[HttpRequest], Awaitable[Response]], request: HttpRequest
+    ) -> Response:
+        exchange = request.state.exchange = Exchange(self.metrics, path)
+        outcomes: list[Outcome] = []
+        request.state.outcomes = outcomes
         try:
             self._check_key(request)
-            return await handler(request)
+            response = await handler(request)
+        except asyncio.CancelledError:
+            exchange.end(GONE)
+            raise
         except Exception as error:
             problem = self._explained(error)
             headers = {"www-authenticate": "Bearer"} if problem.status == 401 else None
-            return JSONResponse(problem.body(), problem.status, headers)
+            response = JSONResponse(problem.body(), problem.status, headers)
+        if not isinstance(response, StreamingResponse):  # which ends its exchange itself
+            exchange.end(response.status_code, outcomes)
+        return response
+
+    async def _figures(self, request: HttpRequest) -> Response:
+        texts = [self.metrics.text()] if self._all_figures is None else await self._all_figures()
+        return Response(summed(texts), media_type=CONTENT_TYPE_LATEST)
 
     def _check_key(self, request: HttpRequest) -> None:
         if not self._keys:
@@ -142,13 +167,13 @@ class OpenAiApi:
         body = parse(ChatBody, await self._read(request))
         self._check_model(body.model)
         choices = await asyncio.to_thread(chat_choices, body, self._served)
-        return await self._answer(body, choices)
+        return await self._answer(request, body, choices)
 
     async def _completions(self, request: HttpRequest) -> Response:
         body = parse(CompletionBody, await self._read(request))
         self._check_model(body.model)
         choices = await asyncio.to_thread(completion_choices, body, self._served)
-        return await self._answer(body, choices)
+        return await self._answer(request, body, choices)
 
     async def _read(self, request: HttpRequest) -> bytes:
         """The body; it is read no further than the limit."""
@@ -163,15 +188,18 @@ class OpenAiApi:
                 raise too_large
         return bytes(data)
 
-    async def _answer(self, body: ChatBody | CompletionBody, choices: list[Choice]) -> Response:
+    async def _answer(self, request: HttpRequest, body: ChatBody | CompletionBody, choices: list[Choice]) -> Response:
         reply = Reply(body, self._service.served_name)
         if body.stream:
-            return StreamingResponse(self._stream(reply, choices), media_type="text/event-stream")
+            return StreamingResponse(
+                self._stream(request.state.exchange, reply, choices), media_type="text/event-stream"
+            )
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run_choice(self._engine, self._tokenizer, choice, None)) for choice in choices]
-        return JSONResponse(reply.whole([task.result() for task in tasks]))
+        request.state.outcomes += (task.result() for task in tasks)
+        return JSONResponse(reply.whole(request.state.outcomes))
 
-    async def _stream(self, reply: Reply, choices: list[Choice]) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, exchange: Exchange, reply: Reply, choices: list[Choice]) -> AsyncGenerator[bytes, None]:
         """Server-sent events. Closing the generator cancels what is under way."""
         queue: asyncio.Queue[tuple[int, Delta | Outcome | Exception]] = asyncio.Queue()
 
@@ -188,19 +216,23 @@ class OpenAiApi:
                 queue.put_nowait((index, error))
 
         tasks = [asyncio.create_task(work(index, choice)) for index, choice in enumerate(choices)]
+        status, outcomes = GONE, dict[int, Outcome]()
         try:
             yield _events(reply.beginning(len(choices)))
-            outcomes: dict[int, Outcome] = {}
             while len(outcomes) < len(choices):
                 index, come = await queue.get()
                 if isinstance(come, Exception):
-                    yield _events([self._explained(come).body()])
+                    problem = self._explained(come)
+                    status = problem.status
+                    yield _events([problem.body()])
                     return
                 if isinstance(come, Outcome):
                     outcomes[index] = come
                 yield _events(reply.part(index, come))
+            status = 200
             yield _events(reply.last_part(outcomes.values())) + b"data: [DONE]\n\n"
         finally:
+            exchange.end(status, list(outcomes.values()))
             for task in tasks:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -216,6 +216,15 @@ class CompletionBody(_Common):
         return known
 
 
+_ABSENT = {
+    "logprobs": "log probabilities",
+    "top_logprobs": "log probabilities",
+    "response_format": "JSON mode: the only type is text",
+    "tools": "tool calls",
+    "tool_choice": "tool calls: none and auto are taken",
+}
+"""What clients ask for of other servers, and no engine here gives."""
+
 BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
 
 
@@ -242,6 +251,8 @@ def parse(kind: type[BodyT], data: bytes) -> BodyT:
         if first["type"] == "extra_forbidden":
             name = ".".join(map(str, first["loc"]))
             raise ApiError(400, f"{name}: unknown field", param=name) from error
+        if (asked := str(first["loc"][0])) in _ABSENT:
+            raise ApiError(400, f"{asked}: this service has no {_ABSENT[asked]}", param=param) from error
         what = first["msg"]
         shown = repr(first["input"])
         raise ApiError(400, f"{param}: {what} (it is {shown[:100]})", param=param) from error
@@ -264,6 +275,7 @@ def budget(
     room: int,
     final_answer_tokens: int,
     answer_tokens: int,
+    answer_share: float,
 ) -> Budget:
     """A budget of at most `total_tokens` for thinking, final-answer text and answer together.
 
@@ -272,7 +284,8 @@ def budget(
         total_tokens: the completion's length; None: what there is room for.
         room: tokens that the context leaves for thinking and answer, the final-answer text apart.
         final_answer_tokens: tokens of that text, which begins the answer where the thinking is cut.
-        answer_tokens: what is kept for the answer where `thinking.max_tokens` says nothing of it.
+        answer_tokens, answer_share: what is kept for the answer where `thinking.max_tokens` says nothing of it.
+            What the thinking leaves goes to the answer too.
 
     Raises:
         ApiError: 400 where no token is left for an answer, with the figures.
@@ -299,7 +312,7 @@ def budget(
             "thinking.final_answer_text leave none for an answer",
             param="max_tokens" if asked is None else "thinking.max_tokens",
         )
-    kept = max(1, min(answer_tokens, share // 4))
+    kept = max(1, min(answer_tokens, int(share * answer_share)))
     most = share - kept
     if asked is not None:
         most = asked if total_tokens is not None else min(asked, most)

@@ -52,7 +52,8 @@ class Delta:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """A choice that is complete. Counts are tokens; forced ones are among the thinking tokens."""
+    """A choice that is complete. Counts are tokens; forced ones are Waits in the thinking, and what a cap begins the
+    answer with."""
 
     content: str
     finish: Literal["stop", "length"]
@@ -165,9 +166,16 @@ async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> C
     assert choice.ids is not None
     # A stop text ends a generation early: only the continuation form knows by then what was forced.
     in_engine = not choice.stop_texts
-    return await think(
+    thought = await think(
         engine, choice.prompt_ids, choice.budget, choice.ids, sampling=choice.sampling, tell=tell, in_engine=in_engine
     )
+    unused = (choice.budget.max_thinking_tokens or 0) - thought.thinking_tokens
+    if thought.answer_finish != "length" or unused < 1 or choice.sampling.penalises_generated:
+        return thought
+    # The completion's length is for both: the answer goes on with what the thinking has left.
+    prefix = choice.prompt_ids + thought.thinking_ids + choice.ids.close + thought.answer_ids
+    more: Spoken = await tell_program(engine, speak(prefix, unused, choice.ids, choice.sampling), tell)
+    return replace(thought, answer_ids=thought.answer_ids + more.ids, answer_finish=more.finish)
 
 
 class _Teller:
@@ -189,8 +197,8 @@ class _Teller:
         if self.stopped:
             return
         self._counts[told.part] += len(told.ids)
+        self._forced += len(told.ids) if told.forced else 0
         if told.part == "thinking":
-            self._forced += len(told.ids) if told.forced else 0
             self._waits += told.forced
             self._put("thinking", self._thinking.push(told.ids), told.ids)
             return
@@ -268,7 +276,7 @@ def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokeni
         answer_tokens=len(made.answer_ids),
         reasoning=text(made.thinking_ids),
         thinking_tokens=made.thinking_tokens,
-        forced_tokens=made.forced_tokens,
+        forced_tokens=made.forced_tokens + (len(choice.ids.final_answer) if choice.ids and made.end == "cap" else 0),
         waits_used=made.waits_used,
         end=made.end,
     )
@@ -321,6 +329,7 @@ def _forced(
             room=room,
             final_answer_tokens=len(ids.final_answer),
             answer_tokens=served.service.answer_tokens,
+            answer_share=served.service.answer_share,
         ),
         ids=ids,
         prompt_number=prompt_number,

@@ -11,7 +11,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,18 @@ class HttpReplica(Replica):
         )
         thinking_format = resolve_format(service.model, self.tokenizer)
         self._api = OpenAiApi(
-            self.engine, self.tokenizer, thinking_format, service, keys=keys, on_engine_error=self.note
-        )
+            self.engine, self.tokenizer, thinking_format, service, keys=keys, on_engine_error=self.note,
+            all_figures=self._all_figures,
+        )  # fmt: skip
+
+    def figures(self) -> str:
+        """Of this replica, for whichever of them is asked for those of all."""
+        return self._api.metrics.text()
+
+    async def _all_figures(self) -> Sequence[str]:
+        me = ray_serve.get_replica_context()
+        handle = ray_serve.get_deployment_handle(me.deployment, me.app_name)
+        return [str(text) for text in await handle.broadcast("figures").results_async()]
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self._api.app()

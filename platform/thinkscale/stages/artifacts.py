@@ -10,7 +10,8 @@ from thinkscale.store.models import local_model
 
 
 def campaign_artifact(campaign: Campaign, store: Store, name: str) -> Artifact:
-    return Artifact(store, f"{campaign.name}/{name}")
+    twin = f"{campaign.from_campaign}/{name}" if campaign.from_campaign else None
+    return Artifact(store, f"{campaign.name}/{name}", twin)
 
 
 def benchmark_artifacts(campaign: Campaign, store: Store) -> dict[str, Artifact]:

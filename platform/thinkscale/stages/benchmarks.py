@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from thinkscale.domain.campaign import AddedSource, Benchmark, Campaign
+from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.source import AddedSource, Benchmark
 from thinkscale.runtime.dropping import licences
 from thinkscale.runtime.progress import Progress
 from thinkscale.stages.artifacts import campaign_artifact

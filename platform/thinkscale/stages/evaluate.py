@@ -62,7 +62,7 @@ def _begin(
     campaign: Campaign, store: Store, model: str, reference: str, model_input: str, benchmark: str
 ) -> tuple[Stage | None, BenchmarkRun]:
     source = campaign_artifact(campaign, store, f"benchmarks/{benchmark}")
-    output = SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark).artifact
+    output = campaign_artifact(campaign, store, f"samples/model={model}/benchmark={benchmark}")
     inputs = {**fingerprints(benchmark=source), "model": model_input}
     run = BenchmarkRun(campaign, model, benchmark, source, output, lambda: _known_tokens(campaign, store, benchmark))
     config = {
@@ -90,4 +90,4 @@ def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str,
         return campaign.model.base, campaign.model.base
     artifact = campaign_artifact(campaign, store, "model")
     manifest = artifact.require()
-    return f"{artifact.url}/{exported(manifest)}", manifest.fingerprint
+    return store.url(exported(manifest)), manifest.fingerprint

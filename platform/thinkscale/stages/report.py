@@ -12,7 +12,7 @@ from itertools import product
 import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.report.metrics import COLUMNS, points, tally, unsettled
+from thinkscale.report.metrics import COLUMNS, Point, points, tally, unsettled
 from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
 from thinkscale.store.artifact import Artifact, Manifest
@@ -52,6 +52,13 @@ def summary(campaign: Campaign, store: Store) -> str:
     return Artifact(store, f"{campaign.name}/report").read_file("summary.txt").decode()
 
 
+def evaluation_summary(campaign: Campaign, store: Store) -> str:
+    """Accuracy by budget of the complete samples, and why sampling stopped, as text for a terminal."""
+    samples = _samples(campaign, store)
+    found = points(tally(_parts(samples, COLUMNS)), seed=campaign.seed)
+    return "\n".join(_accuracies(found) + [f"note: {line}" for line in sample_notes(samples)])
+
+
 def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
     """Manifests of what was committed before the samples, by the artifact's name, in the order of the stages."""
     curated = curated_artifacts(campaign)
@@ -72,7 +79,7 @@ def sample_notes(samples: Sequence[SampleSet]) -> list[str]:
     """A line for each sample set whose sampling went on for an interval, or whose verdicts are not evaluation's."""
     return [
         f"{one.model} on {one.benchmark} was sampled on for 95% intervals within {sampling['target_points']:g} points: "
-        f"{sampling['stopped']} at {sampling['samples']} samples of each question, the widest interval is "
+        f"{sampling['stopped']} at {sampling['samples']} sample(s) of each question, the widest interval is "
         f"{sampling['interval_points']:.2f} points to either side."
         for one in samples
         if "target_points" in (sampling := one.artifact.require().extra.get("sampling", {}))
@@ -111,16 +118,20 @@ def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
     return [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
 
 
-def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], manifests: dict[str, Manifest]) -> str:
-    tallied = tally(_parts(samples, COLUMNS))
-    found = points(tallied, seed=campaign.seed)
+def _accuracies(found: Sequence[Point]) -> list[str]:
     lines = [f"{'model':<8} {'benchmark':<14} {'budget':<20} {'tokens':>7} {'accuracy':>9}   95% interval"]
     lines += [
         f"{p.model:<8} {p.benchmark:<14} {p.budget:<20} {p.mean_thinking_tokens:>7,.0f} {p.accuracy:>8.1%}   "
         f"{p.low:.1%} to {p.high:.1%}"
         for p in found
     ]
-    lines += [f"note: {line}" for line in unsettled(found)]
+    return lines + [f"note: {line}" for line in unsettled(found)]
+
+
+def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], manifests: dict[str, Manifest]) -> str:
+    tallied = tally(_parts(samples, COLUMNS))
+    found = points(tallied, seed=campaign.seed)
+    lines = _accuracies(found)
     if rows := comparisons(campaign, tallied):
         lines += ["", f"{rows[0].model_b} against {rows[0].model_a}, paired by question:"]
         lines += [

@@ -76,12 +76,11 @@ def train(campaign: Campaign, store: Store) -> bool:
     return True
 
 
-def check_base(campaign: Campaign, store: Store) -> None:
+def check_base(campaign: Campaign) -> None:
     """Refuse, before anything is downloaded, a base model that cannot be tuned or whose format is unknown."""
-    if Artifact(store, f"{campaign.name}/model").manifest() is None:
-        directory = local_model(campaign.model.base, weights=False)
-        check_directory(directory)
-        resolve_format(campaign.model, ModelTokenizer(directory, date=campaign.model.date))
+    directory = local_model(campaign.model.base, weights=False)
+    check_directory(directory)
+    resolve_format(campaign.model, ModelTokenizer(directory, date=campaign.model.date))
 
 
 def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: list[dict[str, Any]]) -> Tokenized:

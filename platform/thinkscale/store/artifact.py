@@ -16,7 +16,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,8 @@ class StoredFile:
     rows: int | None = None
     name: str | None = None
     """What readers ask for, where the path carries an attempt."""
+    at: str | None = None
+    """The artifact below the same root where it lies, if not this one: what was taken over stays where it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,8 @@ class Artifact:
 
     store: Store
     path: str
+    twin: str | None = field(default=None, compare=False)
+    """The same artifact of another campaign, below the same root, that may be taken over."""
 
     @property
     def url(self) -> str:
@@ -161,11 +165,29 @@ class Artifact:
             self._check_same({"config": manifest.config, "inputs": manifest.inputs}, now)
         return manifest is not None
 
+    def take_over(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+        """Commit what the twin made with this config of these inputs, by reference to its files; says whether."""
+        made = Artifact(self.store, self.twin).manifest() if self.twin else None
+        if made is None or {"config": made.config, "inputs": made.inputs} != _as_json(
+            {"config": config, "inputs": inputs}
+        ):
+            return False
+        files = [replace(file, at=file.at or self.twin) for file in made.files]
+        extra = {**made.extra, "taken_from": self.twin}
+        self._write_manifest(replace(made, artifact=self.path, files=files, extra=extra))
+        return True
+
+    def _write_manifest(self, manifest: Manifest) -> bool:
+        body = json.dumps(asdict(manifest), indent=1, ensure_ascii=False).encode()
+        self.store.check()
+        return self.store.create(f"{self.path}/manifest.json", body)
+
     def _check_same(self, began: Any, now: Any) -> None:
         if began != now:
             raise ConfigDriftError(
                 f"{self.url} was made with another configuration: {'; '.join(_differences(began, now))}. "
-                "Give the campaign another name (--set name=...), restore the value, or delete that directory."
+                "Restore the value, delete that directory, or give the campaign another name, which takes over what is "
+                f"the same: --set name=NEW --from-campaign {self.path.partition('/')[0]}"
             )
 
     def commit_segment(
@@ -251,9 +273,7 @@ class Artifact:
             extra={**merged, **(extra or {})},
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        body = json.dumps(asdict(manifest), indent=1, ensure_ascii=False).encode()
-        self.store.check()
-        if not self.store.create(f"{self.path}/manifest.json", body):
+        if not self._write_manifest(manifest):
             return self.require()
         self.sweep()
         return manifest
@@ -302,9 +322,10 @@ class Artifact:
         return self._verified(found[0])
 
     def _verified(self, file: StoredFile) -> bytes:
-        url, remedy = f"{self.url}/{file.path}", f"delete {self.url} and run the stage again"
+        path, remedy = f"{file.at or self.path}/{file.path}", f"delete {self.url} and run the stage again"
+        url = self.store.url(path)
         try:
-            data = self.store.read_bytes(f"{self.path}/{file.path}")
+            data = self.store.read_bytes(path)
         except FileNotFoundError as error:
             raise ArtifactError(f"{url} is in the manifest but not there; {remedy}") from error
         if hashlib.sha256(data).hexdigest() != file.sha256:

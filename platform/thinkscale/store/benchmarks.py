@@ -13,8 +13,8 @@ from typing import Any
 
 from thinkscale.curate.normalise import normalise_question
 from thinkscale.curate.quality import is_no_answer
-from thinkscale.domain.campaign import FilesSource, ReasoningGymSource
 from thinkscale.domain.question import Question
+from thinkscale.domain.source import FilesSource, ReasoningGymSource
 from thinkscale.grading.verdict import Graded, judge_plainly
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store

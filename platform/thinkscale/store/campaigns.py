@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from thinkscale.domain.campaign import Campaign, FilesSource, Judge
+from thinkscale.domain.campaign import Campaign, Judge
+from thinkscale.domain.reference import sections_in
 from thinkscale.domain.service import Service
+from thinkscale.domain.source import FilesSource
 
 M = TypeVar("M", bound=BaseModel)
+_PYDANTIC = re.compile(r"^(?:Input|String|List|Tuple|Dictionary|Value) should ")
 
 
 class CampaignError(ValueError):
@@ -103,28 +107,31 @@ def _key(node: Any, part: str, override: str) -> Any:
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:
+    """One refusal in the campaign's own words: key, value, what is allowed."""
+    said = _PYDANTIC.sub("must ", error["msg"].removeprefix("Value error, ").replace(" after validation", ""))
     if not error["loc"]:  # of several settings, which the message names
-        return f"  {error['msg'].removeprefix('Value error, ')}"
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(_keys([model], error["loc"][:-1]))
-        return f"  {key}: unknown key (value {error['input']!r}); there are: {known}"
-    if error["type"] == "missing":
+        return f"  {said}"
+    key, value, kind = ".".join(str(part) for part in error["loc"]), error["input"], error["type"]
+    if kind == "extra_forbidden":
+        known = ", ".join(sorted({name for each in _at([model], error["loc"][:-1]) for name in each.model_fields}))
+        return f"  {key}: unknown key (value {value!r}); there are: {known}"
+    if kind == "missing":
         return f"  {key}: must be given"
-    value = "" if isinstance(error["input"], dict) else f" {error['input']!r} is refused:"
-    return f"  {key}:{value} {error['msg'].removeprefix('Value error, ')}"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        types = " or ".join(repr(each.model_fields["type"].default) for each in _at([model], error["loc"]))
+        given = "must be given" if kind == "union_tag_not_found" else f"{error['ctx']['tag']!r} is refused"
+        return f"  {key}.type: {given}: {types}"
+    if kind == "model_type":
+        said = f"must be a section, [{key}]"
+    elif kind == "string_pattern_mismatch" and "A-Za-z0-9" in said:
+        said = "must be letters, digits, dots, dashes and underscores, with a letter or digit first"
+    return f"  {key}:{'' if isinstance(value, dict) else f' {value!r} is refused:'} {said}"
 
 
-def _keys(sections: list[type[BaseModel]], path: tuple[int | str, ...]) -> list[str]:
-    """The settings of the section at a path, which holds lists' indices and the types of a union's members too."""
+def _at(sections: list[type[BaseModel]], path: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """The sections that may stand at a path, which holds lists' indices and the types of a union's members too."""
     for part in path:
         inner = [each.model_fields[part].annotation for each in sections if part in each.model_fields]
         typed = [each for each in sections if "type" in each.model_fields and each.model_fields["type"].default == part]
-        sections = [section for each in inner for section in _sections(each)] or typed or sections
-    return sorted({name for section in sections for name in section.model_fields})
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for each in get_args(annotation) for section in _sections(each)]
+        sections = [section for each in inner for section in sections_in(each)] or typed or sections
+    return sections

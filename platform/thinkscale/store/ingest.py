@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from thinkscale.domain.campaign import Columns, FilesSource, ReasoningGymSource
 from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind, Question, question_id
+from thinkscale.domain.source import Columns, FilesSource, ReasoningGymSource
 from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
 from thinkscale.store.locations import IngestError, Location, expand
 from thinkscale.store.options import Options, read_options

@@ -103,7 +103,10 @@ def expand(path: str) -> list[Location]:
     else:
         names = _local_files(Path(path).expanduser())
     if not names:
-        raise IngestError(f"pool path {path}: no file there")
+        raise IngestError(
+            f"pool path {path}: no file there. On a cluster a pool file must be readable from every node: a shared "
+            "directory, s3:// or hf://"
+        )
     return [Location(name) for name in names]
 
 
@@ -125,7 +128,7 @@ def _local_files(path: Path) -> list[str]:
     if path.is_dir():
         return sorted(str(found) for found in path.rglob("*") if found.is_file() and _is_data(found.name))
     if not _has_pattern(str(path)):
-        return [str(path)]
+        return [str(path)] if path.exists() else []
     anchor = Path(path.anchor) if path.is_absolute() else Path()
     pattern = str(path.relative_to(anchor)) if path.is_absolute() else str(path)
     return sorted(str(found) for found in anchor.glob(pattern) if found.is_file())

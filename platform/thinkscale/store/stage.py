@@ -111,7 +111,7 @@ def begin_stage(
     inputs: Mapping[str, str],
     plan: Callable[[], Iterable[Segment]] = tuple,
 ) -> Stage | None:
-    """Begin an artifact or go on with it; None where it is complete.
+    """Begin an artifact or go on with it; None where it is complete, or its twin is and is the same.
 
     Args:
         config: what its rows depend on, as JSON values.
@@ -121,7 +121,7 @@ def begin_stage(
     Raises:
         ConfigDriftError: the artifact was begun with another configuration, other inputs or another plan.
     """
-    if output.is_complete(config, inputs):
+    if output.is_complete(config, inputs) or output.take_over(config, inputs):
         output.sweep()  # whoever committed it may have been killed before
         return None
     segments = tuple(plan())

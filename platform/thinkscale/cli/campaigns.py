@@ -1,0 +1,121 @@
+"""Commands that work on a campaign: its stages, what it holds, what became of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thinkscale import pipeline
+from thinkscale.cli.options import JSON, ROOT, SET, TARGET, campaign_options, cli, load
+
+if TYPE_CHECKING:
+    from thinkscale.domain.campaign import Campaign
+
+STAGE = click.Choice(list(pipeline.STAGES))
+
+
+@cli.command()
+@campaign_options
+@click.option("--from", "first", type=STAGE, default=pipeline.FIRST, help="First stage to run.")
+@click.option("--to", "last", type=STAGE, default=pipeline.LAST, help="Last stage to run.")
+def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str) -> None:
+    """Run a campaign from its pool to its report; a second run resumes."""
+    stages = list(pipeline.STAGES)
+    if stages.index(first) > stages.index(last):
+        raise click.UsageError(f"--from {first} comes after --to {last}")
+    _run(campaign, first, last, address, wait)
+
+
+def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool) -> None:
+    from thinkscale.runtime import progress
+
+    pipeline.run(
+        campaign,
+        first=first,
+        last=last,
+        address=address,
+        wait=wait,
+        say=click.echo if progress.form == "text" else progress.say,
+    )
+
+
+def _stage_command(name: str, first: str, last: str, what: str, *options: Callable[..., Any]) -> None:
+    @cli.command(name, help=what)
+    @campaign_options
+    def command(campaign: Campaign, address: str | None, wait: bool) -> None:
+        _run(campaign, first, last, address, wait)
+
+    for option in options:
+        option(command)
+
+
+_stage_command("curate", "benchmarks", "select", "From the pool to the selected questions.")
+_stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.")
+_stage_command("train", "train", "train", "Fine-tune the base model on the traces.")
+_stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the budgets.", TARGET)
+_stage_command("report", "report", "report", "The report page and plots from what is stored.")
+
+
+@cli.command()
+@click.argument("target", default="campaign.toml", type=click.Path(dir_okay=False))
+@click.option("--template", default="demo", show_default=True, type=click.Choice(["demo", "evaluate", "s1k"]), help="A "
+              "whole campaign on CPUs, the curve of any model, or the paper's recipe on GPUs.")  # fmt: skip
+@click.option("--pool", "file", metavar="FILE", help="Your questions: JSONL, JSON, CSV or Parquet; with evaluate, the "
+              "benchmark.")  # fmt: skip
+@click.option("--model", metavar="REFERENCE", help="The base model.")
+@click.option("--force", is_flag=True, help="Overwrite TARGET if it exists.")
+def init(target: str, template: str, file: str | None, model: str | None, force: bool) -> None:
+    """Write TARGET, a campaign to start from: the few settings that matter, each with a word on it."""
+    from pathlib import Path
+
+    from thinkscale.store.templates import starting_campaign
+
+    text = starting_campaign(template, Path(target).stem, file, model)
+    try:
+        with Path(target).open("w" if force else "x", encoding="utf-8") as written:
+            written.write(text)
+    except FileExistsError:
+        raise click.ClickException(f"{target} exists: give another name, or --force") from None
+    for line in text.splitlines():
+        if "CHANGE" in line:
+            click.echo(f"to fill in: {line}")
+    click.echo(f"{target} is written. Next: thinkscale run {target}")
+
+
+@cli.command()
+@click.argument("campaign")
+@SET
+@ROOT
+@JSON
+def show(campaign: str, overrides: tuple[str, ...], root: str | None, as_json: bool) -> None:
+    """Print the resolved campaign as TOML: every setting, its meaning and its default."""
+    from thinkscale.domain.reference import commented_toml
+
+    loaded = load(campaign, overrides, root)
+    click.echo(loaded.model_dump_json(indent=2) if as_json else "\n".join(commented_toml(loaded)))
+
+
+@cli.command()
+@click.argument("campaign")
+@click.argument("question_id", required=False)
+@SET
+@ROOT
+def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root: str | None) -> None:
+    """What became of QUESTION_ID, stage by stage; without one, how many rows each stage kept and dropped."""
+    from thinkscale.store import lineage
+    from thinkscale.store.filesystem import Store
+    from thinkscale.store.samples import check_campaign
+
+    loaded = load(campaign, overrides, root)
+    store = Store(loaded.root)
+    check_campaign(store, loaded.name)
+    if question_id is None:
+        click.echo(lineage.funnel_table(lineage.funnel(loaded, store)))
+        return
+    sightings = lineage.why(loaded, store, question_id)
+    if not sightings:
+        raise click.ClickException(f"no stage of campaign {loaded.name!r} under {store.uri} has seen {question_id!r}")
+    for sighting in sightings:
+        click.echo(f"{sighting.artifact:<14}{'kept' if sighting.kept else 'DROPPED':<9}{sighting.text}")
