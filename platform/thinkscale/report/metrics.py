@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
+from math import log2
 
 import numpy as np
 import pyarrow as pa
@@ -67,9 +68,14 @@ class CurveMetrics:
     control: float
     """Share of samples whose thinking kept its cap, mean over budgets, in %."""
     scaling: float | None
-    """Mean slope over all pairs of budgets, in points of accuracy per 1,000 thinking tokens; None: one budget."""
+    """Mean slope over all pairs of budgets, in points of accuracy per doubling of the thinking tokens used; None: there
+    are no two budgets under which at least one token was used. (The paper's is per token: it says little of short
+    thinking.)"""
     performance: float
     """The best accuracy of any budget, in %."""
+    performance_low: float
+    performance_high: float
+    """The 95% interval of that budget's accuracy. It does not count that the budget was picked for being best."""
 
 
 def budget_label(max_thinking_tokens: int | None, num_waits: int) -> str:
@@ -190,17 +196,19 @@ def curve_metrics(curve: Sequence[Point]) -> CurveMetrics:
     """Control, Scaling and Performance of the points of one model on one benchmark."""
     ok = [point.samples - point.failed for point in curve]
     kept = [point.within_cap / total for point, total in zip(curve, ok, strict=True) if total]
+    doublings = sorted((log2(p.mean_thinking_tokens), p.accuracy) for p in curve if p.mean_thinking_tokens >= 1)
     slopes = [
-        (right.accuracy - left.accuracy) / (right.mean_thinking_tokens - left.mean_thinking_tokens)
-        for left, right in combinations(sorted(curve, key=lambda point: point.mean_thinking_tokens), 2)
-        if right.mean_thinking_tokens > left.mean_thinking_tokens
+        (more - less) / (right - left) for (left, less), (right, more) in combinations(doublings, 2) if right > left
     ]
+    best = max(curve, key=lambda point: point.accuracy)
     return CurveMetrics(
         model=curve[0].model,
         benchmark=curve[0].benchmark,
         control=100 * sum(kept) / len(kept) if kept else 0.0,
-        scaling=100 * 1000 * sum(slopes) / len(slopes) if slopes else None,
-        performance=100 * max(point.accuracy for point in curve),
+        scaling=100 * sum(slopes) / len(slopes) if slopes else None,
+        performance=100 * best.accuracy,
+        performance_low=100 * best.low,
+        performance_high=100 * best.high,
     )
 
 

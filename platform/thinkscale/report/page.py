@@ -27,6 +27,7 @@ from thinkscale.report.metrics import curve_metrics, curves, points, tally, unse
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.published import published
+from thinkscale.report.setting import duration_s, hardware, inputs
 from thinkscale.report.spending import funnel, spending, terms
 from thinkscale.store.artifact import Manifest, distinct
 
@@ -68,7 +69,11 @@ def build_report(
         "created": max((manifest.created_at for manifest in manifests.values()), default=""),
         "code": sorted({manifest.code_version for manifest in manifests.values()}),
         "engines": _engines(manifests),
-        "final_answer_text": campaign.evaluate.budgets.final_answer_text,
+        "duration_s": duration_s(manifests),
+        "settings": campaign.model_dump(mode="json"),
+        "changed_settings": campaign.model_dump(mode="json", exclude_defaults=True),
+        "inputs": inputs(campaign, manifests),
+        "hardware": hardware(campaign, manifests),
         "notes": [*notes, *unsettled(found)],
         "published": published(dict.fromkeys(point.benchmark for point in found)),
         "points": [{**asdict(point), "budget": point.budget} for point in found],

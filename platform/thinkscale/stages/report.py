@@ -12,12 +12,15 @@ from itertools import product
 import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.report.metrics import COLUMNS, points, tally, unsettled
+from thinkscale.report.comparison import Comparison
+from thinkscale.report.metrics import COLUMNS, Point, points, tally, unsettled
+from thinkscale.report.model_card import model_card
 from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import curated_artifacts
+from thinkscale.store.models import exported
 from thinkscale.store.samples import SampleSet, complete_ones
 
 
@@ -42,7 +45,12 @@ def report(campaign: Campaign, store: Store) -> bool:
     output.begin(config, inputs)
     training, questions = _training(campaign, store), benchmark_questions(campaign, store)
     files = build_report(campaign, _parts(samples), manifests, training, questions, sample_notes(samples))
-    files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
+    tallied = tally(_parts(samples, COLUMNS))
+    found, compared = points(tallied, seed=campaign.seed), comparisons(campaign, tallied)
+    files["summary.txt"] = _summary(campaign, store, found, compared, manifests).encode()
+    model = Artifact(store, f"{campaign.name}/model")
+    if "model" in manifests and manifests["model"].artifact == model.path:  # and no other campaign's
+        write_model_card(campaign, model, found, compared, files["curve.png"])
     output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
     return True
 
@@ -50,6 +58,21 @@ def report(campaign: Campaign, store: Store) -> bool:
 def summary(campaign: Campaign, store: Store) -> str:
     """Accuracy by budget, the cost and where the report lies, as text for a terminal."""
     return Artifact(store, f"{campaign.name}/report").read_file("summary.txt").decode()
+
+
+def write_model_card(
+    campaign: Campaign,
+    model: Artifact,
+    found: Sequence[Point] = (),
+    compared: Sequence[Comparison] = (),
+    curve: bytes | None = None,
+) -> None:
+    """The card beside the exported model; again, with the results and the curve, once there are some."""
+    directory = f"{model.path}/{exported(manifest := model.require())}"
+    metrics = [json.loads(line) for line in model.read_file("metrics.jsonl").splitlines()]
+    model.store.write_bytes(f"{directory}/README.md", model_card(campaign, manifest, metrics, found, compared).encode())
+    if curve is not None:
+        model.store.write_bytes(f"{directory}/curve.png", curve)
 
 
 def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
@@ -111,9 +134,13 @@ def _training(campaign: Campaign, store: Store) -> list[dict[str, float]]:
     return [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
 
 
-def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], manifests: dict[str, Manifest]) -> str:
-    tallied = tally(_parts(samples, COLUMNS))
-    found = points(tallied, seed=campaign.seed)
+def _summary(
+    campaign: Campaign,
+    store: Store,
+    found: Sequence[Point],
+    rows: Sequence[Comparison],
+    manifests: dict[str, Manifest],
+) -> str:
     lines = [f"{'model':<8} {'benchmark':<14} {'budget':<20} {'tokens':>7} {'accuracy':>9}   95% interval"]
     lines += [
         f"{p.model:<8} {p.benchmark:<14} {p.budget:<20} {p.mean_thinking_tokens:>7,.0f} {p.accuracy:>8.1%}   "
@@ -121,7 +148,7 @@ def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], man
         for p in found
     ]
     lines += [f"note: {line}" for line in unsettled(found)]
-    if rows := comparisons(campaign, tallied):
+    if rows:
         lines += ["", f"{rows[0].model_b} against {rows[0].model_a}, paired by question:"]
         lines += [
             f"  {row.benchmark:<14} {row.budget:<20} {row.difference:+.1%}   "
