@@ -218,3 +218,16 @@ def curves(found: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:
     for point in found:
         grouped.setdefault((point.model, point.benchmark), []).append(point)
     return {key: sorted(curve, key=lambda p: (p.mean_thinking_tokens, p.num_waits)) for key, curve in grouped.items()}
+
+
+def branches(curve: Iterable[Point]) -> tuple[list[Point], list[Point]]:
+    """The caps of a curve, and from the largest of them on the numbers of Waits."""
+    caps = sorted((p for p in curve if not p.num_waits), key=lambda p: p.mean_thinking_tokens)
+    waits = sorted((p for p in curve if p.num_waits), key=lambda p: p.num_waits)
+    return caps, [*caps[-1:], *waits]
+
+
+def point_label(point: Point) -> str:
+    """A budget as it stands at its point: the cap, or so many Waits more."""
+    cap = "no cap" if point.max_thinking_tokens is None else f"{point.max_thinking_tokens:,}"
+    return f"+{point.num_waits}" if point.num_waits else cap
