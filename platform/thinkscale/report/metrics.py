@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
-from math import log2
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -68,9 +67,9 @@ class CurveMetrics:
     control: float
     """Share of samples whose thinking kept its cap, mean over budgets, in %."""
     scaling: float | None
-    """Mean slope over all pairs of budgets, in points of accuracy per doubling of the thinking tokens used; None: there
-    are no two budgets under which at least one token was used. (The paper's is per token: it says little of short
-    thinking.)"""
+    """Slope of the least-squares line, in points of accuracy per doubling of the thinking tokens used; None: there are
+    no two budgets that differ in them. The paper takes the mean slope over all pairs of budgets, per token: two
+    budgets that use almost the same tokens then outweigh all others, and short thinking gets huge slopes."""
     performance: float
     """The best accuracy of any budget, in %."""
     performance_low: float
@@ -196,16 +195,16 @@ def curve_metrics(curve: Sequence[Point]) -> CurveMetrics:
     """Control, Scaling and Performance of the points of one model on one benchmark."""
     ok = [point.samples - point.failed for point in curve]
     kept = [point.within_cap / total for point, total in zip(curve, ok, strict=True) if total]
-    doublings = sorted((log2(p.mean_thinking_tokens), p.accuracy) for p in curve if p.mean_thinking_tokens >= 1)
-    slopes = [
-        (more - less) / (right - left) for (left, less), (right, more) in combinations(doublings, 2) if right > left
-    ]
+    used = [point for point in curve if point.mean_thinking_tokens >= 1]
+    doublings = np.log2([point.mean_thinking_tokens for point in used])
+    accuracies = 100 * np.array([point.accuracy for point in used])
+    differ = len(used) > 1 and np.ptp(doublings) > 0
     best = max(curve, key=lambda point: point.accuracy)
     return CurveMetrics(
         model=curve[0].model,
         benchmark=curve[0].benchmark,
         control=100 * sum(kept) / len(kept) if kept else 0.0,
-        scaling=100 * sum(slopes) / len(slopes) if slopes else None,
+        scaling=float(np.polyfit(doublings, accuracies, 1)[0]) if differ else None,
         performance=100 * best.accuracy,
         performance_low=100 * best.low,
         performance_high=100 * best.high,

@@ -56,7 +56,7 @@ def hardware(campaign: Campaign, manifests: Mapping[str, Manifest]) -> list[dict
                 {
                     "stage": name,
                     "workers": workers,
-                    "each": f"{cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else ""),
+                    "each": f"{cpus:g} CPU" + (f", {gpus:g} GPU" if gpus else ""),
                     "device": engine.get("device", ""),
                     "software": " ".join(f"torch {v}" if k == "torch" else str(v) for k, v in software.items() if v),
                     "lost": ", ".join(losses) or "nothing",

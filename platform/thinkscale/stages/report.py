@@ -20,7 +20,6 @@ from thinkscale.report.spending import spending
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import curated_artifacts
-from thinkscale.store.models import exported
 from thinkscale.store.samples import SampleSet, complete_ones
 
 
@@ -49,7 +48,7 @@ def report(campaign: Campaign, store: Store) -> bool:
     found, compared = points(tallied, seed=campaign.seed), comparisons(campaign, tallied)
     files["summary.txt"] = _summary(campaign, store, found, compared, manifests).encode()
     model = Artifact(store, f"{campaign.name}/model")
-    if "model" in manifests and manifests["model"].artifact == model.path:  # and no other campaign's
+    if "model" in manifests:
         write_model_card(campaign, model, found, compared, files["curve.png"])
     output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
     return True
@@ -68,7 +67,9 @@ def write_model_card(
     curve: bytes | None = None,
 ) -> None:
     """The card beside the exported model; again, with the results and the curve, once there are some."""
-    directory = f"{model.path}/{exported(manifest := model.require())}"
+    manifest = model.require()
+    config = next(file.path for file in manifest.files if file.name == "export/config.json")
+    directory = f"{model.path}/{config.partition('/')[0]}"
     metrics = [json.loads(line) for line in model.read_file("metrics.jsonl").splitlines()]
     model.store.write_bytes(f"{directory}/README.md", model_card(campaign, manifest, metrics, found, compared).encode())
     if curve is not None:
