@@ -13,7 +13,7 @@ from thinkscale.domain.ledger import Ledger
 from thinkscale.report.metrics import Point
 from thinkscale.store.artifact import Manifest, distinct
 
-_FUNNEL_SCHEMAS = ("questions", "difficulty", "selected", "traces")
+_FUNNEL_SCHEMAS = ("ingested", "questions", "difficulty", "selected", "traces")
 
 
 def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Sequence[Point]) -> list[dict[str, Any]]:
