@@ -222,6 +222,9 @@ def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Pat
     assert out["funnel"][0] == "ingest1,900 of 1,920: 20 missing field"
     assert "evaluate.budgets.caps" in out["configuration"]
     assert "3 rows asked again after their engine died" in out["configuration"]
+    assert "4 CPU, 1 GPU" in out["configuration"]
+    assert "vllm 0.32.0 bfloat16" in out["configuration"]
+    assert "benchmark sumssums.jsonl40 questions, hash " in out["configuration"]
     assert out["cut"] == 0
     assert out["sticky"] == "sticky"
     assert out["sections"] == [

@@ -1,4 +1,4 @@
-"""The model card and what the page says of a campaign's surroundings."""
+"""The model card, and how long a campaign took."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from made_samples import made_campaign, made_manifests, made_samples
 from thinkscale.report.metrics import points, tally
 from thinkscale.report.model_card import base_model, model_card
 from thinkscale.report.page import comparisons
-from thinkscale.report.setting import duration_s, hardware, inputs
+from thinkscale.report.spending import duration_s
 from thinkscale.stages.report import write_model_card
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
@@ -98,16 +98,6 @@ def test_a_licence_is_that_of_the_package_or_the_card(tmp_path: Path) -> None:
     assert stated_licence("some/model", tmp_path) is None
     (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: cc-by-4.0\n---\n")
     assert stated_licence("some/model", tmp_path) == "cc-by-4.0"
-
-
-def test_inputs_hardware_and_losses_come_from_settings_and_manifests() -> None:
-    campaign, manifests = made_campaign(), made_manifests()
-    assert [row["input"] for row in inputs(campaign, manifests)] == ["base model", "pool pool", "benchmark sums"]
-    assert inputs(campaign, manifests)[2]["detail"].startswith("40 questions")
-    rows = {row["stage"]: row for row in hardware(campaign, manifests)}
-    assert rows["samples/base"]["software"] == "vllm 0.32.0 bfloat16"
-    assert rows["samples/base"]["lost"] == "3 rows asked again after their engine died"
-    assert rows["samples/base"]["each"] == "4 CPU, 1 GPU"
 
 
 def test_the_duration_counts_no_break_and_nothing_twice() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 
 from thinkscale.domain.campaign import Campaign
@@ -36,55 +37,31 @@ def model_card(
         compared: the tuned model against the base.
     """
     facts, spent = manifest.extra, Ledger.of(manifest.stats)
-    terms = facts.get("terms") or {}
-    may_train = {None: NOT_STATED, True: "yes", False: "no"}[terms.get("may_train")]
+    terms, licence = facts.get("terms") or {}, facts.get("base_licence")
     hub_id, base = base_model(campaign.model.base)
-    licence = facts.get("base_licence")
-    front = [f"base_model: {hub_id}"] if hub_id else []
-    front += [f"license: {licence.lower()}"] if licence else []
-    licences = sorted({source.licence or NOT_STATED for source in campaign.pool})
-    settings = "\n".join(f"- {name}: {value}" for name, value in campaign.train.model_dump().items())
-    return "\n".join(
-        [
-            "---",
-            *front,
-            f"""library_name: transformers
-pipeline_tag: text-generation
-tags: [reasoning, test-time-scaling, thinkscale]
----
-
-# {campaign.name}
-
-{base[0].upper()}{base[1:]}, fine-tuned on reasoning traces to think before it answers, for budget-forced decoding.
-{_results(found, compared)}
-## Licence
-
-- Base model: {licence or NOT_STATED}
-- Questions: {", ".join(licences)}
-- Terms of the teacher's output: {terms.get("licence", NOT_STATED)}
-- They allow training other models: {may_train}
-
-Whoever publishes the model checks what these allow.
-
-## Data
-
-{facts["traces"]:,} traces by {", ".join(facts["teachers"])}. {facts["cut"]:,} were cut at the context's end, \
-{len(facts["dropped"]):,} were left out because they did not fit.
-
-## Training
-
-{int(metrics[-1]["steps"]):,} steps over {int(sum(row["tokens"] for row in metrics)):,} tokens. The loss was \
-{metrics[0]["loss"]:.4f} at the first step and {metrics[-1]["loss"]:.4f} at the last.
-It is taken on the assistant's turn only.
-
-{settings}
-
-## Cost of the training
-
-{spent.seconds("gpu") / 3600:.3f} GPU-hours, {spent.seconds("cpu") / 3600:.3f} CPU-hours, \
-{spent.usd(campaign.prices):.2f} USD at the campaign's prices.
-""",
-        ]
+    front = [f"base_model: {hub_id}\n"] if hub_id else []
+    front += [f"license: {licence.lower()}\n"] if licence else []
+    text = resources.files("thinkscale.report").joinpath("model_card.md").read_text(encoding="utf-8")
+    return text.format(
+        front="".join(front),
+        name=campaign.name,
+        base=f"{base[0].upper()}{base[1:]}",
+        results=_results(found, compared),
+        base_licence=licence or NOT_STATED,
+        licences=", ".join(sorted({source.licence or NOT_STATED for source in campaign.pool})),
+        terms=terms.get("licence", NOT_STATED),
+        may_train={None: NOT_STATED, True: "yes", False: "no"}[terms.get("may_train")],
+        **{name: facts[name] for name in ("traces", "cut")},
+        teachers=", ".join(facts["teachers"]),
+        dropped=len(facts["dropped"]),
+        steps=int(metrics[-1]["steps"]),
+        tokens=int(sum(row["tokens"] for row in metrics)),
+        first_loss=metrics[0]["loss"],
+        last_loss=metrics[-1]["loss"],
+        settings="\n".join(f"- {name}: {value}" for name, value in campaign.train.model_dump().items()),
+        gpu_hours=spent.seconds("gpu") / 3600,
+        cpu_hours=spent.seconds("cpu") / 3600,
+        usd=spent.usd(campaign.prices),
     )
 
 
@@ -107,21 +84,18 @@ def _results(found: Sequence[Point], compared: Sequence[Comparison]) -> str:
         f"| {p.low:.1%} to {p.high:.1%} | {p.questions:,} |"
         for p in found
     )
-    differences = "\n".join(
+    differences = [
         f"- {c.model_b} against {c.model_a} on {c.benchmark}, {c.budget}: {100 * c.difference:+.1f} points "
         f"(95% interval {100 * c.low:+.1f} to {100 * c.high:+.1f}), {c.gate}"
         for c in compared
-    )
+    ]
+    head = "| model | benchmark | budget | thinking tokens (mean) | accuracy | 95% interval | questions |\n|"
+    paired = "\n".join(["\nPaired by question:\n", *differences, ""]) if differences else ""
     return f"""
 ## Results
 
 ![Accuracy against thinking tokens](curve.png)
 
-| model | benchmark | budget | thinking tokens (mean) | accuracy | 95% interval | questions |
-|---|---|---|---|---|---|---|
+{head}{"---|" * 7}
 {rows}
-
-Paired by question:
-
-{differences or "- one model only"}
-"""
+{paired}"""

@@ -27,8 +27,7 @@ from thinkscale.report.metrics import curve_metrics, curves, points, tally, unse
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.published import published
-from thinkscale.report.setting import duration_s, hardware, inputs
-from thinkscale.report.spending import funnel, spending, terms
+from thinkscale.report.spending import duration_s, funnel, spending, terms
 from thinkscale.store.artifact import Manifest, distinct
 
 
@@ -72,8 +71,17 @@ def build_report(
         "duration_s": duration_s(manifests),
         "settings": campaign.model_dump(mode="json"),
         "changed_settings": campaign.model_dump(mode="json", exclude_defaults=True),
-        "inputs": inputs(campaign, manifests),
-        "hardware": hardware(campaign, manifests),
+        "stages": {
+            name: {
+                "kind": manifest.schema.partition("/")[0],
+                "rows": manifest.rows,
+                "hash": manifest.fingerprint,
+                "workers": manifest.extra.get("workers"),
+                "engines": manifest.engines,
+                "stats": manifest.stats,
+            }
+            for name, manifest in manifests.items()
+        },
         "notes": [*notes, *unsettled(found)],
         "published": published(dict.fromkeys(point.benchmark for point in found)),
         "points": [{**asdict(point), "budget": point.budget} for point in found],

@@ -6,6 +6,7 @@ Owns the reading of manifests for the report. Knows the ledger's names and no st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
@@ -58,3 +59,12 @@ def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
 def terms(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """The teachers' terms that the manifests carry, each once."""
     return distinct(manifest.extra["terms"] for manifest in manifests.values() if manifest.extra.get("terms"))
+
+
+def duration_s(manifests: Mapping[str, Manifest]) -> float:
+    """Seconds in which some stage was open, from its beginning to its commit; breaks between stages do not count."""
+    spans = [(m.began_at, m.created_at) for m in manifests.values() if m.began_at and m.created_at]
+    total = until = 0.0
+    for began, ended in sorted([datetime.fromisoformat(text).timestamp() for text in span] for span in spans):
+        total, until = total + max(0.0, ended - max(began, until)), max(until, ended)
+    return total
