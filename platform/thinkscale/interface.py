@@ -80,12 +80,7 @@ def evaluate(
         thinkscale.store.models.ModelError: the model cannot be had.
         thinkscale.domain.engine.EngineError: the engine cannot be built, or failed.
     """
-    asked = [
-        each
-        if isinstance(each, Question)
-        else Question(id=question_id("list", *each), question=each[0], answer=each[1], kind=kind, source="list")
-        for each in questions
-    ]
+    asked = [each if isinstance(each, Question) else _question(*each, kind) for each in questions]
     tokenizer = ModelTokenizer(directory := local_model(model, weights=isinstance(engine, str)))
     found_format = resolve_format(Thinker(format=thinking_format), tokenizer)
     budget = Budget(max_answer_tokens=max_answer_tokens)
@@ -98,21 +93,17 @@ def evaluate(
         result: SweepResult = await run(on, program)
         return [(question, sample, cell, result.thoughts[cell]) for cell in cells]
 
-    async def draw_all() -> list[tuple[Question, int, Cell, Thought]]:
-        on = (
-            await build_engine(engine, directory, dtype=dtype, context_tokens=context_tokens)
-            if isinstance(engine, str)
-            else engine
-        )
+    async def draw_all() -> list[list[tuple[Question, int, Cell, Thought]]]:
+        if not isinstance(engine, str):
+            return await asyncio.gather(*(draw(engine, question, n) for question in asked for n in range(samples)))
+        own = await build_engine(engine, directory, dtype=dtype, context_tokens=context_tokens)
         try:
-            parts = await asyncio.gather(*(draw(on, question, n) for question in asked for n in range(samples)))
+            return await asyncio.gather(*(draw(own, question, n) for question in asked for n in range(samples)))
         finally:
-            if isinstance(engine, str):
-                await on.close()
-        return [row for part in parts for row in part]
+            await own.close()
 
     with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop of its own
-        drawn = thread.submit(asyncio.run, draw_all()).result()
+        drawn = [row for rows in thread.submit(asyncio.run, draw_all()).result() for row in rows]
     answers = [tokenizer.decode(thought.answer_ids) for *_, thought in drawn]
     with GradingPool() as pool:
         verdicts = pool.grade_all(
@@ -126,6 +117,10 @@ def evaluate(
         )
         for (question, sample, cell, thought), answer, verdict in zip(drawn, answers, verdicts, strict=True)
     ]  # fmt: skip
+
+
+def _question(text: str, answer: str, kind: AnswerKind) -> Question:
+    return Question(id=question_id("list", text, answer), question=text, answer=answer, kind=kind, source="list")
 
 
 async def think(

@@ -27,7 +27,7 @@ from thinkscale.report.metrics import curve_metrics, curves, points, tally, unse
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.published import published
-from thinkscale.report.spending import duration_s, funnel, spending, terms
+from thinkscale.report.spending import duration_s, spending, terms
 from thinkscale.store.artifact import Manifest, distinct
 
 
@@ -75,6 +75,7 @@ def build_report(
             name: {
                 "kind": manifest.schema.partition("/")[0],
                 "rows": manifest.rows,
+                "dropped": manifest.dropped,
                 "hash": manifest.fingerprint,
                 "workers": manifest.extra.get("workers"),
                 "engines": manifest.engines,
@@ -90,7 +91,6 @@ def build_report(
         "groups": [asdict(row) for row in breakdown(tallied, questions, seed=campaign.seed)],
         "comparisons": [asdict(row) for row in comparisons(campaign, tallied)],
         "spending": spending(campaign, manifests, found),
-        "funnel": funnel(manifests),
         "terms": terms(manifests),
         "training": [
             {name: value if math.isfinite(value) else None for name, value in row.items()} for row in training_metrics

@@ -14,8 +14,6 @@ from thinkscale.domain.ledger import Ledger
 from thinkscale.report.metrics import Point
 from thinkscale.store.artifact import Manifest, distinct
 
-_FUNNEL_SCHEMAS = ("ingested", "questions", "difficulty", "selected", "traces")
-
 
 def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Sequence[Point]) -> list[dict[str, Any]]:
     """Per stage that held a device: seconds by device and use, dollars, and for samples what a right answer cost."""
@@ -45,15 +43,6 @@ def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Seque
             }
         )
     return rows
-
-
-def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
-    """Rows that each curating stage kept, and what it dropped by reason."""
-    return [
-        {"stage": name, "rows": manifest.rows, "dropped": manifest.dropped}
-        for name, manifest in manifests.items()
-        if manifest.schema.partition("/")[0] in _FUNNEL_SCHEMAS and "benchmark" not in name
-    ]
 
 
 def terms(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
