@@ -119,7 +119,7 @@ def made_manifests(*, benchmark: str = "sums") -> dict[str, Manifest]:
     def manifest(schema: str, rows: int = 0, **facts: Any) -> Manifest:
         return Manifest(
             artifact="", schema=schema, rows=rows, files=[], inputs={}, config={}, config_fingerprint="",
-            created_at="2026-01-01T00:00:00+00:00", **facts,
+            began_at="2026-01-01T00:00:00+00:00", created_at="2026-01-01T00:10:00+00:00", **facts,
         )  # fmt: skip
 
     engine = {"engine": "vllm", "version": "0.32.0", "dtype": "bfloat16", "device": "cpu"}
@@ -132,7 +132,13 @@ def made_manifests(*, benchmark: str = "sums") -> dict[str, Manifest]:
         **{
             f"samples/{model}": manifest(
                 "samples/1",
-                stats={"cpu_busy_s": 300.0, "cpu_tail_s": 30.0, "decoded_tokens": 1e4, "separate_tokens": 4e4},
+                stats={
+                    "rows_asked_again": 3,
+                    "cpu_busy_s": 300.0,
+                    "cpu_tail_s": 30.0,
+                    "decoded_tokens": 1e4,
+                    "separate_tokens": 4e4,
+                },
                 extra={"model": model, "benchmark": benchmark, "engine": engine},
             )
             for model in ("base", "tuned")

@@ -81,6 +81,9 @@ def test_a_killed_campaign_resumes_and_a_finished_one_does_nothing(tmp_path: Pat
     page = (tmp_path / "tiny" / "report" / "report.html").read_text()
     assert "held-out" in page
     assert "tuned" in page
+    [card] = (tmp_path / "tiny" / "model").glob("export-*/README.md")
+    assert "## Results" in card.read_text()
+    assert card.with_name("curve.png").exists()
 
     files = written(tmp_path)
     out, _ = thinkscale(*arguments).communicate(timeout=300)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">😀 "
 
-CLICKS = """
+CLICKS = r"""
 <script>
 const wait = (what) => new Promise((done, fail) => {
   let tries = 0;
@@ -42,6 +42,21 @@ const set = (name, value, event) => {
   out.charts = document.querySelectorAll(".chart svg").length;
   out.sections = [...document.querySelectorAll("nav a")].map(a => a.textContent);
   document.querySelector("input.published").click();
+  out.finding = text("p.finding");
+  const drawn = selector => [...document.querySelectorAll(selector)];
+  out.tiles = Object.fromEntries(drawn(".tile").map(t => [t.children[0].textContent, t.children[1].textContent]));
+  const curve = document.querySelector(".chart svg");
+  const labels = [...curve.querySelectorAll("text")].map(t => t.textContent);
+  out.labels = ["accuracy", "thinking tokens used", "32", "64", "128", "+1", "+2"]
+    .filter(label => !labels.some(t => t.startsWith(label)));
+  out.dashed = [...curve.querySelectorAll("polyline")].map(l => l.getAttribute("stroke-dasharray"));
+  out.axes = drawn(".chart svg text").map(t => t.textContent).filter(t => /\d{6,}/.test(t));
+  out.dots = drawn("#groups .chart circle").length;
+  out.funnel = drawn("#funnel .step").map(step => step.textContent);
+  out.configuration = text("#configuration");
+  await wait(() => drawn(".wide").every(wide => wide.scrollWidth <= wide.clientWidth + 2 || wide.closest("details")
+    || wide.parentElement.classList.contains("more")));  // a wide table shows that there is more
+  out.sticky = getComputedStyle(document.querySelector("#points td")).position;
   out.published = document.querySelector(".chart svg").textContent.includes("s1-32B 56.7%, published");
   out.note = text("p.note");
   const cell = (section, name, row) => {
@@ -55,7 +70,8 @@ const set = (name, value, event) => {
   document.querySelector("#next").click();
   out.second = text("#found");
   set("verdict", "correct", "change");
-  out.verdicts = [...new Set([...document.querySelectorAll("#list summary .chip")].map(chip => chip.textContent))];
+  out.verdicts = drawn("#list summary .cell")
+    .every(cell => [...cell.textContent.matchAll(/(\d+) of (\d+) right/g)].every(m => m[1] === m[2]));
   set("model", "tuned", "change");
   set("budget", "cap 256, 2 waits", "change");
   out.cells = [...new Set([...document.querySelectorAll("#list summary .cell")].map(cell => cell.textContent))];
@@ -66,8 +82,16 @@ const set = (name, value, event) => {
   out.hostile = document.querySelector("#list .sample").textContent.includes("document.title='broken'");
   out.elements = document.querySelectorAll("#list img, #list script").length;
   out.formula = document.querySelectorAll("#list .sample math").length;
-  document.querySelector("#list .others button").click();
+  document.querySelector("#list .samples button").click();
   out.other = text("#list .sample .soft");
+  out.link = document.querySelector("#list .link").hash;
+  document.forms.filters.reset();
+  set("outcome", "base\0tuned", "change");
+  out.outcome = text("#found");
+  out.regained = [...new Set(drawn("#list summary .cell").map(cell => cell.textContent.replace(/\d+/g, "n")))];
+  location.hash = out.link;
+  await wait(() => document.querySelector("#list details[open] .link")?.hash === out.link);
+  out.linked = text("#list details[open] .sample .soft");
   set("search", "no such words", "input");
   out.nothing = text("#found");
   out.overflow = document.documentElement.scrollWidth > document.documentElement.clientWidth;
@@ -175,7 +199,7 @@ def test_ten_thousand_samples_are_a_small_page_and_files_beside_it(tmp_path: Pat
     assert len(out["notes"]) == out["pages"] + 1
     assert "of 10,008 samples: a fixed random choice" in out["notes"][0]
     assert out["notes"][-1] == "All 10,008 samples."
-    assert out["found"].startswith("10,008 samples, page 1 of")
+    assert out["found"].startswith("10,008 samples of 834 questions, page 1 of")
     dom, _ = browse(alone / "report.html", tmp_path / "profile", "--window-size=1200,900")
     assert outcome(dom)["missing"]
 
@@ -187,15 +211,32 @@ def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Pat
     dom, console = browse(page, tmp_path, *flags)
     out = outcome(dom)
     assert console == ""
-    assert out["charts"] == 4
+    assert out["charts"] == 5
+    assert "aime24 tuned is better than base by" in out["finding"]
+    assert {"Best base", "Best tuned", "tuned − base, points", "Cost", "Duration"} == out["tiles"].keys()
+    assert out["tiles"]["Duration"] == "10 min"
+    assert out["labels"] == []
+    assert out["dashed"] == ["none", "5 4", "none", "5 4"]
+    assert out["axes"] == []
+    assert out["dots"] == 4
+    assert out["funnel"][0] == "ingest1,900 of 1,920: 20 missing field"
+    assert "evaluate.budgets.caps" in out["configuration"]
+    assert "3 rows asked again after their engine died" in out["configuration"]
+    assert "4 CPU, 1 GPU" in out["configuration"]
+    assert "vllm 0.32.0 bfloat16" in out["configuration"]
+    assert "benchmark sumssums.jsonl40 questions, hash " in out["configuration"]
+    assert out["sticky"] == "sticky"
     assert out["sections"] == [
-        "Scaling curve", "Points", "Parallel against sequential", "By domain and difficulty", "Comparison", "Cost",
-        "Funnel of the data", "Training", "Samples",
+        "Scaling curve", "Points", "Parallel against sequential", "By domain", "Comparison", "Cost",
+        "Funnel of the data", "Training", "Configuration", "Samples",
     ]  # fmt: skip
-    assert out["all"] == "960 samples, page 1 of 24"
-    assert out["second"] == "960 samples, page 2 of 24"
-    assert out["verdicts"] == ["correct"]
-    assert out["cells"] == ["tuned · cap 256, 2 waits"]
+    assert out["all"] == "960 samples of 40 questions, page 1 of 2"
+    assert out["second"] == "960 samples of 40 questions, page 2 of 2"
+    assert out["verdicts"]
+    assert set(out["cells"]) <= {"tuned 1 of 1 right", "tuned 2 of 2 right"}
+    assert out["regained"] == ["tuned n of n right"]
+    assert out["link"].startswith("#sample=base/aime24/aime24-q")
+    assert out["linked"] == out["other"]
     assert out["marked"] == "Wait"
     assert out["hostile"]
     assert out["elements"] == 0
@@ -206,6 +247,6 @@ def test_the_page_works_offline_without_console_errors(page: Path, tmp_path: Pat
     assert out["alone"][0] == "$0.00086"  # 330 CPU-seconds, 78 samples of 24 + 6 tokens of the 10,000 that were decoded
     assert out["tail"] == "9.1%"
     assert out["equal"][1] == "12.5%"  # one sample of the largest cap is one sample
-    assert out["nothing"] == "0 samples, page 1 of 1"
+    assert out["nothing"] == "0 samples of 0 questions, page 1 of 1"
     assert not out["overflow"]
     assert out["title"] == "demo · thinkscale"

@@ -124,7 +124,7 @@ def test_a_campaign_becomes_a_model_that_transformers_loads(undisturbed: tuple[P
     root, manifest = undisturbed
     export = local_model(str(root / "tiny" / "model"))
     assert AutoModelForCausalLM.from_pretrained(export).config.model_type == "llama"
-    assert {"export/model.safetensors", "export/tokenizer.json", "export/README.md", "metrics.jsonl"} <= {
+    assert {"export/model.safetensors", "export/tokenizer.json", "metrics.jsonl"} <= {
         file.name for file in manifest.files
     }
     assert "CC0" in (export / "README.md").read_text()
@@ -215,6 +215,7 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
     killer.join()
     assert killed
     assert capsys.readouterr().err.count("workers were lost") <= 1
+    assert Artifact(Store(str(tmp_path)), "tiny/model").require().stats["worker_restarts"] == 1
     assert losses(tmp_path) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 

@@ -67,8 +67,16 @@ def test_only_the_row_that_kills_engines_fails(replicas: int, poison: list[int])
 
 def test_deaths_by_other_hands_are_nobodys_try() -> None:
     engines = Engines(2, kills=range(20, 400, 20))
-    answers = ask_all(lambda: Asking(engines.put, room=16), range(200))
+    made: list[Asking] = []
+
+    def make() -> Asking:
+        made.append(Asking(engines.put, room=16))
+        return made[0]
+
+    answers = ask_all(make, range(200))
     assert engines.deaths >= 10
+    assert made[0].take_lost()["rows_asked_again"] >= engines.deaths
+    assert made[0].take_lost() == {}
     assert answers == [f"answer {row}" for row in range(200)]
 
 

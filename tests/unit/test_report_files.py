@@ -43,8 +43,8 @@ def test_the_page_carries_points_comparison_costs_funnel_and_samples() -> None:
     assert facts["points"][0]["failed"] == 2
     assert facts["comparisons"][-1]["budget"] == "all budgets"
     assert facts["comparisons"][-1]["gate"] == "better"
-    assert [row["stage"] for row in facts["funnel"]] == ["ingest", "select", "distill"]
-    assert facts["funnel"][0]["dropped"] == {"missing_field": 20}
+    assert facts["stages"]["select"]["rows"] == 300
+    assert facts["stages"]["ingest"]["dropped"] == {"missing_field": 20}
     assert facts["terms"] == [{"licence": "Apache-2.0", "may_train": True}]
     cost = {row["stage"]: row for row in facts["spending"]}
     assert cost["train"]["usd"] == pytest.approx(3600 * 3 / 3600)

@@ -83,13 +83,17 @@ def point(tokens: float, accuracy: float, within: int = 10) -> Point:
     )  # fmt: skip
 
 
-def test_curve_metrics_are_those_of_the_paper() -> None:
+def test_curve_metrics_are_the_papers_with_scaling_per_doubling() -> None:
     metrics = curve_metrics([point(1000, 0.1, 10), point(2000, 0.3, 10), point(4000, 0.4, 4)])
-    # Pairs: 20 points over 1K, 30 over 3K, 10 over 2K.
-    assert metrics.scaling == pytest.approx((20 + 10 + 5) / 3)
+    assert metrics.scaling == pytest.approx(15)  # 30 points over two doublings, the middle one on no side of a line
     assert metrics.control == pytest.approx(80)
     assert metrics.performance == pytest.approx(40)
+    assert (metrics.performance_low, metrics.performance_high) == (0, 100)
     assert curve_metrics([point(1000, 0.1, 10)]).scaling is None
+    assert curve_metrics([point(0, 0.1), point(0.4, 0.3), point(8, 0.3)]).scaling is None
+    # Two budgets that use almost the same tokens do not make a slope of their own.
+    near = curve_metrics([point(1000, 0.1), point(4000, 0.3), point(4001, 0.25)])
+    assert near.scaling == pytest.approx(8.75, abs=0.1)
 
 
 def test_the_published_points_of_budget_forcing_give_the_published_control_and_performance() -> None:

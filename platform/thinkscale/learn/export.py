@@ -1,4 +1,4 @@
-"""The fine-tuned model in the Hugging Face layout, with a model card.
+"""The fine-tuned model in the Hugging Face layout.
 
 Owns the files that a serving engine loads. Weights are gathered one parameter at a time, so that no host
 holds more than one file of them. Knows no artifact: it hands over one finished local file after another.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from thinkscale.learn.checkpoint import SaveError, lasting_cause
-from thinkscale.learn.loop import StepMetrics
 from thinkscale.learn.model import PackedCausalLM, stored_parameters, whole_parameters
 
 FILE_BYTES = 4 << 30
@@ -35,24 +33,6 @@ COPIED = (
     "chat_template.json",
 )
 """Files of the base model that hold for the tuned one as well, where it has them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CardFacts:
-    """What the model card says beside the training's own figures."""
-
-    name: str
-    base_model: str
-    traces: int
-    cut: int
-    dropped: int
-    teachers: Sequence[str]
-    terms: Mapping[str, Any] | None
-    """The teacher's licence and whether its output may train other models."""
-    settings: Mapping[str, Any]
-    gpu_hours: float
-    cpu_hours: float
-    usd: float
 
 
 def export_weights(
@@ -167,41 +147,3 @@ def _generation_config(base: Path, eos_ids: Sequence[int]) -> dict[str, Any] | N
     own = config.get("eos_token_id")
     ids = [*eos_ids, *(own if isinstance(own, list) else [] if own is None else [own])]
     return {**config, "eos_token_id": list(dict.fromkeys(ids))} if ids else config or None
-
-
-def model_card(facts: CardFacts, history: Sequence[StepMetrics]) -> str:
-    """The README.md of the exported model."""
-    terms = facts.terms or {}
-    last = history[-1]
-    settings = "\n".join(f"- {name}: {value}" for name, value in facts.settings.items())
-    may_train = "not stated" if terms.get("may_train") is None else "yes" if terms["may_train"] else "no"
-    return f"""---
-base_model: {facts.base_model}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [reasoning, test-time-scaling, thinkscale]
----
-
-# {facts.name}
-
-{facts.base_model}, fine-tuned on reasoning traces to think before it answers, for budget-forced decoding.
-
-## Data
-
-{facts.traces:,} traces by {", ".join(facts.teachers)}; {facts.cut:,} were cut at the context's end,
-{facts.dropped:,} were left out because they did not fit.
-
-- Terms of the teacher's output: {terms.get("licence", "not stated")}
-- They allow training other models: {may_train}
-
-## Training
-
-{last.steps:,} steps over {sum(m.tokens for m in history):,} tokens; loss {history[0].loss:.4f} at the first step,
-{last.loss:.4f} at the last. The loss is on the assistant's turn only.
-
-{settings}
-
-## Cost
-
-{facts.gpu_hours:.3f} GPU-hours, {facts.cpu_hours:.3f} CPU-hours, {facts.usd:.2f} USD at the campaign's prices.
-"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -67,9 +67,14 @@ class CurveMetrics:
     control: float
     """Share of samples whose thinking kept its cap, mean over budgets, in %."""
     scaling: float | None
-    """Mean slope over all pairs of budgets, in points of accuracy per 1,000 thinking tokens; None: one budget."""
+    """Slope of the least-squares line, in points of accuracy per doubling of the thinking tokens used; None: there are
+    no two budgets that differ in them. The paper takes the mean slope over all pairs of budgets, per token: two
+    budgets that use almost the same tokens then outweigh all others, and short thinking gets huge slopes."""
     performance: float
     """The best accuracy of any budget, in %."""
+    performance_low: float
+    performance_high: float
+    """The 95% interval of that budget's accuracy. It does not count that the budget was picked for being best."""
 
 
 def budget_label(max_thinking_tokens: int | None, num_waits: int) -> str:
@@ -190,17 +195,19 @@ def curve_metrics(curve: Sequence[Point]) -> CurveMetrics:
     """Control, Scaling and Performance of the points of one model on one benchmark."""
     ok = [point.samples - point.failed for point in curve]
     kept = [point.within_cap / total for point, total in zip(curve, ok, strict=True) if total]
-    slopes = [
-        (right.accuracy - left.accuracy) / (right.mean_thinking_tokens - left.mean_thinking_tokens)
-        for left, right in combinations(sorted(curve, key=lambda point: point.mean_thinking_tokens), 2)
-        if right.mean_thinking_tokens > left.mean_thinking_tokens
-    ]
+    used = [point for point in curve if point.mean_thinking_tokens >= 1]
+    doublings = np.log2([point.mean_thinking_tokens for point in used])
+    accuracies = 100 * np.array([point.accuracy for point in used])
+    differ = len(used) > 1 and np.ptp(doublings) > 0
+    best = max(curve, key=lambda point: point.accuracy)
     return CurveMetrics(
         model=curve[0].model,
         benchmark=curve[0].benchmark,
         control=100 * sum(kept) / len(kept) if kept else 0.0,
-        scaling=100 * 1000 * sum(slopes) / len(slopes) if slopes else None,
-        performance=100 * max(point.accuracy for point in curve),
+        scaling=float(np.polyfit(doublings, accuracies, 1)[0]) if differ else None,
+        performance=100 * best.accuracy,
+        performance_low=100 * best.low,
+        performance_high=100 * best.high,
     )
 
 
@@ -210,3 +217,16 @@ def curves(found: Iterable[Point]) -> dict[tuple[str, str], list[Point]]:
     for point in found:
         grouped.setdefault((point.model, point.benchmark), []).append(point)
     return {key: sorted(curve, key=lambda p: (p.mean_thinking_tokens, p.num_waits)) for key, curve in grouped.items()}
+
+
+def branches(curve: Iterable[Point]) -> tuple[list[Point], list[Point]]:
+    """The caps of a curve, and from the largest of them on the numbers of Waits."""
+    caps = sorted((p for p in curve if not p.num_waits), key=lambda p: p.mean_thinking_tokens)
+    waits = sorted((p for p in curve if p.num_waits), key=lambda p: p.num_waits)
+    return caps, [*caps[-1:], *waits]
+
+
+def point_label(point: Point) -> str:
+    """A budget as it stands at its point: the cap, or so many Waits more."""
+    cap = "no cap" if point.max_thinking_tokens is None else f"{point.max_thinking_tokens:,}"
+    return f"+{point.num_waits}" if point.num_waits else cap

@@ -27,7 +27,7 @@ from thinkscale.report.metrics import curve_metrics, curves, points, tally, unse
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
 from thinkscale.report.published import published
-from thinkscale.report.spending import funnel, spending, terms
+from thinkscale.report.spending import duration_s, spending, terms
 from thinkscale.store.artifact import Manifest, distinct
 
 
@@ -68,7 +68,21 @@ def build_report(
         "created": max((manifest.created_at for manifest in manifests.values()), default=""),
         "code": sorted({manifest.code_version for manifest in manifests.values()}),
         "engines": _engines(manifests),
-        "final_answer_text": campaign.evaluate.budgets.final_answer_text,
+        "duration_s": duration_s(manifests),
+        "settings": campaign.model_dump(mode="json"),
+        "changed_settings": campaign.model_dump(mode="json", exclude_defaults=True),
+        "stages": {
+            name: {
+                "kind": manifest.schema.partition("/")[0],
+                "rows": manifest.rows,
+                "dropped": manifest.dropped,
+                "hash": manifest.fingerprint,
+                "workers": manifest.extra.get("workers"),
+                "engines": manifest.engines,
+                "stats": manifest.stats,
+            }
+            for name, manifest in manifests.items()
+        },
         "notes": [*notes, *unsettled(found)],
         "published": published(dict.fromkeys(point.benchmark for point in found)),
         "points": [{**asdict(point), "budget": point.budget} for point in found],
@@ -77,7 +91,6 @@ def build_report(
         "groups": [asdict(row) for row in breakdown(tallied, questions, seed=campaign.seed)],
         "comparisons": [asdict(row) for row in comparisons(campaign, tallied)],
         "spending": spending(campaign, manifests, found),
-        "funnel": funnel(manifests),
         "terms": terms(manifests),
         "training": [
             {name: value if math.isfinite(value) else None for name, value in row.items()} for row in training_metrics

@@ -6,10 +6,11 @@ Owns their look. Takes points and steps, knows nothing of where they come from.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from thinkscale.report.metrics import Point, curves
+from thinkscale.report.metrics import Point, branches, curves, point_label
 from thinkscale.store.lineage import FunnelStep
 
 if TYPE_CHECKING:
@@ -39,22 +40,24 @@ def draw_curves(found: Sequence[Point], *, title: str) -> dict[str, bytes]:
             for index, model in enumerate(models):
                 if (model, benchmark) in grouped:
                     _draw_curve(panel, grouped[model, benchmark], index)
-            tokens = [p.mean_thinking_tokens for (_, b), curve in grouped.items() if b == benchmark for p in curve]
-            if tokens and 0 < 8 * min(tokens) <= max(tokens):
-                panel.set_xscale("log", base=2)
-            panel.set_title(_plain(benchmark))
+            if found:
+                _double_ticks(panel, [max(p.mean_thinking_tokens, 1) for p in found if p.benchmark == benchmark])
+            if len(benchmarks) > 1:
+                panel.set_title(_plain(benchmark))
             panel.set_xlabel("thinking tokens used (mean)")
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
             panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
             panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             panel.set_ylim(bottom=0)
-            if models:
-                panel.legend(frameon=False)
         panels[0].set_ylabel("accuracy, with 95% interval")
-        figure.suptitle(_plain(title))
+        figure.suptitle(_plain(": ".join([title, *benchmarks]) if len(benchmarks) == 1 else title))
+        if models:
+            labelled = [pair for panel in panels for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
+            shown = {text: line for line, text in labelled}
+            figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
-    return _images(6.2 if len(benchmarks) < 2 else 4.8 * len(benchmarks), 4.2, draw)
+    return _images(6.2 if len(benchmarks) < 2 else 4.8 * len(benchmarks), 4.6, draw)
 
 
 def draw_funnel(steps: Sequence[FunnelStep], *, title: str) -> dict[str, bytes]:
@@ -76,7 +79,7 @@ def draw_funnel(steps: Sequence[FunnelStep], *, title: str) -> dict[str, bytes]:
         panel.set_xlabel("rows kept (blue) of those that came in (grey)")
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         panel.spines[["top", "right"]].set_visible(False)
-        panel.set_title(title.replace("$", r"\$"))
+        figure.suptitle(title.replace("$", r"\$"))
 
     return _images(8.0, 1.2 + 0.45 * max(len(steps), 1), draw)
 
@@ -98,18 +101,36 @@ def _images(width: float, height: float, draw: Callable[[Figure], None]) -> dict
     return images
 
 
+def _double_ticks(panel: Axes, tokens: Sequence[float]) -> None:
+    """A tick at every power of two around the tokens; at least two of them."""
+    low, high = math.log2(min(tokens)) - 0.2, math.log2(max(tokens)) + 0.4
+    if math.floor(high) - math.ceil(low) < 1:
+        low, high = math.floor(low), math.ceil(high)
+    panel.set_xscale("log", base=2)
+    panel.set_xlim(2**low, 2**high)
+    panel.set_xticks([2**power for power in range(math.ceil(low), math.floor(high) + 1)], minor=False)
+
+
 def _draw_curve(panel: Axes, curve: Sequence[Point], index: int) -> None:
+    """Caps joined by a line, Waits from the largest cap on by a dashed one; every point says its budget."""
     colour, marker, name = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], _plain(curve[0].model)
-    x = [point.mean_thinking_tokens for point in curve]
-    panel.plot(x, [100 * point.accuracy for point in curve], color=colour, marker=marker, label=name)
-    low, high = [100 * point.low for point in curve], [100 * point.high for point in curve]
-    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    waits = [point for point in curve if point.num_waits]
-    panel.plot(
-        [point.mean_thinking_tokens for point in waits], [100 * point.accuracy for point in waits], color=colour,
-        linestyle="none", marker=marker, markerfacecolor="white",
-        label=f"{name}, with forced Waits" if waits else None,
-    )  # fmt: skip
+    for budgets, style in (branches(curve)[0], "-"), (branches(curve)[1], "--"):
+        waits = style == "--"
+        if waits and len(budgets) < 2:
+            continue
+        x = [max(point.mean_thinking_tokens, 1) for point in budgets]
+        y, low, high = ([100 * getattr(point, of) for point in budgets] for of in ("accuracy", "low", "high"))
+        panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.plot(
+            x, y, style, color=colour, marker=marker, markerfacecolor="white" if waits else colour,
+            markevery=slice(1 if waits else 0, None), clip_on=False, zorder=3,
+            label=f"{name}, with forced Waits" if waits else name,
+        )  # fmt: skip
+        for point, across, up in list(zip(budgets, x, y, strict=True))[waits:]:
+            below = index % 2 == 0 and up > 0.1 * panel.get_ylim()[1]
+            place = (6, -3) if waits else (-1, -13 if below else 6)
+            panel.annotate(point_label(point), (across, up), place, textcoords="offset points",
+                           ha="left" if waits else "center" if below else "right", size=7, color=colour)  # fmt: skip
 
 
 def _told(step: FunnelStep) -> str:

@@ -6,14 +6,13 @@ Owns the reading of manifests for the report. Knows the ledger's names and no st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.ledger import Ledger
 from thinkscale.report.metrics import Point
 from thinkscale.store.artifact import Manifest, distinct
-
-_FUNNEL_SCHEMAS = ("questions", "difficulty", "selected", "traces")
 
 
 def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Sequence[Point]) -> list[dict[str, Any]]:
@@ -46,15 +45,15 @@ def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Seque
     return rows
 
 
-def funnel(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
-    """Rows that each curating stage kept, and what it dropped by reason."""
-    return [
-        {"stage": name, "rows": manifest.rows, "dropped": manifest.dropped}
-        for name, manifest in manifests.items()
-        if manifest.schema.partition("/")[0] in _FUNNEL_SCHEMAS and "benchmark" not in name
-    ]
-
-
 def terms(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """The teachers' terms that the manifests carry, each once."""
     return distinct(manifest.extra["terms"] for manifest in manifests.values() if manifest.extra.get("terms"))
+
+
+def duration_s(manifests: Mapping[str, Manifest]) -> float:
+    """Seconds in which some stage was open, from its beginning to its commit; breaks between stages do not count."""
+    spans = [(m.began_at, m.created_at) for m in manifests.values() if m.began_at and m.created_at]
+    total = until = 0.0
+    for began, ended in sorted([datetime.fromisoformat(text).timestamp() for text in span] for span in spans):
+        total, until = total + max(0.0, ended - max(began, until)), max(until, ended)
+    return total

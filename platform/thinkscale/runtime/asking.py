@@ -87,12 +87,18 @@ class Asking:
         self._groups: list[list[_Ask]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._answered = self._failed = self._errors = self._given_up = 0
+        self._again_after_death = len(self._deaths)
         self._fatal: Exception | None = None
 
     @property
     def wanted(self) -> int:
         """How many more rows would find room at once."""
         return self._room - len(self._under_way) - len(self._waiting) - len(self._suspects)
+
+    def take_lost(self) -> dict[str, int]:
+        """Times that a row was under way when its engine died, since this was asked last, as a sum of a manifest."""
+        lost, self._again_after_death = self._again_after_death, 0
+        return {"rows_asked_again": lost} if lost else {}
 
     def check(self, answers: Sequence[Any]) -> None:
         """Raises EngineError where these rows all failed and no other row was answered: the rows are not at fault."""
@@ -190,6 +196,7 @@ class Asking:
 
     def _died(self, one: _Ask) -> None:
         one.deaths += 1
+        self._again_after_death += 1
         one.deaths_alone += one.company == 1
         if one.deaths > DEATHS_UNSUSPECTED:
             self._suspect(one)

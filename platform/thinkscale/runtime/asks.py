@@ -152,7 +152,7 @@ class _AskingActor:
         failed = sum(isinstance(answer, Failed) for answer in answers)
         return replace(
             result,
-            stats={"failed": failed, **result.stats},
+            stats={"failed": failed, **result.stats, **self._asking.take_lost()},
             extra={**result.extra, "engine": asdict(self._engines.info)},
         )
 
@@ -272,7 +272,7 @@ class _ReplicaAsks:
             segment.key,
             result.kept,
             dropped=result.dropped,
-            stats={**spent, **result.stats},
+            stats={**spent, **result.stats, **self._asking.take_lost()},
             extra={**result.extra, "engine": self._engine},
         )
 

@@ -133,7 +133,7 @@ def fit_on_workers(
     try:
         # Checkpoints go to the campaign's root by themselves; Ray Train keeps nothing of value here.
         with _on_sigterm(stop) as told, scratch.directory("thinkscale-train-") as directory:
-            result = _until_it_ends(lambda: fit(directory), stepping)
+            result, restarts = _until_it_ends(lambda: fit(directory), stepping)
     finally:
         over.set()
         shown.join(BOARD_TIMEOUT_S)
@@ -144,11 +144,11 @@ def fit_on_workers(
         ending.terminate()
     if "error" in outcome:
         raise TrainingError(outcome["error"])
-    return {**outcome, "told_to_end": told.is_set()}
+    return {**outcome, "told_to_end": told.is_set(), "worker_restarts": restarts}
 
 
-def _until_it_ends(fit: Callable[[], Any], stepping: threading.Event) -> Any:
-    """Fit with new workers as long as they may get further than those before them.
+def _until_it_ends(fit: Callable[[], Any], stepping: threading.Event) -> tuple[Any, int]:
+    """Fit with new workers as long as they may get further than those before them; says how often that was.
 
     That is where workers were lost, and where one raised what may pass (of the network, of storage), unless new ones
     raise the very same without a step in between. Anything else would only be raised again.
@@ -159,7 +159,7 @@ def _until_it_ends(fit: Callable[[], Any], stepping: threading.Event) -> Any:
     for failures in range(1, MAX_FAILURES + 2):
         stepping.clear()
         try:
-            return fit()
+            return fit(), failures - 1
         except WorkerGroupError as error:
             found, line = failure.cause(error), failure.headline(error)
             lost = failure.is_rays(found)

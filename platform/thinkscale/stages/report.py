@@ -12,7 +12,9 @@ from itertools import product
 import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.report.comparison import Comparison
 from thinkscale.report.metrics import COLUMNS, Point, points, tally, unsettled
+from thinkscale.report.model_card import model_card
 from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
 from thinkscale.store.artifact import Artifact, Manifest
@@ -42,7 +44,12 @@ def report(campaign: Campaign, store: Store) -> bool:
     output.begin(config, inputs)
     training, questions = _training(campaign, store), benchmark_questions(campaign, store)
     files = build_report(campaign, _parts(samples), manifests, training, questions, sample_notes(samples))
-    files["summary.txt"] = _summary(campaign, store, samples, manifests).encode()
+    tallied = tally(_parts(samples, COLUMNS))
+    found, compared = points(tallied, seed=campaign.seed), comparisons(campaign, tallied)
+    files["summary.txt"] = _summary(campaign, store, found, compared, manifests).encode()
+    model = Artifact(store, f"{campaign.name}/model")
+    if "model" in manifests:
+        write_model_card(campaign, model, found, compared, files["curve.png"])
     output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
     return True
 
@@ -57,6 +64,23 @@ def evaluation_summary(campaign: Campaign, store: Store) -> str:
     samples = _samples(campaign, store)
     found = points(tally(_parts(samples, COLUMNS)), seed=campaign.seed)
     return "\n".join(_accuracies(found) + [f"note: {line}" for line in sample_notes(samples)])
+
+
+def write_model_card(
+    campaign: Campaign,
+    model: Artifact,
+    found: Sequence[Point] = (),
+    compared: Sequence[Comparison] = (),
+    curve: bytes | None = None,
+) -> None:
+    """The card beside the exported model; again, with the results and the curve, once there are some."""
+    manifest = model.require()
+    config = next(file.path for file in manifest.files if file.name == "export/config.json")
+    directory = f"{model.path}/{config.partition('/')[0]}"
+    metrics = [json.loads(line) for line in model.read_file("metrics.jsonl").splitlines()]
+    model.store.write_bytes(f"{directory}/README.md", model_card(campaign, manifest, metrics, found, compared).encode())
+    if curve is not None:
+        model.store.write_bytes(f"{directory}/curve.png", curve)
 
 
 def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
@@ -128,11 +152,15 @@ def _accuracies(found: Sequence[Point]) -> list[str]:
     return lines + [f"note: {line}" for line in unsettled(found)]
 
 
-def _summary(campaign: Campaign, store: Store, samples: Sequence[SampleSet], manifests: dict[str, Manifest]) -> str:
-    tallied = tally(_parts(samples, COLUMNS))
-    found = points(tallied, seed=campaign.seed)
+def _summary(
+    campaign: Campaign,
+    store: Store,
+    found: Sequence[Point],
+    rows: Sequence[Comparison],
+    manifests: dict[str, Manifest],
+) -> str:
     lines = _accuracies(found)
-    if rows := comparisons(campaign, tallied):
+    if rows:
         lines += ["", f"{rows[0].model_b} against {rows[0].model_a}, paired by question:"]
         lines += [
             f"  {row.benchmark:<14} {row.budget:<20} {row.difference:+.1%}   "

