@@ -48,7 +48,7 @@ def report(campaign: Campaign, store: Store) -> bool:
     found, compared = points(tallied, seed=campaign.seed), comparisons(campaign, tallied)
     files["summary.txt"] = _summary(campaign, store, found, compared, manifests).encode()
     model = Artifact(store, f"{campaign.name}/model")
-    if "model" in manifests:
+    if "model" in manifests and "taken_from" not in manifests["model"].extra:
         write_model_card(campaign, model, found, compared, files["curve.png"])
     output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
     return True
