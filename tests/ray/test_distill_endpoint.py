@@ -42,7 +42,7 @@ def test_a_stage_with_two_teachers_ends_whatever_the_endpoint_does(tmp_path: Pat
     assert (first["prompt_tokens"], first["reply_usd"]) == (27 * 2 * 10, pytest.approx(27 * 2 * 50e-6))
     card = traces.read_file("README.md").decode()
     assert "| reasoning | 56 | 540 | 1,080 | 0.00 |" in card
-    assert "Terms of the output of think-tags: MIT. They allow training other models" in card
+    assert "Terms of the output of think-tags: MIT\n- They allow training other models: yes" in card
     assert not distill(campaign, store)
     other = campaign.model_copy(update={"name": "other"})
     begun(tmp_path, server.url, questions, teachers, name="other")

@@ -52,7 +52,7 @@ def test_confirmed_terms_say_where_they_were_read() -> None:
     (found,) = teachers_terms(campaign("m", model="deepseek-ai/DeepSeek-R1", terms=MIT))
     assert found["may_train"]
     assert found["read_on"]
-    assert "allow training other models, read on" in terms_line(found)
+    assert "MIT (read on" in terms_line(found)
 
 
 def test_ready_made_traces_have_their_teachers_terms() -> None:

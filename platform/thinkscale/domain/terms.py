@@ -99,10 +99,12 @@ def teachers_terms(campaign: Campaign) -> list[dict[str, Any]]:
 
 
 def terms_line(terms: Mapping[str, Any]) -> str:
-    """A teacher's terms, in a line of a card."""
-    read = f", read on {terms['read_on']} at {terms['read_at']}: {terms['said']}" if "said" in terms else ""
-    may = "allow" if terms["may_train"] else "do not allow"
-    return f"- Terms of the output of {terms['teacher']}: {terms['licence']}. They {may} training other models{read}"
+    """A teacher's terms, in two lines of a card."""
+    read = f" (read on {terms['read_on']} at {terms['read_at']}: {terms['said']})" if "said" in terms else ""
+    return (
+        f"- Terms of the output of {terms['teacher']}: {terms['licence']}{read}\n"
+        f"- They allow training other models: {'yes' if terms['may_train'] else 'no'}"
+    )
 
 
 def _traces_by(campaign: Campaign) -> Sequence[str]:
