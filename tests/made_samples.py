@@ -127,7 +127,7 @@ def made_manifests(*, benchmark: str = "sums") -> dict[str, Manifest]:
         "benchmarks/sums": manifest("questions/1", 40),
         "ingest": manifest("questions/1", 1900, dropped={"missing_field": 20}, stats={"cpu_busy_s": 20.0}),
         "select": manifest("selected/1", 300, dropped={"not_selected": 1600}),
-        "distill": manifest("traces/1", 300, extra={"terms": {"licence": "Apache-2.0", "may_train": True}}),
+        "distill": manifest("traces/1", 300, extra={"terms": [{"licence": "Apache-2.0", "may_train": True}]}),
         "train": manifest("model/1", stats={"gpu_busy_s": 3000.0, "gpu_startup_s": 600.0}),
         **{
             f"samples/{model}": manifest(

@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT
+from thinkscale.domain.campaign import Teacher
 from thinkscale.domain.engine import Engine, EngineError
+from thinkscale.domain.trace import Attempt
 from thinkscale.engines.endpoint import EndpointEngine
+from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
+from thinkscale.store.filesystem import Store
 from tiny_model import write_tiny_model
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'thinkscale[vllm]'")
@@ -87,3 +91,23 @@ def test_a_wrong_key_names_its_variable(server: str, tiny_model: Path) -> None:
     os.environ["TEST_WRONG_KEY"] = "guess"
     with pytest.raises(EngineError, match="refuses the API key: set TEST_WRONG_KEY"):
         asyncio.run(EndpointEngine.connect(server, "tiny", tiny_model, key_variable="TEST_WRONG_KEY"))
+
+
+def test_it_is_an_honest_teacher(server: str, tmp_path: Path) -> None:
+    os.environ[KEY] = "secret"
+    teacher = Teacher(model="tiny", endpoint=server, api_key_env=KEY, max_thinking_tokens=20, max_answer_tokens=20)
+    engine = EndpointTeacher(EndpointSettings(teacher=teacher, store=Store(str(tmp_path)), campaign="c"))
+
+    async def attempts() -> list[Attempt]:
+        asked = [engine.attempt("What is 2 + 2?", number) for number in range(4)]
+        found = [*await asyncio.gather(*asked), await engine.attempt("word " * 600, 0)]
+        again = await engine.attempt("What is 2 + 2?", 0)
+        assert again == found[0]
+        await engine.close()
+        return found
+
+    *found, long = asyncio.run(attempts())
+    assert all(each.prompt_tokens > 0 and each.completion_tokens > 0 for each in found)
+    assert {each.status for each in found} <= {"cut_answer", "cut_thinking", "empty_thinking", "empty_answer", "ok"}
+    assert (long.status, "context length" in long.words) == ("prompt_too_long", True)
+    assert len(list(tmp_path.rglob("*.json"))) == 4

@@ -21,6 +21,7 @@ import pytest
 import ray
 from ray import cloudpickle
 from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.terms import TermsError, check_terms
 from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.stages import benchmarks, deduplicate, difficulty, distill, embed, ingest, select
 from thinkscale.store import lineage
@@ -211,10 +212,10 @@ def test_a_broken_array_in_a_worker_is_told_as_it_is(tmp_path: Path) -> None:
 
 def test_terms_are_asked_for_before_anything_else(tmp_path: Path) -> None:
     teacher = {"source": "engine", "model": "teacher"}
-    with pytest.raises(distill.TermsError, match="'teacher' has no terms"):
-        distill.check_terms(campaign(tmp_path, teacher=teacher))
+    with pytest.raises(TermsError, match="'teacher' has no terms"):
+        check_terms(campaign(tmp_path, teacher=teacher))
     forbidden = {**teacher, "terms": {"licence": "https://example.com/terms", "may_train": False}}
-    with pytest.raises(distill.TermsError, match="do not allow training"):
+    with pytest.raises(TermsError, match="do not allow training"):
         distill.distill(campaign(tmp_path, teacher=forbidden), Store(str(tmp_path / "runs")))
 
 

@@ -88,7 +88,7 @@ def write_traces(root: Path, count: int = 40) -> None:
         for i in range(count)
     ]
     traces.commit_segment("0", table(rows, TRACES))
-    traces.commit(TRACES, extra={"terms": {"licence": "CC0", "may_train": True}})
+    traces.commit(TRACES, extra={"terms": [{"teacher": "t", "licence": "CC0", "may_train": True}]})
 
 
 def losses(root: Path) -> list[float]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from thinkscale.domain.campaign import Limits
+from thinkscale.domain.engine import StopAskingError
 from thinkscale.domain.question import Question
+from thinkscale.runtime.limits import Pace
 from thinkscale.store.artifact import Artifact, ArtifactError, new_attempt
 from thinkscale.store.filesystem import Store, StoreError
 from thinkscale.store.lease import LeaseHeldError, hold
 from thinkscale.store.models import local_model
+from thinkscale.store.replies import Replies
 from thinkscale.store.schemas import QUESTIONS, questions, questions_table
 
 
@@ -127,3 +132,18 @@ def test_of_many_drivers_one_gets_the_lease_and_each_replacement_is_won_once(s3_
     with hold(store, "demo") as lease:
         assert 0 <= store.age_s("demo/lease.json") < 5
         lease.check()
+
+
+def test_replies_and_limits_are_kept(s3_root: str) -> None:
+    async def run() -> None:
+        replies = Replies(Store(f"{s3_root}/paid"))
+        assert await replies.get("ab" * 32) is None
+        first = await replies.put("ab" * 32, {"reply": 1})
+        assert await replies.put("ab" * 32, {"reply": 2}) == first == await replies.get("ab" * 32)
+        pace = Pace(replies.store, "http://host m", Limits(requests_per_day=3, concurrency=2))
+        for _ in range(3):
+            await pace.admit(1)
+        with pytest.raises(StopAskingError, match="daily quota"):
+            await Pace(replies.store, "http://host m", Limits(requests_per_day=3)).admit(1)
+
+    asyncio.run(run())

@@ -87,7 +87,7 @@ def test_show_prints_the_resolved_campaign_with_overrides() -> None:
         ("pool.0={}", ["pool.0.type: must be given: 'files' or 'reasoning_gym'"]),
         ("train=3", ["train: 3 is refused: must be a section, [train]"]),
         ("evaluate.benchmarks=[]", ["evaluate.benchmarks: [] is refused: must have at least 1 item, not 0"]),
-        ("teacher={}", ["teacher.source: must be given"]),
+        ("teacher={}", ["teacher.0: source = 'engine' needs a model"]),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_refused_by_key_value_and_what_is_allowed(override: str, words: list[str]) -> None:

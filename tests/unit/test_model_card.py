@@ -23,7 +23,7 @@ EXTRA = {
     "cut": 2,
     "dropped": [],
     "teachers": ["solutions"],
-    "terms": {"licence": "MIT", "may_train": True},
+    "terms": [{"teacher": "t", "licence": "MIT", "may_train": True}],
 }
 METRICS = [{"steps": 2, "loss": 2.0, "tokens": 50}, {"steps": 2, "loss": 1.0, "tokens": 50}]
 

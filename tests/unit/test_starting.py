@@ -63,7 +63,7 @@ def test_the_columns_of_a_file_are_looked_up(
     found = source.columns
     assert (found.question, found.answer, found.solution, found.options) == columns
     assert (source.kind, source.paths) == ("choice" if columns[3] else "math", [str(pool)])
-    assert loaded.teacher.source == teacher
+    assert loaded.teacher[0].source == teacher
     init(tmp_path / "b.toml", "--pool", pool, "--template", "evaluate")
     of_benchmark: Any = load_campaign(str(tmp_path / "b.toml")).evaluate.benchmarks[0].source
     assert of_benchmark.columns == found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import pipeline
-from thinkscale.cli.options import JSON, ROOT, SET, TARGET, campaign_options, cli, load
+from thinkscale.cli.options import JSON, MAX_USD, ROOT, SET, TARGET, campaign_options, cli, load
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
@@ -18,6 +18,7 @@ STAGE = click.Choice(list(pipeline.STAGES))
 
 @cli.command()
 @campaign_options
+@MAX_USD
 @click.option("--from", "first", type=STAGE, default=pipeline.FIRST, help="First stage to run.")
 @click.option("--to", "last", type=STAGE, default=pipeline.LAST, help="Last stage to run.")
 def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str) -> None:
@@ -52,7 +53,7 @@ def _stage_command(name: str, first: str, last: str, what: str, *options: Callab
 
 
 _stage_command("curate", "benchmarks", "select", "From the pool to the selected questions.")
-_stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.")
+_stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.", MAX_USD)
 _stage_command("train", "train", "train", "Fine-tune the base model on the traces.")
 _stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the budgets.", TARGET)
 _stage_command("report", "report", "report", "The report page and plots from what is stored.")

@@ -31,6 +31,9 @@ SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", hel
 TARGET = click.option("--target-interval", type=float, metavar="POINTS", help="Sample on until every 95% interval is "
                       "within so many points to either side, or evaluate.max_samples is reached.")  # fmt: skip
 
+MAX_USD = click.option("--max-usd", type=float, metavar="USD", help="End in order once the teachers' endpoints have "
+                       "cost so much, over all runs of the campaign.")  # fmt: skip
+
 
 def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """CAMPAIGN, loaded for the command, and the options that every stage shares."""
@@ -45,6 +48,7 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
         log_format: Form,
         quiet: bool,
         target_interval: float | None = None,
+        max_usd: float | None = None,
         **others: Any,
     ) -> None:
         progress.form = "quiet" if quiet else log_format
@@ -52,6 +56,8 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
             overrides = (*overrides, f'from_campaign="{from_campaign}"')
         if target_interval is not None:
             overrides = (*overrides, f"evaluate.target_interval={target_interval}")
+        if max_usd is not None:
+            overrides = (*overrides, f"distill.max_usd={max_usd}")
         command(load(campaign, overrides, root, pool_files), **others)
 
     for option in (

@@ -6,9 +6,10 @@ hyperparameter lives anywhere else. Secrets never stand here: they come from the
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from thinkscale.domain.source import Benchmark, Count, Name, Section, Seed, Source
 
@@ -92,7 +93,7 @@ class Select(Section):
 
 
 class Terms(Section):
-    """A teacher's terms: without them, or with a no, no trace is made."""
+    """The user's word on a teacher's terms, beside what `domain.terms` knows of them."""
 
     licence: str
     """Licence name or URL of the terms of service."""
@@ -125,15 +126,55 @@ class Thinker(Section):
         return self
 
 
-class Teacher(Thinker):
-    """Where the reasoning traces come from."""
+class Limits(Section):
+    """What an endpoint takes. Rates and quotas are counted in the root: they hold over actors, runs and campaigns."""
 
-    source: Literal["solutions", "engine"]
-    """solutions: the pool's own worked solutions; engine: a model that thinks about each question."""
+    concurrency: Count = 64
+    """Requests under way; with api = "batch", requests in a batch."""
+    requests_per_minute: Count | None = None
+    """Spread evenly over the minute."""
+    tokens_per_minute: Count | None = None
+    """Of prompts and replies together."""
+    requests_per_day: Count | None = None
+    """The day's quota."""
+    tokens_per_day: Count | None = None
+    """The day's quota, of prompts and replies together."""
+    day_begins_utc_hour: int = Field(default=0, ge=0, le=23)
+    """When quotas are renewed."""
+    at_quota: Literal["pause", "end"] = "end"
+    """The day's quota is used up: wait until it is renewed, or end in order, to be run again then."""
+    tries: Count = 8
+    """Times that a request is sent which the endpoint fails on for the moment."""
+    timeout_s: float = Field(default=1800.0, gt=0)
+    """The longest wait for one reply, or for one batch."""
+
+
+class TokenPrices(Section):
+    """List prices: a batch costs half. Where a reply says what it cost (usage.cost), that counts."""
+
+    prompt_usd_per_million: float = Field(default=0.0, ge=0)
+    """Of prompt tokens."""
+    completion_usd_per_million: float = Field(default=0.0, ge=0)
+    """Of completion tokens, thinking among them."""
+
+
+class Teacher(Thinker):
+    """Where the reasoning traces come from; each question is put to all teachers."""
+
+    source: Literal["solutions", "engine"] = "engine"
+    """solutions: the pool's own worked solutions or traces; engine: a model that thinks about each question."""
     model: str | None = None
     """A model reference, or the name that the endpoint serves."""
     endpoint: str | None = None
-    """Base URL of an OpenAI-compatible server; its key comes from THINKSCALE_TEACHER_API_KEY."""
+    """Base URL of an OpenAI-compatible server, as https://host/v1; None: the model runs on the campaign's devices."""
+    api: Literal["chat", "batch"] = "chat"
+    """Of the endpoint: /chat/completions, or the same by way of /batches at half the price."""
+    api_key_env: str = "THINKSCALE_TEACHER_API_KEY"
+    """The environment variable that holds the endpoint's key, where the workers run."""
+    api_key_file: str | None = None
+    """A file that holds the key, where the workers run; it goes before api_key_env."""
+    attempts: Count = 1
+    """At each question."""
     max_thinking_tokens: Count = 16384
     """A trace that is longer is dropped as unfinished."""
     max_answer_tokens: Count = 1024
@@ -142,16 +183,49 @@ class Teacher(Thinker):
     """Sampling temperature of the traces."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling: the share of the probability mass that tokens are drawn from."""
-    only_correct: bool = False
-    """Drop traces whose answer is wrong (the paper kept them)."""
+    stream: bool = False
+    """Have the endpoint stream: where a gateway ends connections that stay silent while the model thinks."""
+    extra_body: dict[str, Any] = {}
+    """Further fields of the endpoint's requests, as reasoning = { effort = "high" }."""
+    omit: list[str] = []
+    """Fields that the endpoint refuses, as "temperature"."""
+    prices: TokenPrices = TokenPrices()
+    limits: Limits = Limits()
     terms: Terms | None = None
     """Needed where source = "engine"."""
 
     @model_validator(mode="after")
-    def _named(self) -> Self:
+    def _possible(self) -> Self:
         if self.source == "engine" and not self.model:
             raise ValueError("source = 'engine' needs a model")
+        if self.endpoint is not None and not re.fullmatch(r"https?://[^/@?#\s]+(/[^?#\s]*)?", self.endpoint):
+            raise ValueError(
+                "endpoint must read http(s)://host/path, without a key: keys come from api_key_env or api_key_file"
+            )
         return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its replies depend on."""
+        return self.model_dump(exclude={"api", "api_key_env", "api_key_file", "stream", "prices", "limits", "terms"})
+
+
+def _as_list(given: object) -> object:
+    """A table alone is a list of one."""
+    return [given] if isinstance(given, dict) else given
+
+
+class Distill(Section):
+    """Which attempts become traces, and when to stop."""
+
+    keep: Literal["all", "all_correct", "first_correct", "shortest_correct", "longest_correct"] = "all"
+    """Which of a question's attempts become traces, over all teachers (the paper kept wrong ones too)."""
+    max_status_share: Share = 0.2
+    """Attempts that may fail for the same reason, of at least 50, before the stage ends: then something is wrong."""
+    max_usd: float | None = Field(default=None, gt=0)
+    """The campaign's endpoints may cost so much, over all runs; what is under way is awaited."""
+    s1k: bool = False
+    """Also write the traces with s1K's columns, to `traces-s1k`."""
 
 
 class Train(Section):
@@ -382,7 +456,8 @@ class Campaign(Section):
     curate: Curate = Curate()
     difficulty: Difficulty = Difficulty()
     select: Select = Select()
-    teacher: Teacher = Teacher(source="solutions")
+    teacher: Annotated[list[Teacher], Field(min_length=1), BeforeValidator(_as_list)] = [Teacher(source="solutions")]
+    distill: Distill = Distill()
     train: Train = Train()
     evaluate: Evaluate
     serve: Serve = Serve()
@@ -425,8 +500,11 @@ class Campaign(Section):
             )
         if self.from_campaign == self.name:
             raise ValueError(f"from_campaign: {self.name!r} is this campaign's own name: give it another, name = ...")
-        if self.name == "benchmarks":
-            raise ValueError("name: `benchmarks` is where `thinkscale benchmark add` puts them")
+        for teacher in self.teacher:
+            if self.distill.max_usd is not None and teacher.endpoint and not any(dict(teacher.prices).values()):
+                raise ValueError(f"distill.max_usd needs the prices of teacher {teacher.model!r}: give teacher.prices")
+        if self.name in ("benchmarks", "replies"):
+            raise ValueError(f"name: `{self.name}` is what all campaigns of a root share")
         for label, names in (
             ("pool", [source.name for source in self.pool]),
             ("evaluate.benchmarks", [benchmark.name for benchmark in self.evaluate.benchmarks]),

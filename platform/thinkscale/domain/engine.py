@@ -19,6 +19,10 @@ class EngineDiedError(EngineError):
     """No request will succeed on this engine any more: a new one is needed."""
 
 
+class StopAskingError(EngineError):
+    """Nothing more shall be asked: another request would meet the same; the message says why and what to do."""
+
+
 class Engine(Protocol):
     """Turns token ids into token ids. Requests advance independently of each other."""
 

@@ -21,6 +21,8 @@ class Ledger:
     gpu_startup_s: float = 0.0
     gpu_idle_s: float = 0.0
     gpu_tail_s: float = 0.0
+    reply_usd: float = 0.0
+    """Dollars that endpoints were paid."""
 
     @staticmethod
     def of(stats: Mapping[str, float]) -> Ledger:
@@ -32,4 +34,5 @@ class Ledger:
         return float(sum(value for name, value in asdict(self).items() if name.startswith(device)))
 
     def usd(self, prices: Prices) -> float:
-        return (self.seconds("cpu") * prices.cpu_hour_usd + self.seconds("gpu") * prices.gpu_hour_usd) / 3600
+        devices = self.seconds("cpu") * prices.cpu_hour_usd + self.seconds("gpu") * prices.gpu_hour_usd
+        return devices / 3600 + self.reply_usd

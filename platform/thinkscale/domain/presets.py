@@ -69,6 +69,61 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shuffle_options": 0,
         "withheld": True,
     },
+    # Traces, as their own files have them: learned from with a teacher of source "solutions".
+    "s1k": {
+        "kind": "math",
+        "columns": {
+            "answer": "solution", "solution": "thinking_trajectories", "domain": "cot_type", "source": "source_type",
+            "metadata": {"trace_answer": "attempt"},
+        },
+        "traces_by": "gemini-2.0-flash-thinking-exp",
+    },
+    "s1k-1.1": {
+        "kind": "math",
+        "columns": {
+            "answer": "solution", "solution": "deepseek_thinking_trajectory", "domain": "cot_type",
+            "source": "source_type", "metadata": {"trace_answer": "deepseek_attempt"},
+        },
+        "traces_by": "deepseek-r1",
+    },
+    "openthoughts": {  # conversations; the reference is what the trace boxed last
+        "kind": "math",
+        "columns": {
+            "question": "conversations.0.value", "answer": "conversations.1.value", "solution": "conversations.1.value",
+        },
+        "answer_pattern": rf"(?s:.*){_BOXED}",
+        "traces_by": "deepseek-r1",
+    },
+    "openthoughts-metadata": {
+        "kind": "math",
+        "columns": {
+            "question": "problem", "answer": "ground_truth_solution", "solution": "deepseek_reasoning",
+            "domain": "domain", "source": "source", "metadata": {"trace_answer": "deepseek_solution"},
+        },
+        "answer_pattern": rf"(?s:.*){_BOXED}",
+        "traces_by": "deepseek-r1",
+    },
+    "openr1": {
+        "kind": "math",
+        "columns": {
+            "question": "problem", "solution": "generations", "domain": "problem_type", "source": "source",
+        },
+        "traces_by": "deepseek-r1",
+    },
+    "marco-o1": {  # no references: the question is the instruction, and what the trace answers is taken for right
+        "kind": "text",
+        "columns": {"question": "instruction", "answer": "response", "solution": "response"},
+        "answer_pattern": r"(?is)<output>(.*?)(?:</output>|$)",
+        "traces_by": "marco-o1",
+    },
+    "r1-sample": {  # rasbt/reasoning-from-scratch
+        "kind": "math",
+        "columns": {
+            "question": "problem", "answer": "gtruth_answer", "solution": "message_thinking",
+            "metadata": {"trace_answer": "message_content"},
+        },
+        "traces_by": "deepseek-r1",
+    },
 }  # fmt: skip
 
 BENCHMARKS: dict[str, dict[str, Any]] = {

@@ -13,6 +13,9 @@ letter of an option, or as normalised text. Programs (`code`) are for training: 
 WITHHELD = "withheld"
 """Key of the metadata of questions whose texts no terminal and no report page may show."""
 
+TRACE_ANSWER, TRACES_BY = "trace_answer", "traces_by"
+"""Keys of the metadata of questions with a ready-made trace as solution: the trace's own answer, and who wrote it."""
+
 ANSWER_KINDS: tuple[str, ...] = get_args(AnswerKind)
 GRADED_KINDS = tuple(kind for kind in ANSWER_KINDS if kind != "code")
 

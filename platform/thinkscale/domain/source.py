@@ -76,6 +76,8 @@ class FilesSource(Section):
     """A seed: each question's options in an order of their own. None: as they stand."""
     withheld: bool = False
     """The questions may not be published: no terminal and no report page shows their texts."""
+    traces_by: str | None = None
+    """The model that wrote the traces in columns.solution: its terms count as a teacher's."""
     licence: str | None = None
     """Licence of all rows, where no column says it."""
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.terms import terms_line
+from thinkscale.store.artifact import Manifest
 from thinkscale.store.lineage import FunnelStep, ModelCost, funnel_table
 
 DOMAINS = {
@@ -17,6 +19,15 @@ DOMAINS = {
     "clusters": "the pool's own, and for questions without one the cluster of their embedding",
     "classifier": "the pool's own, and for questions without one the class that an LLM named",
 }
+
+FRONT = """---
+configs:
+- config_name: default
+  data_files: part-*.parquet
+tags:
+- thinkscale
+---
+"""
 
 
 def data_card(
@@ -35,7 +46,7 @@ def data_card(
         costs: of the models that attempted the questions.
     """
     settings = campaign.select
-    table = "\n".join(f"| {entry['source']} | {entry['licence']} | {entry['rows']:,} |" for entry in licences)
+    table = _licence_rows(licences)
     spent = "\n".join(
         f"| {c.model} | {c.questions:,} | {c.solved:,} | {c.tokens:,} | {c.usd:,.2f} | {c.tokens_over_all:,} "
         f"| {c.usd_over_all:,.2f} |"
@@ -43,14 +54,7 @@ def data_card(
     )
     tokens, over_all = sum(cost.tokens for cost in costs), sum(cost.tokens_over_all for cost in costs)
     benchmarks = ", ".join(benchmark.name for benchmark in campaign.evaluate.benchmarks)
-    return f"""---
-configs:
-- config_name: default
-  data_files: part-*.parquet
-tags:
-- thinkscale
----
-# {campaign.name}: {rows:,} questions
+    return f"""{FRONT}# {campaign.name}: {rows:,} questions
 
 Selected by thinkscale with strategy `{settings.strategy}` (seed {campaign.seed}); each row says by what it was chosen
 (`selected_by`) and in which place (`selected_rank`).
@@ -91,3 +95,57 @@ Each model was asked only what those before it had not solved.
 Together {tokens:,} tokens, {tokens / max(over_all, 1):.0%} of the {over_all:,} that every model over all \
 questions would have taken (estimated: as many for each question as for those asked).
 """
+
+
+def trace_card(
+    campaign: Campaign,
+    rows: int,
+    dropped: Mapping[str, int],
+    terms: Sequence[Mapping[str, Any]],
+    licences: Sequence[Mapping[str, Any]],
+    attempts: Sequence[Manifest],
+) -> str:
+    """Markdown as `data_card`, for reasoning traces.
+
+    Args:
+        rows: traces; dropped: attempts that did not become one, by reason.
+        terms: of each teacher's output.
+        licences: of the questions.
+        attempts: of each teacher, in the campaign's order.
+    """
+    teachers = "\n".join(
+        f"| {teacher.model or 'solutions'} | {manifest.rows:,} | {manifest.stats.get('prompt_tokens', 0):,.0f} "
+        f"| {manifest.stats.get('decoded_tokens', 0):,.0f} | {manifest.stats.get('reply_usd', 0):,.2f} |"
+        for teacher, manifest in zip(campaign.teacher, attempts, strict=True)
+    )
+    reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(dropped.items()))
+    stated = "\n".join(map(terms_line, terms)) or "- worked solutions of the pool: the sources' licences below hold"
+    return f"""{FRONT}# {campaign.name}: {rows:,} reasoning traces
+
+Made by thinkscale. Each row has a question, `thinking`, `answer`, the `teacher`, whether the answer was `correct`, and
+the `pass_rate` over all attempts at the question. Kept were `{campaign.distill.keep}`.
+
+## What it may be used for
+
+{stated}
+
+| source of the questions | licence | rows |
+|---|---|---|
+{_licence_rows(licences)}
+
+## Attempts
+
+| teacher | attempts | prompt tokens | completion tokens | dollars |
+|---|---|---|---|---|
+{teachers}
+
+| not kept because | attempts |
+|---|---|
+{reasons}
+
+Every attempt that was not kept lies with its reason in `dropped/`.
+"""
+
+
+def _licence_rows(licences: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(f"| {entry['source']} | {entry['licence']} | {entry['rows']:,} |" for entry in licences)

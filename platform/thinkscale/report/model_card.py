@@ -12,6 +12,7 @@ from pathlib import Path
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.ledger import Ledger
+from thinkscale.domain.terms import terms_line
 from thinkscale.report.comparison import Comparison
 from thinkscale.report.metrics import Point
 from thinkscale.store.artifact import Manifest
@@ -37,7 +38,7 @@ def model_card(
         compared: the tuned model against the base.
     """
     facts, spent = manifest.extra, Ledger.of(manifest.stats)
-    terms, licence = facts.get("terms") or {}, facts.get("base_licence")
+    licence = facts.get("base_licence")
     hub_id, base = base_model(campaign.model.base)
     front = [f"base_model: {hub_id}\n"] if hub_id else []
     front += [f"license: {licence.lower()}\n"] if licence else []
@@ -49,8 +50,7 @@ def model_card(
         results=_results(found, compared),
         base_licence=licence or NOT_STATED,
         licences=", ".join(sorted({source.licence or NOT_STATED for source in campaign.pool})),
-        terms=terms.get("licence", NOT_STATED),
-        may_train={None: NOT_STATED, True: "yes", False: "no"}[terms.get("may_train")],
+        terms="\n".join(map(terms_line, facts.get("terms") or ())) or f"- Terms of the teacher's output: {NOT_STATED}",
         **{name: facts[name] for name in ("traces", "cut")},
         teachers=", ".join(facts["teachers"]),
         dropped=len(facts["dropped"]),

@@ -47,7 +47,7 @@ def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Seque
 
 def terms(manifests: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """The teachers' terms that the manifests carry, each once."""
-    return distinct(manifest.extra["terms"] for manifest in manifests.values() if manifest.extra.get("terms"))
+    return distinct(each for manifest in manifests.values() for each in manifest.extra.get("terms") or ())
 
 
 def duration_s(manifests: Mapping[str, Manifest]) -> float:

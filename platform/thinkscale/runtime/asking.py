@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from thinkscale.domain.engine import EngineDiedError, EngineError
+from thinkscale.domain.engine import EngineDiedError, EngineError, StopAskingError
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class Asking:
         self._waiting: list[tuple[float, int, _Ask]] = []
         self._numbers = count()
         self._under_way: set[_Ask] = set()
+        self._suspects_under_way = 0
         self._suspects: list[_Ask] = []
         self._groups: list[list[_Ask]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,12 +151,13 @@ class Asking:
                 one.company = len(group)
                 self._start(one)
             return
-        room = 0 if any(one.company for one in self._under_way) else self._room
+        room = 0 if self._suspects_under_way else self._room
         while self._waiting and len(self._under_way) < room:
             self._start(heapq.heappop(self._waiting)[2])
 
     def _start(self, one: _Ask) -> None:
         self._under_way.add(one)
+        self._suspects_under_way += one.company > 0
         task = asyncio.create_task(self._run(one))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -174,6 +176,8 @@ class Asking:
         except ValueError as error:  # the engine is well, the row is not
             self._answered += 1
             self._settle(one, Failed(error=str(error)))
+        except StopAskingError as error:
+            self._end(error)
         except EngineError as error:
             await self._failed_once(one, error)
         except Exception as error:
@@ -184,6 +188,7 @@ class Asking:
             self._settle(one, answer)
         finally:
             self._under_way.discard(one)
+            self._suspects_under_way -= one.company > 0
             self._witness(one.key, "ended")
             self._changed(one.row, -1, not self._waiting)
             self._fill()

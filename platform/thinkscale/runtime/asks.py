@@ -21,10 +21,9 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
 import ray
-from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
+from thinkscale.domain.engine import EngineDiedError, EngineError
 from thinkscale.domain.generation import EngineInfo
 from thinkscale.domain.sample import Verdict
-from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
 from thinkscale.runtime.asking import Asking, Failed
@@ -47,7 +46,7 @@ class Asks(Protocol):
         """Tokens that an answer will take, about: the longest go first."""
         ...
 
-    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: Any) -> Any:
+    async def ask(self, engine: Any, tokenizer: Any, row: Any) -> Any:
         """Beside the engine: the answer to one row. Raises ValueError where the row is impossible."""
         ...
 
@@ -87,7 +86,7 @@ def run_asks(
     """
     if not stage.pending:
         return
-    room = settings.serve.max_concurrent_sequences
+    room = settings.room
     longest = max(segment.rows for segment in stage.pending)
     witness = ray.remote(Witness).options(num_cpus=0).remote()
     before = None if settings.serve.mixed_engines else stage.engine()
@@ -96,7 +95,7 @@ def run_asks(
         stage,
         transform=_AskingActor,
         arguments=(asks, rows, settings, before, stage.output.url, witness),
-        actors=replace(actors, at_once=1 + math.ceil(room / longest)),
+        actors=replace(actors, at_once=min(len(stage.pending), 1 + math.ceil(room / longest))),
     )
 
 
@@ -139,8 +138,9 @@ class _AskingActor:
         check_same_engine(before, self._engines.info, where)
         self._asking = Asking(
             self._put,
-            room=settings.serve.max_concurrent_sequences,
-            witness=lambda key, what: witness.tell.remote(actor, key, what),
+            room=settings.room,
+            # A question cannot kill a server elsewhere: there is nothing to witness.
+            witness=lambda key, what: None if settings.teacher else witness.tell.remote(actor, key, what),
             deaths=deaths,
         )
 

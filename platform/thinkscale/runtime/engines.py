@@ -20,6 +20,7 @@ from thinkscale.domain.generation import EngineInfo
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import TEMPLATE_DATE, ModelTokenizer
+from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.store.models import directory_hash, local_model
 
 T = TypeVar("T")
@@ -45,6 +46,14 @@ class EngineSettings:
     """Base URL of a server that serves `reference`; None: the engine runs here."""
     key_variable: str = "THINKSCALE_TEACHER_API_KEY"
     """Environment variable with the server's API key."""
+    teacher: EndpointSettings | None = None
+    """A teacher that is asked over the network, without a tokenizer or a model here."""
+
+    @property
+    def room(self) -> int:
+        """Requests under way at once."""
+        limits = None if self.teacher is None else self.teacher.teacher.limits
+        return self.serve.max_concurrent_sequences if limits is None else limits.concurrency
 
 
 async def start_engine(settings: EngineSettings, directory: Path, tokenizer: ModelTokenizer) -> Engine:
@@ -93,32 +102,41 @@ class EngineLoop:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._directory = local_model(settings.reference)
-        self.tokenizer = ModelTokenizer(self._directory, date=settings.date)
+        self.tokenizer: Any = None
+        """The model's; None of a teacher that is asked over the network."""
+        if settings.teacher is None:
+            self._directory = local_model(settings.reference)
+            self.tokenizer = ModelTokenizer(self._directory, date=settings.date)
         self._loop = asyncio.new_event_loop()
         self._building = asyncio.Lock()
         self._is_dead = False
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._engine: Engine = self.run(start_engine(settings, self._directory, self.tokenizer))
+        self._engine: Any = self.run(self._start())
 
     @property
     def info(self) -> EngineInfo:
-        return self._engine.info
+        info: EngineInfo = self._engine.info
+        return info
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def engine(self) -> Engine:
+    async def _start(self) -> Any:
+        if self._settings.teacher is not None:
+            return EndpointTeacher(self._settings.teacher)
+        return await start_engine(self._settings, self._directory, self.tokenizer)
+
+    async def engine(self) -> Any:
         """The engine, alive as far as is known. Raises EngineError where a dead one cannot be replaced."""
         async with self._building:
             if self._is_dead:
                 with contextlib.suppress(Exception):  # what is dead may not even end
                     await self._engine.close()
-                self._engine = await start_engine(self._settings, self._directory, self.tokenizer)
+                self._engine = await self._start()
                 self._is_dead = False
         return self._engine
 
-    def note(self, engine: Engine, error: EngineError) -> None:
+    def note(self, engine: Any, error: EngineError) -> None:
         """Take note of an engine's error: it may have been its end."""
         if isinstance(error, EngineDiedError) and engine is self._engine:
             self._is_dead = True

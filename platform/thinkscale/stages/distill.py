@@ -1,198 +1,171 @@
-"""A reasoning trace for each selected question, from the pool's worked solutions or from a teacher.
+"""A reasoning trace for each selected question, chosen from the attempts of all teachers.
 
-Owns the teacher's terms: no trace is made where they do not allow training on it.
+Owns the choice, and what the traces carry on: pass rates, the teachers' terms, a card.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from thinkscale.domain.budget import Budget, ThinkingEnd
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Sampling, derived_seed
-from thinkscale.domain.sample import Thought
-from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.forcing.driver import run
-from thinkscale.forcing.formats import forcing_ids, resolve_format
-from thinkscale.forcing.program import think
-from thinkscale.grading.verdict import Graded
-from thinkscale.runtime.asks import Grade, answered, run_asks
+from thinkscale.domain.terms import teachers_terms
+from thinkscale.report.data_card import trace_card
 from thinkscale.runtime.dropping import dropped_row, licences
-from thinkscale.runtime.engines import tokenizer_of
-from thinkscale.runtime.segments import Actors, Result, run_segments
-from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
-from thinkscale.stages.difficulty import engine_settings
+from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.runtime.teaching import EndpointSettings, spent_usd
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints
+from thinkscale.stages.attempts import make_attempts
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
-from thinkscale.store.schemas import DROPPED, TRACES, table
-from thinkscale.store.stage import begin_stage, slices
+from thinkscale.store.schemas import DROPPED, S1K, TRACES, table
+from thinkscale.store.stage import Segment, Stage, begin_stage, slices
+
+POLICIES = {
+    "first_correct": lambda right: right[:1],
+    "shortest_correct": lambda right: sorted(right, key=lambda row: row["thinking_tokens"])[:1],
+    "longest_correct": lambda right: sorted(right, key=lambda row: -row["thinking_tokens"])[:1],
+    "all_correct": lambda right: right,
+}
+"""Which of a question's correct attempts are kept, in the order of the teachers and attempts."""
 
 
 class DistillError(RuntimeError):
     """No trace could be made; the message says where the reasons stand."""
 
 
-class TermsError(ValueError):
-    """A teacher's terms are not stated, or do not allow training other models on its output."""
-
-
-def check_terms(campaign: Campaign) -> None:
-    """Raises TermsError where the campaign's teacher may not be used."""
-    teacher = campaign.teacher
-    if teacher.source == "solutions":
-        return
-    if teacher.terms is None:
-        raise TermsError(
-            f"teacher {teacher.model!r} has no terms: state its licence and whether its output may train other models "
-            '([teacher.terms] licence = "...", may_train = true)'
-        )
-    if not teacher.terms.may_train:
-        raise TermsError(
-            f"the terms of teacher {teacher.model!r} ({teacher.terms.licence}) do not allow training other models on "
-            "its output: choose another teacher"
-        )
-
-
 def distill(campaign: Campaign, store: Store) -> bool:
-    """`traces`: thinking and answer for each selected question.
+    """`traces`: thinking and answer for each selected question; before it `attempts-<n>` of every teacher.
 
     Raises:
-        TermsError: as `check_terms`.
+        TermsError: a teacher's terms are not confirmed, or do not allow training on its output.
+        DistillError: no trace came of it.
+        The errors of `make_attempts`.
     """
-    check_terms(campaign)
+    terms = teachers_terms(campaign)
     source, output = (campaign_artifact(campaign, store, name) for name in ("selected", "traces"))
-    teacher, resources = campaign.teacher, campaign.resources
-    config = {"teacher": teacher.model_dump(), "base": campaign.model.base, "seed": campaign.seed}
-    if teacher.model is not None:
-        config["template"] = template_hash(campaign, teacher.model)
-    inputs, rows = fingerprints(selected=source), campaign.difficulty.segment_rows
-    stage = begin_stage(output, config, inputs, lambda: slices(source, rows))
+    all_attempts, did = [], False
+    for number, teacher in enumerate(campaign.teacher, 1):
+        attempts = campaign_artifact(campaign, store, f"attempts-{number}")
+        left = None if teacher.endpoint is None or attempts.manifest() else _usd_left(campaign, source)
+        did |= make_attempts(campaign, source, attempts, teacher, left)
+        all_attempts.append(attempts)
+    config = {"teacher": [teacher.identity for teacher in campaign.teacher], "keep": campaign.distill.keep}
+    inputs = fingerprints(selected=source, **{attempts.path.rpartition("/")[2]: attempts for attempts in all_attempts})
+    stage = _beside(begin_stage(output, config, inputs, lambda: slices(source, _rows(campaign))), all_attempts)
+    if stage is not None:
+        run_segments("distill", stage, read=itself, transform=KeepTraces(campaign.distill.keep))
+        records = output.segment_records()
+        rows = sum(record["file"]["rows"] for record in records)
+        if not rows:
+            raise DistillError(
+                f"{output.url}: no trace came of {source.require().rows:,} questions; the reasons stand in "
+                f"{output.url}/dropped"
+            )
+        dropped = sum((Counter(record.get("dropped", {})) for record in records), Counter[str]())
+        facts = licences(source.read(["source", "licence"]).to_pylist())
+        made = [each.require() for each in all_attempts]
+        card = trace_card(campaign, rows, dropped, terms, facts["licences"], made)
+        readme = output.write_file("README.md", card.encode())
+        did = stage.commit(TRACES, extra={"terms": terms, **facts}, files=[readme])
+    return did | (campaign.distill.s1k and _write_s1k(campaign, store, source, output))
+
+
+def _rows(campaign: Campaign) -> int:
+    return campaign.difficulty.segment_rows
+
+
+def _usd_left(campaign: Campaign, source: Artifact) -> float | None:
+    """What the endpoints may still cost, by the replies that the campaign has paid for."""
+    most = campaign.distill.max_usd
+    if most is None:
+        return None
+    questions = source.read(["question"]).column("question").to_pylist()
+    for teacher in campaign.teacher:
+        if teacher.endpoint is not None:
+            settings = EndpointSettings(teacher=teacher, store=source.store, campaign=campaign.name)
+            most -= asyncio.run(spent_usd(settings, [(q, n) for q in questions for n in range(teacher.attempts)]))
+    return most
+
+
+def _beside(stage: Stage | None, artifacts: Sequence[Artifact]) -> Stage | None:
+    """The stage, each segment with the parts of artifacts that were made of the same one."""
     if stage is None:
-        return False
-    if teacher.source == "solutions":
-        run_segments("distill", stage, transform=FromSolutions(campaign.model.base))
-    else:
-        assert teacher.model is not None
-        settings = replace(engine_settings(campaign, teacher.model), endpoint=teacher.endpoint)
-        gpus = 0 if teacher.endpoint else resources.gpus_per_replica
-        actors = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=gpus)
-        run_asks("distill", stage, FromTeacher(campaign=campaign), settings, actors)
-    if not sum(record["file"]["rows"] for record in output.segment_records()):
-        raise DistillError(
-            f"{output.url}: no trace came of {source.require().rows:,} questions; the reasons stand in "
-            f"{output.url}/dropped"
-        )
-    return stage.commit(TRACES, extra=_terms(campaign, source))
+        return None
+    parts = [artifact.parts() for artifact in artifacts]
+    work = [
+        replace(segment, work=(segment.work, [(a, own[at]) for a, own in zip(artifacts, parts, strict=True)]))
+        for at, segment in enumerate(stage.segments)
+    ]
+    return replace(stage, segments=tuple[Segment, ...](work))
 
 
-class FromSolutions:
-    """Worked solutions as traces."""
+class KeepTraces:
+    """Chooses among the attempts at each question; what is not chosen is dropped with the reason."""
 
-    def __init__(self, base: str) -> None:
-        self._base = base
+    def __init__(self, keep: str) -> None:
+        self._keep = keep
 
-    def __call__(self, rows: pa.Table) -> Result:
-        tokenizer = tokenizer_of(self._base)
-        kept, dropped = [], []
-        for row in rows.to_pylist():
-            if not row["solution"]:
-                dropped.append(dropped_row("distill", row["id"], "no_solution", {}, row))
-                continue
-            tokens = len(tokenizer.encode(row["solution"]))
-            kept.append(_trace(row, "solutions", row["solution"], row["answer"], tokens, correct=True))
+    def __call__(self, work: tuple[Any, Sequence[tuple[Artifact, Any]]]) -> Result:
+        questions, kept, dropped = work[0].read().to_pylist(), [], []
+        by_question: dict[str, list[dict[str, Any]]] = {row["id"]: [] for row in questions}
+        for artifact, part in work[1]:
+            for row in artifact.read_part(part).to_pylist():
+                by_question[row["question_id"]].append(row)
+        for question in questions:
+            attempts = by_question[question["id"]]
+            asked = [row for row in attempts if row["status"] not in ("error", "no_solution")]
+            right = [row for row in asked if row["correct"]]
+            whole = [row for row in asked if row["status"] == "ok"]
+            chosen = whole if self._keep == "all" else POLICIES[self._keep](right)
+            rates = {"attempts": len(asked), "pass_rate": len(right) / len(asked) if asked else None}
+            for row in attempts:
+                trace = {
+                    **{name: row[name] for name in TRACES.names if name in row},
+                    **{name: question[name] for name in ("question", "domain", "source")},
+                    **rates,
+                }
+                if row in chosen:
+                    kept.append(trace)
+                    continue
+                reason = row["status"]
+                if reason == "ok":
+                    reason = "not_kept" if row["correct"] else "wrong_answer"
+                detail = {"teacher": row["teacher"], "attempt": row["attempt"], "words": row["words"], **rates}
+                dropped.append(dropped_row("distill", question["id"], reason, detail, {**question, **trace}))
         return Result(kept=table(kept, TRACES), dropped=table(dropped, DROPPED))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Thinking:
-    """What a teacher thought and answered."""
-
-    end: ThinkingEnd
-    thinking: str
-    answer: str
-    decoded_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromTeacher:
-    """A model thinks about each question under the teacher's budget."""
-
-    campaign: Campaign
-
-    def key(self, row: dict[str, Any]) -> str:
-        return str(row["id"])
-
-    def expected(self, row: dict[str, Any]) -> float:
-        return float(row["trace_tokens"] or 0)
-
-    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: dict[str, Any]) -> Thinking:
-        teacher = self.campaign.teacher
-        thinking_format = resolve_format(teacher, tokenizer)
-        budget = Budget(max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens)
-        prompt = tokenizer.prompt_ids(row["question"], thinking_format, teacher.system_prompt)
-        ids, context = forcing_ids(tokenizer, thinking_format, budget), engine.info.context_tokens
-        seed = derived_seed(self.campaign.seed, row["id"], 0)
-        sampling = Sampling(temperature=teacher.temperature, top_p=teacher.top_p, seed=seed)
-        thought: Thought = await run(engine, think(prompt, budget, ids, context_tokens=context, sampling=sampling))
-        return Thinking(
-            end=thought.end,
-            thinking=tokenizer.decode(thought.thinking_ids).strip(),
-            answer=tokenizer.decode(thought.answer_ids).strip(),
-            decoded_tokens=thought.decoded_tokens,
-        )
-
-    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
-        thought, failed = answered(rows, answers)
-        asked = ((row["kind"], row["answer"], tuple(row["options"] or ()), found.answer) for row, found in thought)
-        verdicts = grade([Graded(kind=k, reference=r, options=o, response=said) for k, r, o, said in asked])
-        base, kept = tokenizer_of(self.campaign.model.base), []
-        dropped = [dropped_row("distill", row["id"], "failed", {"error": answer.error}, row) for row, answer in failed]
-        for (row, found), verdict in zip(thought, verdicts, strict=True):
-            correct, tokens = verdict.verdict == "correct", len(base.encode(found.thinking))
-            trace = _trace(row, str(self.campaign.teacher.model), found.thinking, found.answer, tokens, correct=correct)
-            fault = self._fault(found, correct=correct)
-            if fault is None:
-                kept.append(trace)
-            else:
-                dropped.append(dropped_row("distill", row["id"], fault, {"end": found.end}, {**row, **trace}))
-        return Result(
-            kept=table(kept, TRACES),
-            dropped=table(dropped, DROPPED),
-            stats={"decoded_tokens": sum(found.decoded_tokens for _, found in thought)},
-        )
-
-    def _fault(self, found: Thinking, *, correct: bool) -> str | None:
-        if found.end in ("overflow", "cap"):
-            return "overflow" if found.end == "overflow" else "unfinished_thinking"
-        if not found.thinking or not found.answer:
-            return "empty_trace"
-        return "wrong_answer" if self.campaign.teacher.only_correct and not correct else None
+def _write_s1k(campaign: Campaign, store: Store, source: Artifact, traces: Artifact) -> bool:
+    """`traces-s1k`: the traces with the columns of s1K."""
+    output, inputs = campaign_artifact(campaign, store, "traces-s1k"), fingerprints(selected=source, traces=traces)
+    stage = _beside(begin_stage(output, {}, inputs, lambda: slices(source, _rows(campaign))), [traces])
+    if stage is None:
+        return False
+    run_segments("distill", stage, read=itself, transform=as_s1k)
+    return stage.commit(S1K, files=[output.write_file("README.md", traces.read_file("README.md"))])
 
 
-def _trace(
-    row: Mapping[str, Any], teacher: str, thinking: str, answer: str, thinking_tokens: int, *, correct: bool
-) -> dict[str, Any]:
-    return {
-        "question_id": row["id"],
-        **{name: row[name] for name in ("question", "domain", "source")},
-        "thinking": thinking,
-        "answer": answer,
-        "teacher": teacher,
-        "thinking_tokens": thinking_tokens,
-        "correct": correct,
-    }
-
-
-def _terms(campaign: Campaign, source: Artifact) -> Mapping[str, Any]:
-    """What the traces may be used for: the teacher's terms, and the licences of the questions."""
-    teacher = campaign.teacher
-    return {
-        "teacher": teacher.model or "solutions",
-        "terms": None if teacher.terms is None else teacher.terms.model_dump(),
-        **licences(source.read(["source", "licence"]).to_pylist()),
-    }
+def as_s1k(work: tuple[Any, Sequence[tuple[Artifact, Any]]]) -> Result:
+    """Traces and their questions in s1K's columns."""
+    questions: Mapping[str, Any] = {row["id"]: row for row in work[0].read().to_pylist()}
+    traces = [row for artifact, part in work[1] for row in artifact.read_part(part).to_pylist()]
+    rows = [
+        {
+            "solution": questions[trace["question_id"]]["answer"],
+            "question": trace["question"],
+            "cot_type": trace["domain"] or questions[trace["question_id"]]["kind"],
+            "source_type": trace["source"],
+            "metadata": questions[trace["question_id"]]["metadata"] or "{}",
+            "cot": None,
+            "thinking_trajectories": [trace["thinking"]],
+            "attempt": trace["answer"],
+        }
+        for trace in traces
+    ]
+    return Result(kept=pa.Table.from_pylist(rows, schema=S1K))

@@ -6,18 +6,18 @@ Owns the order of these checks. What is complete needs nothing any more, so it i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from ray._private.state import state
 
 import ray
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.source import FilesSource
+from thinkscale.domain.terms import check_terms
 from thinkscale.runtime.failure import ClusterError
 from thinkscale.runtime.segments import TASK_CPUS
 from thinkscale.runtime.session import owns_cluster
 from thinkscale.stages.artifacts import campaign_artifact
-from thinkscale.stages.distill import DistillError, check_terms
+from thinkscale.stages.distill import DistillError
 from thinkscale.stages.train import check_base
 from thinkscale.store.filesystem import Store
 from thinkscale.store.locations import expand
@@ -71,7 +71,7 @@ def check_room(campaign: Campaign, store: Store, stages: Collection[str]) -> Non
 
 def _needs(campaign: Campaign) -> Iterator[tuple[str, str, str, int, float, float]]:
     """Stage, setting, unit, number, CPUs and GPUs of what is held at the same time at least."""
-    wanted, teachers = campaign.resources, _teachers(campaign)
+    wanted, teachers = campaign.resources, campaign.teacher
     cpus, gpus, training = wanted.cpus_per_replica, wanted.gpus_per_replica, wanted.min_train_workers
 
     def pool(count: int, cpus: float, gpus: float) -> tuple[int, float, float]:
@@ -95,19 +95,15 @@ def _models(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "difficulty", f"difficulty.models.{place}", model
     if campaign.curate.domains == "classifier":
         yield "select", "curate.domain_model", campaign.curate.domain_model
-    for teacher in _teachers(campaign):
+    for teacher in campaign.teacher:
         if teacher.source == "engine" and not teacher.endpoint:
-            yield "distill", "teacher.model", teacher.model
+            yield "distill", "teacher.model", str(teacher.model)
     yield "evaluate", "model.base", "base"
-
-
-def _teachers(campaign: Campaign) -> list[Any]:
-    return [campaign.teacher]
 
 
 def _check_solutions(campaign: Campaign) -> None:
     files = [source for source in campaign.pool if isinstance(source, FilesSource)]
-    learned = [teacher for teacher in _teachers(campaign) if teacher.source == "solutions"]
+    learned = [teacher for teacher in campaign.teacher if teacher.source == "solutions"]
     if learned and len(files) == len(campaign.pool) and not any(source.columns.solution for source in files):
         raise DistillError(
             'teacher.source = "solutions" learns worked solutions, but no source of the pool has any: set '

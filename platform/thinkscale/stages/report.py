@@ -87,7 +87,8 @@ def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
     """Manifests of what was committed before the samples, by the artifact's name, in the order of the stages."""
     curated = curated_artifacts(campaign)
     benchmarks = [f"benchmarks/{benchmark.name}" for benchmark in campaign.evaluate.benchmarks]
-    names = [*curated[:2], "embeddings", "fingerprints", *curated[2:], "model", *benchmarks]
+    attempts = [f"attempts-{number}" for number, _ in enumerate(campaign.teacher, 1)]
+    names = [*curated[:2], "embeddings", "fingerprints", *curated[2:-1], *attempts, curated[-1], "model", *benchmarks]
     found = {name: Artifact(store, f"{campaign.name}/{name}").manifest() for name in names}
     return {name: manifest for name, manifest in found.items() if manifest is not None}
 

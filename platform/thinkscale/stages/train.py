@@ -138,7 +138,7 @@ def _commit(
     history = [StepMetrics(**metrics) for metrics in outcome["history"]]
     ledger = _ledger(campaign, history, elapsed_s=elapsed_s)
     told: dict[str, Any] = {
-        "terms": traces.extra.get("terms"),
+        "terms": traces.extra.get("terms") or [],
         "teachers": sorted({row["teacher"] for row in rows}),
         "traces": len(tokenized.samples),
         "cut": tokenized.cut,

@@ -90,9 +90,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     node: Any = raw
     for part in parents:
+        node = _only(node, part)
         key = _key(node, part, override)
         node = node[key] if isinstance(node, list) else node.setdefault(key, {})
+    node = _only(node, last)
     node[_key(node, last, override)] = value
+
+
+def _only(node: Any, part: str) -> Any:
+    """Of a list of one section, that section where no index is given: teacher.model is teacher.0.model."""
+    return node[0] if isinstance(node, list) and len(node) == 1 and not part.isdigit() else node
 
 
 def _key(node: Any, part: str, override: str) -> Any:

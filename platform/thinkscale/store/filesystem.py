@@ -172,6 +172,32 @@ class Store:
             return self._put(path, data, "create", retries)
         return self._write_local(path, lambda file: file.write(data), os.link)
 
+    async def read_async(self, path: str) -> bytes:
+        """As `read_bytes`, beside many others in one event loop."""
+        with self._told("reading", path):
+            if not self.is_remote:
+                with open(self.absolute(path), "rb") as file:
+                    return file.read()
+            objects, key = self._at(path)
+            return bytes(await (await objects.get_async(key)).bytes_async())
+
+    async def create_async(self, path: str, data: bytes, *, replace: bool = False) -> bool:
+        """As `create`, beside many others in one event loop. On a local disk a crash may leave a part of the data.
+
+        Args:
+            replace: what is there.
+        """
+        with self._told("writing", path):
+            try:
+                if self.is_remote:
+                    objects, key = self._at(path)
+                    await objects.put_async(key, data, mode="overwrite" if replace else "create")
+                else:
+                    _write_quickly(self.absolute(path), data, replace=replace)
+            except (AlreadyExistsError, PreconditionError, FileExistsError):
+                return False
+        return True
+
     def replace(self, path: str, expected: bytes, data: bytes) -> bool:
         """Replace an object only if it holds what is expected, which it never held before; say whether this call did.
 
@@ -306,6 +332,18 @@ class Store:
                     told = f"{what.format(self.uri)} while {doing} {path}: {remedy} and run the same command again"
                     raise StoreError(told, min(numbers)) from error
             raise StoreError(f"{doing} {path} under {self.uri} failed: {text}") from error
+
+
+def _write_quickly(target: str, data: bytes, *, replace: bool) -> None:
+    """A small file in its place at once: no disk is waited for, and a crash may leave a part of it."""
+    flags = os.O_CREAT | os.O_WRONLY | (os.O_TRUNC if replace else os.O_EXCL)
+    try:
+        file = os.open(target, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        file = os.open(target, flags, 0o666)
+    with open(file, "wb") as opened:
+        opened.write(data)
 
 
 def _words(error: Exception) -> str:

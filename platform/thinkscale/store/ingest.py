@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from thinkscale.domain.question import ANSWER_KINDS, WITHHELD, AnswerKind, Question, question_id
+from thinkscale.domain.question import ANSWER_KINDS, TRACES_BY, WITHHELD, AnswerKind, Question, question_id
 from thinkscale.domain.source import Columns, FilesSource, ReasoningGymSource
 from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
 from thinkscale.store.locations import IngestError, Location, expand
@@ -223,6 +223,7 @@ def _question(
             **{name: value for name, value in metadata.items() if value},
             **({"image": texts["image"]} if texts["image"] else {}),
             **({WITHHELD: "yes"} if source.withheld else {}),
+            **({TRACES_BY: source.traces_by} if source.traces_by and texts["solution"] else {}),
         },
     )
 

@@ -70,6 +70,32 @@ TRACES = _schema(
     pa.field("source", pa.string()),
     pa.field("thinking_tokens", pa.int32()),
     pa.field("correct", pa.bool_()),
+    pa.field("attempt", pa.int32()),  # which of the teacher's
+    pa.field("attempts", pa.int32()),  # at the question, of all teachers, failed requests apart
+    pa.field("pass_rate", pa.float32()),  # share of those that were correct
+)
+
+ATTEMPTS = _schema(
+    "attempts/1",
+    _required("question_id", pa.string()),
+    _required("attempt", pa.int32()),
+    _required("teacher", pa.string()),
+    _required("status", pa.string()),  # domain.trace.Status
+    pa.field("words", pa.string()),  # what was wrong
+    pa.field("thinking", pa.string()),
+    pa.field("answer", pa.string()),
+    pa.field("correct", pa.bool_()),
+    pa.field("thinking_tokens", pa.int32()),  # in the base model's tokens
+    pa.field("prompt_tokens", pa.int32()),
+    pa.field("completion_tokens", pa.int32()),
+    pa.field("usd", pa.float64()),  # what this campaign paid for it
+)
+
+S1K = _schema(
+    "s1k/1",
+    *(pa.field(name, pa.string()) for name in ("solution", "question", "cot_type", "source_type", "metadata", "cot")),
+    pa.field("thinking_trajectories", _STRINGS),
+    pa.field("attempt", pa.string()),
 )
 
 SAMPLES = _schema(

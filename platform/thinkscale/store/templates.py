@@ -30,8 +30,8 @@ _KNOWN_AS = {
     "options": ("options", "choices"),
     "domain": ("domain", "subject", "subfield", "topic", "category"),
 }
-_SOLUTIONS = '[teacher] # the traces to learn: the worked solutions of the pool\nsource = "solutions"\n'
-_ENGINE = """[teacher] # the traces to learn: a model that thinks about each question
+_SOLUTIONS = '[[teacher]] # the traces to learn: the worked solutions of the pool\nsource = "solutions"\n'
+_ENGINE = """[[teacher]] # the traces to learn: a model that thinks about each question
 source = "engine"
 model = "CHANGE" # a Hugging Face id; or with endpoint = "https://host/v1", the name that it serves
 [teacher.terms]

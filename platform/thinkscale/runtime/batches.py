@@ -1,0 +1,203 @@
+"""A teacher's requests by way of a Batch API: submitted together, polled, and resumed by the batch's id.
+
+Owns which requests went in which batch: written to the root before a batch is submitted, and found again by the
+batch's metadata where a crash came before its id was written. Knows no prices and no questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pyreqwest.multipart import FormBuilder, PartBuilder
+
+from thinkscale.domain.campaign import Teacher
+from thinkscale.domain.engine import EngineError, StopAskingError
+from thinkscale.engines.chat import AgainError, ChatEndpoint
+from thinkscale.store.filesystem import Store
+
+QUIET_S = 2.0
+"""A batch is submitted once no request has come for so long, or as many wait as limits.concurrency says."""
+FIRST_POLL_S, LAST_POLL_S = 1.0, 60.0
+TRIES = 6
+"""Of one call in a row."""
+OVER = {"completed", "expired", "cancelled", "failed"}
+
+
+class BatchEndpoint:
+    """As ChatEndpoint; each request waits for its batch.
+
+    Args:
+        keep: stores a reply of a batch by its request's key, for a batch may hold more than is asked for now.
+    """
+
+    def __init__(self, teacher: Teacher, store: Store, keep: Callable[[str, dict[str, Any]], Awaitable[Any]]) -> None:
+        self._chat, self._limits, self._store, self._keep = ChatEndpoint(teacher), teacher.limits, store, keep
+        where = hashlib.sha256(f"{teacher.endpoint} {teacher.model}".encode()).hexdigest()[:16]
+        self._journals = f"replies/batches/{where}"
+        self._futures: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._waiting: dict[str, Mapping[str, Any]] = {}
+        self._submitted: set[str] = set()
+        self._came = 0.0
+        self._collecting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resumed = False
+
+    async def send(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """As ChatEndpoint's."""
+        if key not in self._futures:
+            self._futures[key] = asyncio.get_running_loop().create_future()
+            if key not in self._submitted:
+                self._waiting[key] = body
+        self._came = time.monotonic()
+        if self._collecting is None or self._collecting.done():
+            self._collecting = asyncio.create_task(self._collect())
+        try:
+            return self._chat.whole(await self._futures[key])
+        finally:
+            self._futures.pop(key, None)
+
+    async def close(self) -> None:
+        await self._chat.close()
+
+    async def _collect(self) -> None:
+        """Take up what earlier runs submitted, then submit what waits, in batches."""
+        try:
+            if not self._resumed:
+                self._resumed = True
+                for name in await asyncio.to_thread(self._store.files, self._journals):
+                    journal = json.loads(await self._store.read_async(f"{self._journals}/{name}"))
+                    if await self._named(journal):
+                        self._follow(journal)
+                    else:  # it was never submitted
+                        await asyncio.to_thread(self._store.delete, f"{self._journals}/{name}")
+            while self._waiting:
+                while len(self._waiting) < self._limits.concurrency and (
+                    (left_s := self._came + QUIET_S - time.monotonic()) > 0
+                ):
+                    await asyncio.sleep(left_s)
+                keys = list(self._waiting)[: self._limits.concurrency]
+                if group := {key: self._waiting.pop(key) for key in keys}:
+                    await self._submit(group)
+        except Exception as error:
+            self._fail(self._futures, error)
+            self._waiting.clear()
+
+    async def _submit(self, group: Mapping[str, Mapping[str, Any]]) -> None:
+        name = hashlib.sha256("".join(sorted(group)).encode() + str(time.time()).encode()).hexdigest()[:32]
+        journal: dict[str, Any] = {"name": name, "keys": sorted(group), "batch_id": None}
+        await self._write(journal)
+        lines = (
+            {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+            for key, body in group.items()
+        )
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+        def form() -> Any:
+            part = PartBuilder.from_bytes(data).file_name("requests.jsonl").mime("application/jsonl")
+            return FormBuilder().text("purpose", "batch").part("file", part)
+
+        file = await self._call("POST", "/files", form=form)
+        batch = await self._call(
+            "POST",
+            "/batches",
+            {
+                "input_file_id": file["id"],
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+                "metadata": {"thinkscale": name},
+            },
+        )
+        journal["batch_id"] = batch["id"]
+        await self._write(journal)
+        self._follow(journal)
+
+    async def _named(self, journal: dict[str, Any]) -> bool:
+        """Whether a batch was submitted for this journal, whose id is then known."""
+        if journal["batch_id"] is None:
+            after = ""
+            while True:
+                page = await self._call("GET", f"/batches?limit=100{after}")
+                for batch in page["data"]:
+                    if (batch.get("metadata") or {}).get("thinkscale") == journal["name"]:
+                        journal["batch_id"] = batch["id"]
+                if journal["batch_id"] is not None or not page.get("has_more") or not page["data"]:
+                    break
+                after = f"&after={page['data'][-1]['id']}"
+        return journal["batch_id"] is not None
+
+    def _follow(self, journal: dict[str, Any]) -> None:
+        self._submitted.update(journal["keys"])
+        for key in journal["keys"]:
+            self._waiting.pop(key, None)
+        task = asyncio.create_task(self._finish(journal))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, journal: dict[str, Any]) -> None:
+        """Poll a batch to its end, keep its replies, and forget it."""
+        keys, began, pause_s = journal["keys"], time.monotonic(), FIRST_POLL_S
+        try:
+            while (batch := await self._call("GET", f"/batches/{journal['batch_id']}")).get("status") not in OVER:
+                if time.monotonic() - began > self._limits.timeout_s:
+                    raise StopAskingError(
+                        f"batch {journal['batch_id']} is {batch.get('status')} after limits.timeout_s = "
+                        f"{self._limits.timeout_s:g}: run the same command again later, it goes on with this batch"
+                    )
+                await asyncio.sleep(pause_s)
+                pause_s = min(LAST_POLL_S, 1.5 * pause_s)
+            for name in ("output_file_id", "error_file_id"):
+                if batch.get(name):
+                    text = await self._call("GET", f"/files/{batch[name]}/content")
+                    await self._take(text if isinstance(text, str) else json.dumps(text))
+            await asyncio.to_thread(self._store.delete, self._path(journal))
+            self._submitted.difference_update(keys)
+            told = f"batch {journal['batch_id']} {batch['status']}"
+            if batch["status"] == "failed":
+                raise StopAskingError(f"{told}: {json.dumps(batch.get('errors'))[:500]}")
+            self._fail(keys, AgainError(f"{told} without this request's reply"))
+        except Exception as error:
+            self._fail(keys, error)
+
+    async def _take(self, lines: str) -> None:
+        for line in filter(None, map(str.strip, lines.splitlines())):
+            result = json.loads(line)
+            key, response = result["custom_id"], result.get("response") or {}
+            status, reply = int(response.get("status_code") or 0), response.get("body")
+            future = self._futures.get(key)
+            if status == 200 and isinstance(reply, dict):
+                with contextlib.suppress(EngineError):
+                    await self._keep(key, self._chat.whole(reply))
+                if future is not None and not future.done():
+                    future.set_result(reply)
+            elif future is not None and not future.done():
+                answer = reply if status else {"error": result.get("error") or "no response"}
+                future.set_exception(self._chat.fault(status or 502, answer))
+
+    def _fail(self, keys: Any, error: Exception) -> None:
+        for key in list(keys):
+            if (future := self._futures.get(key)) is not None and not future.done():
+                future.set_exception(error)
+
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, form: Callable[[], Any] | None = None
+    ) -> Any:
+        number = 0
+        while True:
+            try:
+                return await self._chat.call(method, path, body, None if form is None else form())
+            except AgainError as error:
+                if (number := number + 1) == TRIES:
+                    raise
+                await asyncio.sleep(error.wait_s or 2.0**number / 4)
+
+    async def _write(self, journal: Mapping[str, Any]) -> None:
+        await self._store.create_async(self._path(journal), json.dumps(journal).encode(), replace=True)
+
+    def _path(self, journal: Mapping[str, Any]) -> str:
+        return f"{self._journals}/{journal['name']}.json"

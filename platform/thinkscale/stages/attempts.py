@@ -1,0 +1,236 @@
+"""A teacher's attempts at each selected question, with what became of every one: solutions, an engine or an endpoint.
+
+Owns what is asked and what an attempt's status is. Which attempts become traces is decided in `distill`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import pyarrow as pa
+
+from thinkscale.domain.budget import Budget
+from thinkscale.domain.campaign import Campaign, Teacher
+from thinkscale.domain.engine import Engine, StopAskingError
+from thinkscale.domain.generation import Sampling, derived_seed
+from thinkscale.domain.question import TRACE_ANSWER, TRACES_BY
+from thinkscale.domain.sample import Thought
+from thinkscale.domain.trace import Attempt
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import forcing_ids, resolve_format
+from thinkscale.forcing.program import think
+from thinkscale.forcing.reading import complete, split_thinking
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
+from thinkscale.runtime.asking import Failed
+from thinkscale.runtime.asks import Grade, run_asks
+from thinkscale.runtime.engines import tokenizer_of
+from thinkscale.runtime.segments import Actors, Result, run_segments
+from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
+from thinkscale.stages.artifacts import fingerprints, template_hash
+from thinkscale.stages.difficulty import engine_settings
+from thinkscale.store.artifact import Artifact
+from thinkscale.store.schemas import ATTEMPTS, table
+from thinkscale.store.stage import begin_stage, slices
+
+STATUS_LEAST = 50
+"""Attempts of a run before the share of one status can end it."""
+
+
+def make_attempts(
+    campaign: Campaign, source: Artifact, output: Artifact, teacher: Teacher, usd_left: float | None
+) -> bool:
+    """`attempts-<n>`: what one teacher gave for each selected question.
+
+    Args:
+        usd_left: what an endpoint may still cost.
+
+    Raises:
+        EngineError: no engine can be built, or so much fails that it is at fault.
+        StopAskingError: a quota, a key, an account, distill.max_usd or distill.max_status_share ends the stage.
+    """
+    config: dict[str, Any] = {"teacher": teacher.identity, "base": campaign.model.base}
+    if teacher.source == "engine" and teacher.endpoint is None:
+        config |= {"seed": campaign.seed, "template": template_hash(campaign, str(teacher.model))}
+    rows = campaign.difficulty.segment_rows
+    stage = begin_stage(output, config, fingerprints(selected=source), lambda: slices(source, rows))
+    if stage is None:
+        return False
+    if teacher.source == "solutions":
+        run_segments("distill", stage, transform=FromSolutions(campaign.model.base))
+        return stage.commit(ATTEMPTS)
+    settings, resources = engine_settings(campaign, str(teacher.model)), campaign.resources
+    actors = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=resources.gpus_per_replica)
+    if teacher.endpoint is not None:
+        endpoint = EndpointSettings(teacher=teacher, store=output.store, campaign=campaign.name, usd_left=usd_left)
+        settings, actors = replace(settings, teacher=endpoint), Actors(most=1)  # one counts what is under way
+    asks = FromTeacher(campaign=campaign, teacher=teacher)
+    run_asks("distill", stage, asks, settings, actors, partial(each_attempt, attempts=teacher.attempts))
+    return stage.commit(ATTEMPTS)
+
+
+def each_attempt(rows: pa.Table, *, attempts: int) -> list[dict[str, Any]]:
+    """The questions, each as often as it is attempted."""
+    return [{**row, "attempt": number} for row in rows.to_pylist() for number in range(attempts)]
+
+
+class FromSolutions:
+    """The pool's worked solutions, and traces that were made elsewhere, as attempts."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+
+    def __call__(self, rows: pa.Table) -> Result:
+        found = [(row, *_ready_made({**row, "attempt": 0})) for row in rows.to_pylist()]
+        graded = _pool().grade_all if any(own for *_, own in found) else _as_worked
+        kept = _attempt_rows(
+            [{**row, "attempt": 0} for row, *_ in found],
+            [attempt for _, attempt, _ in found],
+            [json.loads(row["metadata"] or "{}").get(TRACES_BY, "solutions") for row, *_ in found],
+            graded,
+            tokenizer_of(self._base),
+        )
+        for row, (*_, own) in zip(kept, found, strict=True):
+            row["correct"] = row["correct"] if own else row["status"] == "ok"  # a worked solution ends at the reference
+        return Result(kept=table(kept, ATTEMPTS))
+
+
+def _ready_made(row: Mapping[str, Any]) -> tuple[Attempt, bool]:
+    """A row's solution as an attempt, and whether it has an answer of its own beside the reference."""
+    if not row["solution"]:
+        return Attempt(status="no_solution"), False
+    thinking, answer, is_open = split_thinking(row["solution"])
+    own = json.loads(row["metadata"] or "{}").get(TRACE_ANSWER, "")
+    if is_open:
+        return Attempt(status="cut_thinking", thinking=thinking), False
+    if not thinking:  # no marks: all of it is thinking
+        thinking, answer = answer, ""
+    answer = own or answer
+    return Attempt(status="ok", thinking=thinking, answer=answer or row["answer"]), bool(answer)
+
+
+def _as_worked(items: Sequence[Graded]) -> list[Any]:
+    return [None] * len(items)
+
+
+@lru_cache(maxsize=1)
+def _pool() -> GradingPool:
+    return GradingPool()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromTeacher:
+    """A model thinks about each question, as often as its teacher says."""
+
+    campaign: Campaign
+    teacher: Teacher
+    seen: Counter[str] = field(default_factory=Counter)
+    """Statuses of this process's attempts."""
+
+    def key(self, row: dict[str, Any]) -> str:
+        return f"{row['id']}/{row['attempt']}"
+
+    def expected(self, row: dict[str, Any]) -> float:
+        return float(row["trace_tokens"] or 0)
+
+    async def ask(self, engine: Any, tokenizer: Any, row: dict[str, Any]) -> Attempt:
+        if isinstance(engine, EndpointTeacher):
+            attempt = await engine.attempt(row["question"], row["attempt"])
+        else:
+            attempt = await self._think(engine, tokenizer, row)
+        self.seen[attempt.status] += 1
+        told, most = self.seen.total(), self.campaign.distill.max_status_share
+        count = self.seen[attempt.status]
+        if attempt.status != "ok" and told >= STATUS_LEAST and count > most * told:
+            error = StopAskingError(
+                f"{count} of {told} attempts of teacher {self.teacher.model!r} ended as {attempt.status}, more than "
+                f"distill.max_status_share = {most:g}; the last one: {attempt.words or 'it said nothing'}. Mend that, "
+                "or raise the share; what came is kept"
+            )
+            if isinstance(engine, EndpointTeacher):
+                await engine.stop(error)
+            raise error
+        return attempt
+
+    async def _think(self, engine: Engine, tokenizer: ModelTokenizer, row: Mapping[str, Any]) -> Attempt:
+        """One attempt in the campaign's own engine, under the teacher's budget."""
+        teacher = self.teacher
+        thinking_format = resolve_format(teacher, tokenizer)
+        budget = Budget(max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens)
+        prompt = tokenizer.prompt_ids(row["question"], thinking_format, teacher.system_prompt)
+        ids, context = forcing_ids(tokenizer, thinking_format, budget), engine.info.context_tokens
+        seed = derived_seed(self.campaign.seed, row["id"], row["attempt"])
+        sampling = Sampling(temperature=teacher.temperature, top_p=teacher.top_p, seed=seed)
+        thought: Thought = await run(engine, think(prompt, budget, ids, context_tokens=context, sampling=sampling))
+        thinking, answer = (tokenizer.decode(part).strip() for part in (thought.thinking_ids, thought.answer_ids))
+        status = complete(thinking, answer)
+        if thought.end in ("overflow", "cap"):
+            status = "prompt_too_long" if thought.end == "overflow" else "cut_thinking"
+        elif thought.answer_finish == "length":
+            status = "cut_answer"
+        return Attempt(
+            status=status,
+            words="" if status == "ok" else f"{len(thought.thinking_ids)} and {len(thought.answer_ids)} tokens",
+            thinking=thinking,
+            answer=answer,
+            prompt_tokens=len(prompt),
+            completion_tokens=thought.decoded_tokens,
+        )
+
+    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
+        attempts = [Attempt(status="error", words=a.error) if isinstance(a, Failed) else a for a in answers]
+        attempts, base = _without_duplicates(attempts), tokenizer_of(self.campaign.model.base)
+        kept = _attempt_rows(rows, attempts, [str(self.teacher.model)] * len(rows), grade, base)
+        stats = {
+            "prompt_tokens": sum(attempt.prompt_tokens for attempt in attempts),
+            "decoded_tokens": sum(attempt.completion_tokens for attempt in attempts),
+            "reply_usd": sum(attempt.usd for attempt in attempts),
+        }
+        return Result(kept=table(kept, ATTEMPTS), stats=stats)
+
+
+def _without_duplicates(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """A reply that a server gave twice, by its id and text, was made for one request at most."""
+    seen: set[tuple[str, str, str]] = set()
+    found = []
+    for attempt in attempts:
+        key = (attempt.reply_id, attempt.thinking, attempt.answer)
+        again = bool(attempt.reply_id) and attempt.status == "ok" and key in seen
+        words = f"the reply {attempt.reply_id} came for another request too"
+        found.append(replace(attempt, status="duplicate_reply", words=words) if again else attempt)
+        seen.add(key)
+    return found
+
+
+def _attempt_rows(
+    rows: Sequence[Mapping[str, Any]],
+    attempts: Sequence[Attempt],
+    teachers: Sequence[str],
+    grade: Any,
+    tokenizer: ModelTokenizer,
+) -> list[dict[str, Any]]:
+    """Rows of ATTEMPTS; those that are whole are graded."""
+    whole = [(row, attempt) for row, attempt in zip(rows, attempts, strict=True) if attempt.status == "ok"]
+    asked = ((row["kind"], row["answer"], tuple(row["options"] or ()), attempt.answer) for row, attempt in whole)
+    verdicts = iter(grade([Graded(kind=k, reference=r, options=o, response=said) for k, r, o, said in asked]))
+    found = []
+    for row, attempt, teacher in zip(rows, attempts, teachers, strict=True):
+        verdict = next(verdicts) if attempt.status == "ok" else None
+        facts = {name: value for name, value in asdict(attempt).items() if name != "reply_id"}
+        found.append(
+            {
+                "question_id": row["id"],
+                "attempt": row["attempt"],
+                "teacher": teacher,
+                **facts,
+                "correct": verdict is not None and verdict.verdict == "correct",
+                "thinking_tokens": len(tokenizer.encode(attempt.thinking)),
+            }
+        )
+    return found
