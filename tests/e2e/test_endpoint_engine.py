@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT
-from thinkscale.domain.engine import Engine, EngineError
+from thinkscale.domain.generation import Engine, EngineError
 from thinkscale.engines.endpoint import EndpointEngine
 from tiny_model import write_tiny_model
 

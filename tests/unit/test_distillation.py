@@ -8,9 +8,8 @@ import pytest
 from thinkscale.domain.campaign import Campaign
 from thinkscale.grading.pool import GradingPool
 from thinkscale.runtime.asking import Failed
-from thinkscale.runtime.engines import EngineLoop
+from thinkscale.runtime.engines import EngineLoop, EngineSettings
 from thinkscale.runtime.segments import Result
-from thinkscale.stages.difficulty import engine_settings
 from thinkscale.stages.distill import FromSolutions, FromTeacher
 from thinkscale.store.schemas import SELECTED, TRACES, table
 from tiny_model import write_tiny_model
@@ -59,7 +58,7 @@ def test_worked_solutions_become_traces_and_others_are_dropped(tiny: str) -> Non
 
 def taught(settings: Campaign) -> Result:
     """What the teacher's engine gives for all rows."""
-    asks, loop = FromTeacher(campaign=settings), EngineLoop(engine_settings(settings, str(settings.teacher.model)))
+    asks, loop = FromTeacher(campaign=settings), EngineLoop(EngineSettings.of(settings, str(settings.teacher.model)))
 
     async def answers(rows: list[dict[str, Any]]) -> list[Any]:
         engine = await loop.engine()

@@ -1,6 +1,4 @@
-"""A question of a pool or a benchmark. Knows nothing of where it is stored or who answers it."""
-
-from __future__ import annotations
+"""A question of a pool or a benchmark, and a teacher's reasoning for it. Knows nothing of where they are stored."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -46,3 +44,18 @@ def question_id(source: str, question: str, answer: str) -> str:
     """A stable id: the source's name and 64 bits of SHA-256 over question and reference answer."""
     digest = hashlib.sha256(f"{question}\x1f{answer}".encode("utf-8", "surrogatepass")).hexdigest()
     return f"{source}-{digest[:16]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """One reasoning trace. `thinking` and `answer` carry no delimiters."""
+
+    question_id: str
+    question: str
+    thinking: str
+    answer: str
+    teacher: str
+    """`solutions` (the pool's own worked solutions) or the teacher's model name."""
+    domain: str | None = None
+    source: str = ""
+    thinking_tokens: int = 0

@@ -6,30 +6,26 @@ Owns the teacher's terms: no trace is made where they do not allow training on i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from thinkscale.domain.budget import Budget, ThinkingEnd
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Sampling, derived_seed
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.generation import Engine, Sampling, derived_seed
+from thinkscale.domain.sample import Budget, ThinkingEnd, Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import forcing_ids, resolve_format
 from thinkscale.forcing.program import think
 from thinkscale.grading.verdict import Graded
-from thinkscale.runtime.asks import Grade, answered, run_asks
-from thinkscale.runtime.dropping import dropped_row, licences
-from thinkscale.runtime.engines import tokenizer_of
-from thinkscale.runtime.segments import Actors, Result, run_segments
+from thinkscale.runtime.asks import GradeAll, answered, run_asks
+from thinkscale.runtime.engines import EngineSettings, tokenizer_of
+from thinkscale.runtime.segments import Actors, Result, licences, run_segments
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
-from thinkscale.stages.difficulty import engine_settings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
-from thinkscale.store.schemas import DROPPED, TRACES, table
+from thinkscale.store.schemas import DROPPED, TRACES, dropped_row, table
 from thinkscale.store.stage import begin_stage, slices
 
 
@@ -78,7 +74,7 @@ def distill(campaign: Campaign, store: Store) -> bool:
         run_segments("distill", stage, transform=FromSolutions(campaign.model.base))
     else:
         assert teacher.model is not None
-        settings = replace(engine_settings(campaign, teacher.model), endpoint=teacher.endpoint)
+        settings = EngineSettings.of(campaign, teacher.model, teacher.endpoint)
         gpus = 0 if teacher.endpoint else resources.gpus_per_replica
         actors = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=gpus)
         run_asks("distill", stage, FromTeacher(campaign=campaign), settings, actors)
@@ -146,10 +142,10 @@ class FromTeacher:
             decoded_tokens=thought.decoded_tokens,
         )
 
-    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
+    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         thought, failed = answered(rows, answers)
         asked = ((row["kind"], row["answer"], tuple(row["options"] or ()), found.answer) for row, found in thought)
-        verdicts = grade([Graded(kind=k, reference=r, options=o, response=said) for k, r, o, said in asked])
+        verdicts = grade_all([Graded(kind=k, reference=r, options=o, response=said) for k, r, o, said in asked])
         base, kept = tokenizer_of(self.campaign.model.base), []
         dropped = [dropped_row("distill", row["id"], "failed", {"error": answer.error}, row) for row, answer in failed]
         for (row, found), verdict in zip(thought, verdicts, strict=True):
