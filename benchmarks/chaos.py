@@ -20,7 +20,7 @@ from recording import record
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
-from thinkscale.chaos.trial import Outcome, chaos  # noqa: E402
+from thinkscale.chaos.trial import Findings, chaos  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         write(chaos(campaign, [f'model.base="{model}"'], times=times, seed=seed, compared=write))
 
 
-def write(outcome: Outcome) -> None:
+def write(outcome: Findings) -> None:
     found = {name: getattr(outcome, name) for name in ("lost", "doubled", "different", "left")}
     totals = {name: sum(counts.values()) for name, counts in found.items()}
     totals["left_behind"] = totals.pop("left")

@@ -46,13 +46,13 @@ def bare(texts: Path, model: str, threads: int) -> dict[str, Any]:
 
 
 def stage(texts: list[str], model: str, threads: int, gpus: float, segment_rows: int) -> float:
-    from thinkscale.stages.curation import EmbedQuestions, read_questions_only
-
     from thinkscale.domain.question import Question
-    from thinkscale.runtime.segments import Actors, run_segments, slices
+    from thinkscale.runtime.segments import Actors, run_segments
+    from thinkscale.stages.embed import EmbedQuestions, read_questions_only
     from thinkscale.store.artifact import Artifact
     from thinkscale.store.filesystem import Store
     from thinkscale.store.schemas import EMBEDDINGS, QUESTIONS, questions_table
+    from thinkscale.store.stage import begin_stage, slices
 
     with tempfile.TemporaryDirectory() as name:
         store = Store(name)
@@ -65,13 +65,13 @@ def stage(texts: list[str], model: str, threads: int, gpus: float, segment_rows:
             ]
             pool.commit_segment(f"{start:09d}", questions_table(rows))
         pool.commit(QUESTIONS)
-        output = Artifact(store, "embeddings")
-        done = output.begin({}, {})
+        begun = begin_stage(Artifact(store, "embeddings"), {}, {}, lambda: slices(pool, segment_rows))
+        assert begun is not None
         run_segments(
-            "embed", output, slices(pool, segment_rows), done, read=read_questions_only, transform=EmbedQuestions,
+            "embed", begun, read=read_questions_only, transform=EmbedQuestions,
             arguments=(model, BATCH_TOKENS, threads), actors=Actors(most=1, gpus=gpus),
         )  # fmt: skip
-        output.commit(EMBEDDINGS)
+        begun.commit(EMBEDDINGS)
         commits = sorted(path.stat().st_mtime for path in Path(name, "embeddings", "segments").glob("0*.json"))
         return (len(texts) - segment_rows) / (commits[-1] - commits[0])
 

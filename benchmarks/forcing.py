@@ -19,8 +19,8 @@ from typing import Any
 
 from recording import record
 from shapes import TOKENIZER_IDS, start_engine
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Request, Sampling, TokenIds
+from thinkscale.domain.sample import Budget
 from thinkscale.engines.vllm import VllmEngine
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import ForcingIds
@@ -51,7 +51,7 @@ def ways(engine: VllmEngine) -> dict[str, Way]:
 
     def budget(tokens: int) -> Budget:
         # newline, delimiter and final-answer text: 5 tokens
-        return Budget(max_thinking_tokens=tokens - ANSWER_TOKENS - 5, num_waits=WAITS, max_answer_tokens=ANSWER_TOKENS)
+        return Budget(max_thinking_tokens=tokens - ANSWER_TOKENS - 5, waits=WAITS, max_answer_tokens=ANSWER_TOKENS)
 
     async def plain(asked: list[TokenIds], tokens: int) -> int:
         done = await asyncio.gather(

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from thinkscale.domain.campaign import Serve
 from thinkscale.engines.vllm import VllmEngine
 
 SHAPES = {
@@ -45,9 +46,7 @@ async def start_engine(name: str, *, context_tokens: int, max_concurrent_sequenc
     with tempfile.TemporaryDirectory() as directory:
         engine = await VllmEngine.start(
             write_shape(name, Path(directory)),
-            dtype="bfloat16",
-            context_tokens=context_tokens,
-            max_concurrent_sequences=max_concurrent_sequences,
+            Serve(dtype="bfloat16", context_tokens=context_tokens, max_concurrent_sequences=max_concurrent_sequences),
             options={"load_format": "dummy"},
         )
     engine.info = replace(engine.info, eos_ids=(SHAPES[name]["vocab_size"] - 1,))

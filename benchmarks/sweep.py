@@ -19,8 +19,8 @@ from typing import Any
 from forcing import IDS, prompts
 from recording import record
 from shapes import start_engine
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling, TokenIds
+from thinkscale.domain.sample import Budget
 from thinkscale.engines.vllm import VllmEngine
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import ForcingIds

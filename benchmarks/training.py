@@ -30,11 +30,10 @@ import torch.multiprocessing as multiprocessing
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import attention
-from thinkscale.learn.loop import make_optimizer, train_step
+from thinkscale.learn.loop import make_optimizer, model_flops, peak_flops, train_step
 from thinkscale.learn.masking import Sample
 from thinkscale.learn.model import PackedCausalLM, build_model
 from thinkscale.learn.packing import batches
-from thinkscale.learn.schedule import model_flops, peak_flops
 
 FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",

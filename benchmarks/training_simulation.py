@@ -29,8 +29,8 @@ import numpy as np
 
 from recording import record
 from thinkscale.learn import packing
+from thinkscale.learn.loop import PEAK_FLOPS, attention_width, matrix_parameters, model_flops
 from thinkscale.learn.recompute import Recompute, kept_widths, plan
-from thinkscale.learn.schedule import PEAK_FLOPS, attention_width, matrix_parameters, model_flops
 
 RESULTS = Path(__file__).parent / "results"
 GOAL_MINUTES = 9.0

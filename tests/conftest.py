@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from thinkscale.chaos.s3_server import ROOT, S3Server
+from thinkscale.chaos.s3 import ROOT, S3Server
 
 # Models of the tests come from installed packages; nothing may ask a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

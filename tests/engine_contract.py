@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Completion, Request, Sampling
+from thinkscale.domain.generation import Completion, Engine, Request, Sampling
 
 PROMPT = (5, 9, 2, 7)
 

@@ -12,12 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from thinkscale.domain.budget import Budget
-from thinkscale.domain.campaign import FormatName, Thinker
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Sampling, derived_seed
+from thinkscale.domain.campaign import FormatName, Serve, Thinker
+from thinkscale.domain.generation import Engine, Sampling, derived_seed
 from thinkscale.domain.question import AnswerKind, Question, question_id
-from thinkscale.domain.sample import Thought, Verdict
+from thinkscale.domain.sample import Budget, Thought, Verdict
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
@@ -78,7 +76,7 @@ def evaluate(
 
     Raises:
         thinkscale.store.models.ModelError: the model cannot be had.
-        thinkscale.domain.engine.EngineError: the engine cannot be built, or failed.
+        thinkscale.domain.generation.EngineError: the engine cannot be built, or failed.
     """
     asked = [each if isinstance(each, Question) else _question(*each, kind) for each in questions]
     tokenizer = ModelTokenizer(directory := local_model(model, weights=isinstance(engine, str)))
@@ -96,7 +94,7 @@ def evaluate(
     async def draw_all() -> list[list[tuple[Question, int, Cell, Thought]]]:
         if not isinstance(engine, str):
             return await asyncio.gather(*(draw(engine, question, n) for question in asked for n in range(samples)))
-        own = await build_engine(engine, directory, dtype=dtype, context_tokens=context_tokens)
+        own = await build_engine(directory, Serve(engine=engine, dtype=dtype, context_tokens=context_tokens))
         try:
             return await asyncio.gather(*(draw(own, question, n) for question in asked for n in range(samples)))
         finally:

@@ -5,8 +5,6 @@ The n-th question of a family depends on the seed and the family's parameters al
 made or in what pieces.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ models. A function with a family's name takes one item's metadata and gives the 
 the reference answer. A family without one has questions without a solution.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

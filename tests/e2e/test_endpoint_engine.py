@@ -15,8 +15,8 @@ import pytest
 
 from engine_contract import CONTRACT
 from thinkscale.domain.campaign import Teacher
-from thinkscale.domain.engine import Engine, EngineError
-from thinkscale.domain.trace import Attempt
+from thinkscale.domain.generation import Engine, EngineError
+from thinkscale.domain.question import Attempt
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.store.filesystem import Store

@@ -19,14 +19,13 @@ import psutil
 import pytest
 
 from engine_contract import CONTRACT
-from thinkscale.domain.budget import Budget
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Sampling
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.campaign import Serve
+from thinkscale.domain.generation import Engine, Sampling
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
-from thinkscale.engines.streaming import think
 from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.forcing.driver import force
 from thinkscale.forcing.formats import S1, forcing_ids
 from tiny_model import write_tiny_model
 
@@ -110,15 +109,15 @@ def test_answers_are_those_of_the_plain_form_on_transformers(
     tokenizer = ModelTokenizer(tiny_model)
     budget = Budget(
         max_thinking_tokens=thinking["max_tokens"],
-        num_waits=thinking.get("waits", 0),
+        waits=thinking.get("waits", 0),
         wait_text=thinking.get("wait_text", "Wait"),
         max_answer_tokens=100 - thinking["max_tokens"] - len(tokenizer.encode("Final Answer:")),
     )
 
     async def expected() -> Thought:
-        engine = await build_engine("transformers", tiny_model, dtype="float32", context_tokens=512)
+        engine = await build_engine(tiny_model, Serve(engine="transformers", dtype="float32", context_tokens=512))
         ids = forcing_ids(tokenizer, S1, budget)
-        return await think(engine, tokenizer.chat_ids(QUESTION, S1), budget, ids, sampling=Sampling())
+        return await force(engine, tokenizer.chat_ids(QUESTION, S1), budget, ids, sampling=Sampling())
 
     thought = asyncio.run(expected())
     reply = chat(served.client(), max_tokens=100, extra_body={"thinking": thinking})

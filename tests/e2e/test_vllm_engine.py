@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT, PROMPT
-from thinkscale.domain.engine import Engine, EngineError
-from thinkscale.domain.generation import Completion, Request, Sampling
+from thinkscale.domain.campaign import Serve
+from thinkscale.domain.generation import Completion, Engine, EngineError, Request, Sampling
 from thinkscale.engines.factory import build_engine
 from tiny_model import write_tiny_model
 
@@ -29,8 +29,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(tiny_model: Path) -> Iterator[tuple[Engine, asyncio.Runner]]:
     with asyncio.Runner() as runner:
-        arguments = {"dtype": "float32", "context_tokens": 512, "max_concurrent_sequences": 32}
-        built = runner.run(build_engine("auto", tiny_model, **arguments))
+        built = runner.run(
+            build_engine(tiny_model, Serve(dtype="float32", context_tokens=512, max_concurrent_sequences=32))
+        )
         assert built.info.engine == "vllm"
         yield built, runner
         runner.run(built.close())
@@ -53,7 +54,9 @@ def test_greedy_equals_transformers(engine: tuple[Engine, asyncio.Runner], tiny_
         return await asyncio.gather(*map(engine.generate, requests))
 
     async def ask_transformers() -> list[Completion]:
-        return await ask(await build_engine("transformers", tiny_model, dtype="float32", context_tokens=512))
+        return await ask(
+            await build_engine(tiny_model, Serve(engine="transformers", dtype="float32", context_tokens=512))
+        )
 
     assert runner.run(ask(built)) == asyncio.run(ask_transformers())
 

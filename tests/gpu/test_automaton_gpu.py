@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-from thinkscale.forcing.automaton import ForcingAutomaton, ForcingSpec, text_moves  # noqa: E402
+from thinkscale.forcing.automaton import ForcingAutomaton, ForcingSpec  # noqa: E402
 
 IDS, ROWS = 32, 8
 
@@ -43,40 +43,3 @@ def test_a_recorded_graph_does_what_single_steps_do() -> None:
             assert told[0] == told[1]
             assert torch.equal(automata[0].host_state, automata[1].host_state)
     assert automata[0].host_state.unique().numel() > 10  # it went somewhere
-
-
-def test_delimiters_in_the_text_are_found_in_a_recorded_graph_as_in_single_steps() -> None:
-    from thinkscale.domain.generation import TextStop
-
-    # "ab" of the pieces 20 "a", 21 "b", 22 "xa", 23 "b."; "c" of 24 opens thinking again
-    end = TextStop(
-        text="ab", length=2, heads={},
-        moves={20: ((1, 0), (1, 0)), 21: ((0, 1), (2, -1)), 22: ((1, 1), (1, 1)), 23: ((0, 2), (2, -1))},
-    )  # fmt: skip
-    start = TextStop(text="c", length=1, heads={}, moves={24: ((1, 0),)})
-    draw = torch.Generator().manual_seed(1)
-    automata = [ForcingAutomaton(ROWS + 1, ROWS, [3], IDS, device) for device in ("cpu", "cuda")]
-    specs = {
-        slot: ForcingSpec(
-            cap=40, waits=slot % 2, max_answer=9, stops=[1], eos=[1], wait=[7, 8], close=[20, 21, 6], newline=[3],
-            final=[9, 10], starts_on_newline=True, first=[5], openings=[2], end_bytes=2, start_bytes=1,
-        )
-        for slot in range(1, ROWS + 1)
-    }  # fmt: skip
-    with torch.inference_mode():
-        for automaton in automata:
-            automaton.set_texts(text_moves(end), text_moves(start))
-            automaton.assign(specs)
-            automaton.set_rows(list(specs))
-        for _ in range(50):
-            sampled = torch.randint(18, 26, (ROWS,), generator=draw, dtype=torch.int32)
-            logits, told = torch.rand(ROWS, IDS, generator=draw), []
-            for automaton in automata:
-                masked = logits.to(automaton.device, copy=True)
-                automaton.mask(masked)
-                tokens = automaton.step(sampled.to(automaton.device), torch.zeros(ROWS, dtype=torch.bool))
-                told.append((masked.tolist(), tokens.tolist()))
-            torch.cuda.synchronize()
-            assert told[0] == told[1]
-            assert torch.equal(automata[0].host_state, automata[1].host_state)
-    assert 1 in automata[0].host_state[1:, -18]  # some were handed back

@@ -14,13 +14,11 @@ import pytest
 
 from ray import cloudpickle
 from thinkscale.domain.campaign import Serve
-from thinkscale.domain.engine import Engine, EngineDiedError
-from thinkscale.domain.generation import Request
+from thinkscale.domain.generation import Engine, EngineDiedError, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.runtime.asks import Grade, answered, run_asks
-from thinkscale.runtime.dropping import dropped_row
+from thinkscale.runtime.asks import GradeAll, answered, run_asks
 from thinkscale.runtime.engines import EngineSettings, MixedEnginesError
-from thinkscale.runtime.segments import Actors, Result
+from thinkscale.runtime.segments import Actors, Result, dropped_row
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import DROPPED, EMBEDDINGS, table
@@ -51,7 +49,7 @@ class Killing:
             raise EngineDiedError("out of memory")
         return len(completion.ids)
 
-    def collect(self, rows: Sequence[str], answers: Sequence[Any], grade: Grade) -> Result:
+    def collect(self, rows: Sequence[str], answers: Sequence[Any], grade: GradeAll) -> Result:
         found, failed = answered(rows, answers)
         return Result(
             kept=table([{"id": row, "embedding": [float(count)]} for row, count in found], EMBEDDINGS),

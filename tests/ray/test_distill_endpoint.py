@@ -10,7 +10,7 @@ import pytest
 
 from distilling import begun, kill_and_resume
 from teacher_server import KEY, TeacherServer
-from thinkscale.domain.engine import StopAskingError
+from thinkscale.domain.generation import StopAskingError
 from thinkscale.stages.distill import distill
 from thinkscale.store.artifact import Artifact
 

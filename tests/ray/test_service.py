@@ -17,13 +17,13 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from ray import serve
-from thinkscale.domain.budget import Budget
+from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Sampling
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.domain.service import Service
 from thinkscale.engines.factory import build_engine
-from thinkscale.engines.streaming import think
 from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.forcing.driver import force
 from thinkscale.forcing.formats import THINK, ThinkingFormat, forcing_ids
 from thinkscale.runtime.replicas import end_application, run_application
 from thinkscale.server.service import KEYS, application, from_config
@@ -147,13 +147,13 @@ def test_other_formats_are_served(tmp_path: Path, model_settings: dict[str, str]
     model = write_tiny_model(tmp_path, (*SPECIAL, "<think>", "</think>"))
     settings = service(str(model), model={"base": str(model), **model_settings})
     tokenizer = ModelTokenizer(model)
-    budget = Budget(max_thinking_tokens=40, num_waits=1, max_answer_tokens=20)
+    budget = Budget(max_thinking_tokens=40, waits=1, max_answer_tokens=20)
 
     async def alone() -> Thought:
-        engine = await build_engine("transformers", model, dtype="float32", context_tokens=512)
+        engine = await build_engine(model, Serve(engine="transformers", dtype="float32", context_tokens=512))
         question = [{"role": "user", "content": "why?"}]
         ids = forcing_ids(tokenizer, expected, budget)
-        return await think(engine, tokenizer.chat_ids(question, expected), budget, ids, sampling=Sampling())
+        return await force(engine, tokenizer.chat_ids(question, expected), budget, ids, sampling=Sampling())
 
     thought = asyncio.run(alone())
     run_application(application(settings), "formats", route_prefix="/formats", what="the service")

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.engine import Engine, EngineDiedError
-from thinkscale.domain.generation import Completion, Request
+from thinkscale.domain.generation import Completion, Engine, EngineDiedError, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.runtime.replicas import replicas_held, start_replicas, stop_replicas
 from tiny_model import write_tiny_model

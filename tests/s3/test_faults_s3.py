@@ -10,8 +10,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from thinkscale.chaos.proxy import FAULTS, Proxy
-from thinkscale.chaos.s3_server import ROOT, S3Server
+from thinkscale.chaos.s3 import FAULTS, ROOT, Proxy, S3Server
 from thinkscale.store.filesystem import PART_BYTES, Store, StoreError
 
 FOUND = [pafs.FileType.File, pafs.FileType.Directory, pafs.FileType.NotFound]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from thinkscale.domain.engine import EngineDiedError, EngineError
+from thinkscale.domain.generation import EngineDiedError, EngineError
 from thinkscale.runtime.asking import FAILED_LEAST, Asking, EngineGoneError, Failed
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinkscale.domain.budget import Budget
-from thinkscale.domain.generation import Sampling, TokenIds
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.generation import TokenIds
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.scripted import ScriptedEngine, hashed_logits
-from thinkscale.forcing.automaton import ForcingAutomaton, text_moves
+from thinkscale.forcing.automaton import ForcingAutomaton, ForcingSpec, forcing_spec, read_thought
 from thinkscale.forcing.driver import run
-from thinkscale.forcing.ending import text_stop
 from thinkscale.forcing.formats import ForcingIds
-from thinkscale.forcing.inside import Inside, force
-from thinkscale.forcing.program import think
+from thinkscale.forcing.program import overflow, think, thinking_cap
 
 VOCABULARY = 9
 CONTEXT = 64
@@ -28,41 +24,18 @@ token = st.integers(1, VOCABULARY - 1)
 tokens = st.lists(token, min_size=1, max_size=3).map(tuple)
 
 
-def text_of(i: int) -> bytes:
-    """The pieces of the random models: ids 4 to 8 are cut out of the texts that end and open thinking."""
-    return (b"", b"a", b"b\n", b"c.", b"<", b"/t", b"</", b"t>", b">x")[i]
-
-
-class Pieces:
-    vocab_size = VOCABULARY
-
-    def encode(self, text: str) -> list[int]:
-        return [{"a": 1, "c.": 3, "<": 4, ".": 2}.get(text, 1)]
-
-    def token_bytes(self, i: int) -> bytes:
-        return text_of(i)
-
-
-PIECES = Pieces()
-ENDS = [("<t>", (4, 7)), ("</t>", (6, 7)), ("</t>", (4, 5, 8)), ("a<", (1, 4)), ("/tt>", (5, 7))]
-
-
 @st.composite
 def forcing(draw: st.DrawFn) -> ForcingIds:
     end = (draw(token),)
-    text, pieces = draw(st.sampled_from([(None, None), *ENDS]))
-    opening, start = draw(st.sampled_from([(None, ()), (None, (5,)), ("<t", (4, 7)), ("<", (4,)), ("</t>", (6, 7))]))
     return ForcingIds(
-        end=pieces or end,
-        close=(pieces or end) + draw(st.lists(token, max_size=2).map(tuple)),
+        end=end,
+        close=end + draw(st.lists(token, max_size=2).map(tuple)),
         wait=draw(tokens),
         final_answer=draw(st.lists(token, max_size=2).map(tuple)),
         newline=draw(tokens),
         newline_ending=frozenset(draw(st.sets(token, max_size=3))),
         eos=(0,),
-        end_text=text and text_stop(PIECES, text),
-        start=start,
-        start_text=opening and text_stop(PIECES, opening),
+        start=draw(st.sampled_from([(), (5,)])),
     )
 
 
@@ -70,7 +43,8 @@ def forcing(draw: st.DrawFn) -> ForcingIds:
 class Row:
     """A request as an engine holds it."""
 
-    request: Inside
+    prompt_ids: TokenIds
+    spec: ForcingSpec
     slot: int
     out: list[int]
     done: asyncio.Future[tuple[list[int], TokenIds]]
@@ -82,12 +56,11 @@ class Batches:
     def __init__(self, ids: ForcingIds, slots: int, seed: int, shuffle: int) -> None:
         self._next_logits = hashed_logits(vocab_size=VOCABULARY, seed=seed)
         self._automaton = ForcingAutomaton(slots + 1, slots + 2, sorted(ids.newline_ending), VOCABULARY)
-        self._automaton.set_texts(text_moves(ids.end_text), text_moves(ids.start_text))
         self._draw, self._free, self._active = random.Random(shuffle), list(range(1, slots + 1)), list[Row]()
 
-    def submit(self, request: Inside) -> asyncio.Future[tuple[list[int], TokenIds]]:
-        row = Row(request, self._free.pop(), [], asyncio.get_running_loop().create_future())
-        self._automaton.assign({row.slot: request.spec})
+    def submit(self, prompt_ids: TokenIds, spec: ForcingSpec) -> asyncio.Future[tuple[list[int], TokenIds]]:
+        row = Row(prompt_ids, spec, self._free.pop(), [], asyncio.get_running_loop().create_future())
+        self._automaton.assign({row.slot: spec})
         self._active.append(row)
         return row.done
 
@@ -96,7 +69,7 @@ class Batches:
         batch = self._active[: self._draw.randint(1, len(self._active))]
         self._automaton.set_rows([row.slot for row in batch])
         logits = torch.tensor(
-            [self._next_logits(row.request.prompt_ids + tuple(row.out)) for row in batch], dtype=torch.float64
+            [self._next_logits(row.prompt_ids + tuple(row.out)) for row in batch], dtype=torch.float64
         )
         self._automaton.mask(logits)
         thrown_away = torch.tensor([self._draw.random() < 0.1 for _ in batch])
@@ -105,7 +78,7 @@ class Batches:
             if lost:
                 continue
             row.out += [one] if one else []
-            if one and len(row.out) < row.request.max_tokens:
+            if one and len(row.out) < row.spec.max_tokens:
                 continue
             self._active.remove(row)
             self._free.append(row.slot)
@@ -121,17 +94,13 @@ async def decode_together(
 ) -> list[Thought]:
     """All requests in one batch, greedily."""
     batches = Batches(ids, len(prompts), seed, shuffle)
-    engine = ScriptedEngine(vocab_size=VOCABULARY, seed=seed, context_tokens=CONTEXT)
 
     async def one(prompt: TokenIds, budget: Budget) -> Thought:
-        program = force(prompt, budget, ids, context_tokens=CONTEXT, sampling=Sampling())
-        reply: Any = None
-        while True:
-            try:
-                step = program.send(reply)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            reply = await (batches.submit(step) if isinstance(step, Inside) else engine.generate(step.request))
+        cap = thinking_cap(len(prompt), budget, ids, CONTEXT)
+        if cap < 0:
+            return overflow(prompt)
+        spec = forcing_spec(prompt, budget, ids, cap)
+        return read_thought(*await batches.submit(prompt, spec), spec, len(prompt))
 
     async with asyncio.TaskGroup() as group:
         work = [group.create_task(one(*each)) for each in zip(prompts, budgets, strict=True)]
@@ -149,7 +118,7 @@ async def decode_together(
         st.builds(
             Budget,
             max_thinking_tokens=st.one_of(st.none(), st.integers(0, 20)),
-            num_waits=st.integers(0, 4),
+            waits=st.integers(0, 4),
             max_answer_tokens=st.integers(1, 4),
         ),
         min_size=1,
@@ -169,7 +138,7 @@ def test_in_a_batch_as_alone(ids: ForcingIds, budgets: list[Budget], seed: int, 
         ]
 
     inside, expected = asyncio.run(decode_together(prompts, budgets, ids, seed, shuffle)), asyncio.run(alone())
-    if ids.start and ids.start_text is None:  # an opening in the answer is masked inside, else drawn and dropped
+    if ids.start:  # an opening in the answer is masked inside, else drawn and dropped
         inside, expected = (
             [replace(thought, decoded_tokens=0, answer_decoded_tokens=0) for thought in thoughts]
             for thoughts in (inside, expected)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from thinkscale.chaos.comparison import WEIGHT_TOLERANCE, compare
-from thinkscale.chaos.trial import Outcome
+from thinkscale.chaos.trial import Findings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
@@ -109,8 +109,8 @@ def test_files_that_no_undisturbed_run_leaves_are_named(tmp_path: Path, name: st
 
 
 def test_what_a_trial_has_found_is_json() -> None:
-    outcome = Outcome(different=Counter({"copy-1: numbers": 2}), faults={"503": 1}, redone=3)
+    outcome = Findings(different=Counter({"copy-1: numbers": 2}), faults={"503": 1}, redone=3)
     told = json.loads(json.dumps(outcome.as_dict()))
     assert told["different"] == {"copy-1: numbers": 2}
     assert told["redone"] == 3
-    assert told.keys() == Outcome.__dataclass_fields__.keys()
+    assert told.keys() == Findings.__dataclass_fields__.keys()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from test_judge import Characters, engine_that_says
 
-from thinkscale.curate.classifier import class_prompt, classify, msc_classes, read_class
+from thinkscale.curate.domains import class_prompt, classify, msc_classes, read_class
 
 
 def test_there_are_61_classes_by_their_digits() -> None:

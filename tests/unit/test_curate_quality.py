@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from thinkscale.curate.quality import RULES, chosen_rules, first_fault
+from thinkscale.curate.quality import RULES, first_fault
+from thinkscale.domain.campaign import Curate
 from thinkscale.domain.question import Question
 
 GOOD = Question(id="q", question="What is the sum of 2 and 3?", answer="5", kind="integer", source="pool")
 
 
 def faults(**changes: object) -> str | None:
-    found = first_fault(replace(GOOD, **changes), chosen_rules(list(RULES)))  # type: ignore[arg-type]
+    found = first_fault(replace(GOOD, **changes), list(RULES))  # type: ignore[arg-type]
     return found[0] if found else None
 
 
@@ -75,5 +76,6 @@ def test_good_questions_pass_every_rule(changes: dict[str, object]) -> None:
 
 
 def test_an_unknown_rule_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"'ascii' is no rule; there are: missing_field, ascii_art"):
-        chosen_rules(["missing_field", "ascii"])
+    with pytest.raises(ValueError, match=r"quality_rules\.1\n.*'missing_field', 'ascii_art'.*input_value='ascii'"):
+        Curate.model_validate({"quality_rules": ["missing_field", "ascii"]})
+    assert list(RULES) == Curate().quality_rules

@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.engine import StopAskingError
-from thinkscale.domain.trace import Attempt
+from thinkscale.domain.generation import StopAskingError
+from thinkscale.domain.question import Attempt
 from thinkscale.forcing.reading import read_reply, split_thinking
 from thinkscale.grading.pool import GradingPool
 from thinkscale.runtime.asking import Failed
-from thinkscale.runtime.engines import EngineLoop
+from thinkscale.runtime.engines import EngineLoop, EngineSettings
 from thinkscale.runtime.segments import Result
 from thinkscale.stages.attempts import FromSolutions, FromTeacher, each_attempt
-from thinkscale.stages.difficulty import engine_settings
 from thinkscale.stages.distill import KeepTraces
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.campaigns import load_source
@@ -74,7 +73,7 @@ def test_worked_solutions_are_attempts_and_others_have_none(tiny: str) -> None:
 def taught(settings: Campaign) -> list[dict[str, Any]]:
     """What the teacher's engine gives for all rows."""
     asks = from_teacher(settings)
-    loop = EngineLoop(engine_settings(settings, str(settings.teacher[0].model)))
+    loop = EngineLoop(EngineSettings.of(settings, str(settings.teacher[0].model)))
     rows = each_attempt(ROWS, attempts=settings.teacher[0].attempts)
 
     async def answers() -> list[Any]:
@@ -119,7 +118,7 @@ def test_too_much_of_one_status_ends_the_stage(tiny: str) -> None:
     raw = campaign(tiny, max_thinking_tokens=1, max_answer_tokens=8).model_dump()
     settings = Campaign.model_validate({**raw, "distill": {"max_status_share": 0.2}})
     asks = from_teacher(settings)
-    loop = EngineLoop(engine_settings(settings, tiny))
+    loop = EngineLoop(EngineSettings.of(settings, tiny))
 
     async def answers() -> None:
         engine = await loop.engine()

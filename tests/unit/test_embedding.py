@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinkscale.domain.engine import EngineError
+from thinkscale.domain.generation import EngineError
 from thinkscale.engines.embedding import Embedder, batches_by_tokens, read_encoder_files
 from thinkscale.store.models import local_model
 

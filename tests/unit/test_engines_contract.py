@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT, PROMPT
-from thinkscale.domain.engine import Engine, EngineError
-from thinkscale.domain.generation import Completion, Request, Sampling, TokenIds
+from thinkscale.domain.campaign import Serve
+from thinkscale.domain.generation import Completion, Engine, EngineError, Request, Sampling, TokenIds
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from tiny_model import write_tiny_model
@@ -35,7 +35,9 @@ def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[tuple[E
         if request.param == "scripted":
             built = ScriptedEngine(rarely_ending, vocab_size=48, eos_ids=(0, 47), context_tokens=512)
         else:
-            built = runner.run(build_engine("transformers", tiny_model, dtype="float32", context_tokens=512))
+            built = runner.run(
+                build_engine(tiny_model, Serve(engine="transformers", dtype="float32", context_tokens=512))
+            )
         yield built, runner
         runner.run(built.close())
 
@@ -51,7 +53,7 @@ def test_transformers_equals_generate_of_transformers(tiny_model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     async def ours() -> list[Completion]:
-        engine = await build_engine("transformers", tiny_model, dtype="float32", context_tokens=512)
+        engine = await build_engine(tiny_model, Serve(engine="transformers", dtype="float32", context_tokens=512))
         prompts = [PROMPT, PROMPT * 3, (1, 2)]
         return await asyncio.gather(*(engine.generate(Request(prompt_ids=p, max_tokens=40)) for p in prompts))
 
@@ -94,9 +96,9 @@ def test_scripted_samples_from_its_distribution() -> None:
 
 def test_context_beyond_the_model_is_refused(tiny_model: Path) -> None:
     with pytest.raises(EngineError, match=r"serve.context_tokens is 1024, the model .* has positions for 512"):
-        asyncio.run(build_engine("transformers", tiny_model, context_tokens=1024))
+        asyncio.run(build_engine(tiny_model, Serve(engine="transformers", context_tokens=1024)))
 
 
 def test_transformers_refuses_tensor_parallelism(tiny_model: Path) -> None:
     with pytest.raises(EngineError, match=r"serve.tensor_parallel is 2"):
-        asyncio.run(build_engine("transformers", tiny_model, context_tokens=512, tensor_parallel=2))
+        asyncio.run(build_engine(tiny_model, Serve(engine="transformers", context_tokens=512, tensor_parallel=2)))

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from thinkscale.domain.engine import EngineError
-from thinkscale.domain.generation import Completion, Request
+from thinkscale.domain.generation import Completion, EngineError, Request
 from thinkscale.engines.endpoint import EndpointEngine
 from tiny_model import write_tiny_model
 

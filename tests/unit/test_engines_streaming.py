@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling
+from thinkscale.domain.sample import Budget
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
-from thinkscale.engines.streaming import Told, think
 from thinkscale.engines.tokenizer import ModelTokenizer, TextStream
+from thinkscale.forcing.driver import Told, force
 from thinkscale.forcing.formats import ForcingIds
 from tiny_model import write_tiny_model
 
@@ -39,20 +39,20 @@ def test_what_is_told_is_what_comes_back(end: tuple[int, ...]) -> None:
         draw = random.Random(seed)
         budget = Budget(
             max_thinking_tokens=draw.choice([0, 1, 3, 6, 12, 30, None]),
-            num_waits=draw.choice([0, 1, 3]),
+            waits=draw.choice([0, 1, 3]),
             max_answer_tokens=draw.choice([1, 4]),
         )
         engine = ScriptedEngine(hashed_logits(vocab_size=VOCAB, seed=seed, spread=1.0), context_tokens=80)
         told: list[Told] = []
         sampling = Sampling(temperature=1.0, seed=seed)
-        thought = asyncio.run(think(engine, (1, 6), budget, forcing(end), sampling=sampling, tell=told.append))
+        thought = asyncio.run(force(engine, (1, 6), budget, forcing(end), sampling=sampling, tell=told.append))
         assert tuple(i for each in told if each.part == "thinking" for i in each.ids) == thought.thinking_ids
         assert tuple(i for each in told if each.part == "answer" for i in each.ids) == thought.answer_ids
         parts = [each.part for each in told]
         assert parts == sorted(parts, reverse=True), "thinking comes before the answer"
         forced = sum(len(each.ids) for each in told if each.part == "thinking" and each.forced)
         assert forced == thought.forced_tokens
-        assert thought == asyncio.run(think(engine, (1, 6), budget, forcing(end), sampling=sampling))
+        assert thought == asyncio.run(force(engine, (1, 6), budget, forcing(end), sampling=sampling))
         seen.add(thought.end)
     assert seen >= {"cap", "natural", "waits_used"} or len(end) > 1
 
@@ -64,7 +64,7 @@ def test_tokens_are_told_while_thinking_goes_on() -> None:
 
     async def run() -> int:
         task = asyncio.create_task(
-            think(engine, (1, 6), Budget(), forcing((2,)), sampling=Sampling(), tell=told.append)
+            force(engine, (1, 6), Budget(), forcing((2,)), sampling=Sampling(), tell=told.append)
         )
         while len(told) < 5:
             await asyncio.sleep(0)

@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling, TokenIds
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import ForcingIds
@@ -41,7 +40,7 @@ def forced(
     engine = ScriptedEngine(
         by_heart([PROMPT + text for text in texts], hashed_logits(vocab_size=32)), context_tokens=context
     )
-    budget = Budget(max_thinking_tokens=cap, num_waits=waits, max_answer_tokens=max_answer)
+    budget = Budget(max_thinking_tokens=cap, waits=waits, max_answer_tokens=max_answer)
     return asyncio.run(run(engine, think(prompt, budget, ids, context_tokens=context)))
 
 
@@ -115,7 +114,7 @@ def test_the_first_token_after_a_wait_is_no_stop() -> None:
     def logits(prefix: TokenIds) -> list[float]:
         return [5.0 if i == END else 4.0 if i == 10 else 0.0 for i in range(32)]
 
-    budget = Budget(max_thinking_tokens=9, num_waits=2, max_answer_tokens=2)
+    budget = Budget(max_thinking_tokens=9, waits=2, max_answer_tokens=2)
     thought = asyncio.run(run(ScriptedEngine(logits), think(PROMPT, budget, IDS, context_tokens=100)))
     assert thought.thinking_ids == (WAIT, WAIT2, 10, WAIT, WAIT2, 10)
     assert thought.end == "waits_used"
@@ -165,14 +164,14 @@ def test_waits_beyond_the_context_end_at_the_cap() -> None:
     def logits(prefix: TokenIds) -> list[float]:
         return [5.0 if i == END else 4.0 if i == 10 else 0.0 for i in range(32)]
 
-    budget = Budget(num_waits=1000, max_answer_tokens=2)
+    budget = Budget(waits=1000, max_answer_tokens=2)
     thought = asyncio.run(run(ScriptedEngine(logits), think(PROMPT, budget, IDS, context_tokens=40)))
     assert (thought.end, thought.thinking_tokens) == ("cap", 40 - 3 - 5 - 2)
 
 
 def test_a_seeded_sample_is_the_same_at_every_run() -> None:
     def once(seed: int) -> Thought:
-        budget = Budget(max_thinking_tokens=40, num_waits=2, max_answer_tokens=9)
+        budget = Budget(max_thinking_tokens=40, waits=2, max_answer_tokens=9)
         sampling = Sampling(temperature=1.0, seed=seed)
         return asyncio.run(run(ScriptedEngine(), think(PROMPT, budget, IDS, context_tokens=200, sampling=sampling)))
 
@@ -180,7 +179,7 @@ def test_a_seeded_sample_is_the_same_at_every_run() -> None:
     assert once(1) != once(2)
 
 
-@pytest.mark.parametrize("bad", [{"max_thinking_tokens": -1}, {"num_waits": -1}, {"max_answer_tokens": 0}])
+@pytest.mark.parametrize("bad", [{"max_thinking_tokens": -1}, {"waits": -1}, {"max_answer_tokens": 0}])
 def test_impossible_budgets_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Budget(**bad)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thinkscale.domain.budget import Budget
+from thinkscale.domain.sample import Budget
 from thinkscale.engines.vllm_forcing import SPARE_SLOTS, ForcingSampler, extra_args
 from thinkscale.forcing.automaton import forcing_spec, read_thought
 from thinkscale.forcing.formats import ForcingIds
@@ -33,7 +33,7 @@ def test_no_outcome_is_lost_while_more_requests_end_than_slots_are_spare() -> No
     at_once, rounds = 4, SPARE_SLOTS // 2
     host = runner(at_once)
     sampler = ForcingSampler(host, [7], VOCABULARY)
-    spec = forcing_spec((4,), Budget(max_thinking_tokens=1, max_answer_tokens=2), IDS, cap=1)
+    spec = forcing_spec((4,), Budget(max_thinking_tokens=1, max_answer_tokens=2), IDS, 1)
     keys = []
     for number in range(rounds):
         batch = [f"{number}-{i}" for i in range(at_once)]

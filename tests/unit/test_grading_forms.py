@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from thinkscale.domain.question import AnswerKind
+from thinkscale.grading.choice import option_letters
 from thinkscale.grading.extraction import extract
-from thinkscale.grading.notation import option_letters
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import grade
 

@@ -63,7 +63,7 @@ def test_a_row_knows_its_file_and_line(tmp_path: Path, name: str, line: str) -> 
 def test_lines_are_counted_across_pieces(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROWS)
     pieces = plan(source(path), 10)
-    assert [(piece.rows, piece.section.first_line) for piece in pieces if piece.section] == [(10, 1), (10, 11), (5, 21)]
+    assert [(piece.rows, piece.part.first_line) for piece in pieces if piece.part] == [(10, 1), (10, 11), (5, 21)]
     assert [row.locator.rpartition(":")[2] for row in read(pieces[2])] == ["21", "22", "23", "24", "25"]
 
 

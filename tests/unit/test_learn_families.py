@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from families import FAMILIES as TOKENIZERS
 from thinkscale import pipeline
-from thinkscale.domain.campaign import Train
+from thinkscale.domain.campaign import Thinker, Train
 from thinkscale.learn.export import export_weights
 from thinkscale.learn.families import UnsupportedModelError, check_trainable
 from thinkscale.learn.model import load_model
@@ -90,7 +90,7 @@ def test_an_export_says_what_ends_it_and_how_it_thinks(tmp_path: Path) -> None:
     from dataclasses import asdict
 
     from thinkscale.engines.tokenizer import ModelTokenizer
-    from thinkscale.forcing.formats import THINK, detect_format
+    from thinkscale.forcing.formats import THINK, resolve_format
 
     base = TOKENIZERS["qwen2.5"].write(save_base(tmp_path / "base", "qwen2"))
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 7, "top_k": 20}))
@@ -104,5 +104,5 @@ def test_an_export_says_what_ends_it_and_how_it_thinks(tmp_path: Path) -> None:
     assert tokenizer.eos_ids[-1] == 7
     assert tokenizer.decode(tokenizer.eos_ids[:1]) == "<|im_end|>"
     tuned = ModelTokenizer(export)
-    assert detect_format(tuned) == THINK  # the base's is s1
+    assert resolve_format(Thinker(), tuned) == THINK  # the base's is s1
     assert tuned.decode(tuned.prompt_ids("how", None)).endswith("<think>\n\n</think>\n\n")

@@ -20,7 +20,15 @@ from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 from thinkscale.domain.campaign import Train
 from thinkscale.learn.checkpoint import CheckpointFolder, SaveError
 from thinkscale.learn.export import export_weights
-from thinkscale.learn.loop import NonFiniteLossError, StoppedError, fit, make_optimizer, total_steps
+from thinkscale.learn.loop import (
+    NonFiniteLossError,
+    StoppedError,
+    fit,
+    learning_rate_at,
+    make_optimizer,
+    model_flops,
+    total_steps,
+)
 from thinkscale.learn.loss import cross_entropy
 from thinkscale.learn.masking import Sample
 from thinkscale.learn.model import (
@@ -31,7 +39,6 @@ from thinkscale.learn.model import (
     whole_parameters,
 )
 from thinkscale.learn.packing import row
-from thinkscale.learn.schedule import learning_rate, model_flops
 from tiny_families import CONFIGS, save_base
 
 CPU = torch.device("cpu")
@@ -419,7 +426,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_the_schedule_warms_up_linearly_and_falls_along_a_cosine_to_zero() -> None:
-    rates = [learning_rate(step, steps=40, peak=1.0, warmup_share=0.1) for step in range(41)]
+    rates = [learning_rate_at(step, steps=40, peak=1.0, warmup_share=0.1) for step in range(41)]
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[22] == pytest.approx(0.5)
     assert rates[13] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))

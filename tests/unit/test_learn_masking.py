@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from thinkscale.domain.trace import Trace
+from thinkscale.domain.question import Trace
 from thinkscale.forcing.formats import S1, ThinkingFormat
 from thinkscale.learn.masking import Tokenized, tokenize
 

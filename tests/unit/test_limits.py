@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from thinkscale.domain.campaign import Limits
-from thinkscale.domain.engine import StopAskingError
+from thinkscale.domain.generation import StopAskingError
 from thinkscale.runtime.limits import Pace
 from thinkscale.store.filesystem import Store
 

@@ -13,7 +13,7 @@ from thinkscale.curate.normalise import canonical, normalise
 from thinkscale.curate.quality import RULES
 from thinkscale.domain.question import Question
 from thinkscale.domain.source import FilesSource
-from thinkscale.grading.notation import option_letters
+from thinkscale.grading.choice import option_letters
 from thinkscale.grading.verdict import Graded, judge_plainly
 from thinkscale.store.ingest import Unreadable, _question
 from thinkscale.store.options import read_options

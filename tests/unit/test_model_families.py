@@ -18,17 +18,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from families import FAMILIES, FIXTURES, Family
 from http_server import Running
 from thinkscale.cli import cli
-from thinkscale.domain.budget import Budget
-from thinkscale.domain.campaign import Model
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Request, Sampling
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.campaign import Model, Serve
+from thinkscale.domain.generation import Engine, Request, Sampling
+from thinkscale.domain.question import Trace
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.domain.service import Service
-from thinkscale.domain.trace import Trace
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
-from thinkscale.engines.streaming import Told, think
 from thinkscale.engines.tokenizer import PROBE, ModelTokenizer, TokenizerError
 from thinkscale.engines.transformers import TransformersEngine
+from thinkscale.forcing.driver import Told, force
 from thinkscale.forcing.formats import ThinkingFormat, forcing_ids, literal, resolve_format
 from thinkscale.learn.masking import tokenize
 from thinkscale.server.api import OpenAiApi
@@ -105,7 +103,7 @@ def said(
     limits = Budget(max_answer_tokens=40, **budget)
     ids = forcing_ids(tokenizer, thinking_format, limits)
     tell = None if told is None else told.append
-    return asyncio.run(think(engine, prompt, limits, ids, sampling=Sampling(), tell=tell))
+    return asyncio.run(force(engine, prompt, limits, ids, sampling=Sampling(), tell=tell))
 
 
 THINKING = "We add 9 and 6.\n\nThat is 15."
@@ -158,7 +156,7 @@ def test_a_wait_stands_in_the_place_of_the_end(tokenizer: ModelTokenizer, thinki
     turn = trained(tokenizer, thinking_format, "So 4.", "4")
     body = literal(tokenizer, "So 4." + thinking_format.before_end)
     again = [*body, *tokenizer.encode("Wait"), *tokenizer.encode(", 15."), *turn[len(body) :]]
-    thought = said(tokenizer, thinking_format, [turn, again], num_waits=1)
+    thought = said(tokenizer, thinking_format, [turn, again], waits=1)
     assert (thought.end, thought.waits_used) == ("waits_used", 1)
     assert tokenizer.decode(thought.thinking_ids) == f"So 4.{thinking_format.before_end}Wait, 15."
     assert tokenizer.decode(thought.answer_ids) == "Answer: 4"
@@ -258,7 +256,7 @@ def test_a_random_model_is_served(family: Family, tokenizer: ModelTokenizer, tmp
     )  # fmt: skip
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(family.write(tmp_path))
-    engine = TransformersEngine(tmp_path, dtype="float32", context_tokens=256)
+    engine = TransformersEngine(tmp_path, Serve(dtype="float32", context_tokens=256))
     assert engine.info.token_ids_hash == tokenizer.ids_hash
     thought, capped, off = served(
         family, tokenizer, engine, {"max_tokens": 40},
@@ -332,7 +330,7 @@ def test_stops_of_text_are_found_over_random_pieces(tokenizer: ModelTokenizer, t
     """Against a search of the text, over ids that a random model draws from pieces of the delimiter."""
     import random
 
-    from thinkscale.engines.stopping import Continuation
+    from thinkscale.forcing.ending import Continuation
 
     stop = forcing_ids(tokenizer, thinking_format, Budget()).end_text
     if stop is None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from made_samples import made_questions, made_samples
-from thinkscale.report.breakdown import breakdown
-from thinkscale.report.metrics import points, tally
+from thinkscale.report.metrics import breakdown, points, tally
 from thinkscale.report.parallel import Votes
 from thinkscale.store.schemas import SAMPLES, table
 

@@ -12,8 +12,7 @@ from made_samples import made_campaign, made_questions
 from thinkscale.domain.campaign import Campaign
 from thinkscale.grading.pool import GradingPool
 from thinkscale.stages.regrade import grading_facts
-from thinkscale.stages.rounds import BenchmarkRun, longest_thinking
-from thinkscale.stages.sampling import Item
+from thinkscale.stages.rounds import BenchmarkRun, Item, longest_thinking
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS

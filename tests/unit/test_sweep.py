@@ -9,9 +9,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.scripted import ScriptedEngine
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import ForcingIds
@@ -47,7 +46,7 @@ async def both(
             engine,
             think(
                 prompt,
-                replace(budget, max_thinking_tokens=cell.cap, num_waits=cell.waits),
+                replace(budget, max_thinking_tokens=cell.cap, waits=cell.waits),
                 ids,
                 context_tokens=context,
                 sampling=sampling,
@@ -123,7 +122,7 @@ def test_samples_have_the_same_distribution_in_every_cell() -> None:
                     engine,
                     think(
                         (3,),
-                        replace(budget, max_thinking_tokens=cell.cap, num_waits=cell.waits),
+                        replace(budget, max_thinking_tokens=cell.cap, waits=cell.waits),
                         ids,
                         context_tokens=64,
                         sampling=Sampling(temperature=1, seed=100_000 + seed),

@@ -10,8 +10,8 @@ import pytest
 
 from teacher_server import KEY, TeacherServer
 from thinkscale.domain.campaign import Teacher
-from thinkscale.domain.engine import StopAskingError
-from thinkscale.domain.trace import Attempt
+from thinkscale.domain.generation import StopAskingError
+from thinkscale.domain.question import Attempt
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher, spent_usd
 from thinkscale.store.filesystem import Store
 

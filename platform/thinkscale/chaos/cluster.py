@@ -3,8 +3,6 @@
 A process is known by a variable that it inherits, whoever its parent becomes. Knows nothing of campaigns.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from thinkscale.chaos.s3_server import free_ports
+from thinkscale.chaos.s3 import free_ports
 
 MARK = "THINKSCALE_CHAOS"
 STARTS_WITHIN_S = 90

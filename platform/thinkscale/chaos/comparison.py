@@ -1,7 +1,5 @@
 """What a disturbed campaign's artifacts lack, hold twice or hold differently, against an undisturbed run's."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile
@@ -26,9 +24,8 @@ ATTEMPT = re.compile(r"(?<=[-.])[0-9a-f]{8,32}(?=[./]|$)|(?<=\.probe-)[0-9a-f]+"
 def compare(name: str, undisturbed: Store, disturbed: Store) -> dict[str, Counter[str]]:
     """Compare the campaigns of this name below two roots, artifact by artifact.
 
-    Returns:
-        Rows (dropped ones apart) and files of weights that are `lost`, `doubled` and `different`, by where; and the
-        files that are `left` below the root and that the undisturbed run has not.
+    Returns rows (dropped ones apart) and files of weights that are `lost`, `doubled` and `different`, by where; and the
+    files that are `left` below the root and that the undisturbed run has not.
     """
     found: dict[str, Counter[str]] = {what: Counter() for what in ("lost", "doubled", "different")}
     paths = [path.removesuffix("/manifest.json") for path in undisturbed.files(name, recursive=True)

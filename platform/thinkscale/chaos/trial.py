@@ -4,8 +4,6 @@ Owns when what is killed, resuming as a user would (the same command again), and
 processes of its own, as `thinkscale run` starts them.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -27,8 +25,7 @@ import psutil
 from thinkscale.chaos import KINDS
 from thinkscale.chaos.cluster import BUSY, DRIVER, HEAD, Cluster
 from thinkscale.chaos.comparison import compare
-from thinkscale.chaos.proxy import Proxy
-from thinkscale.chaos.s3_server import ROOT, S3Server
+from thinkscale.chaos.s3 import ROOT, Proxy, S3Server
 from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime import scratch
 from thinkscale.store.campaigns import load_campaign
@@ -71,7 +68,7 @@ class Moment:
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class Findings:
     """What a trial has shown."""
 
     kills: list[dict[str, Any]] = field(default_factory=list)
@@ -115,8 +112,8 @@ def chaos(
     times: int = 10,
     seed: int = 0,
     say: Callable[[str], None] = print,
-    compared: Callable[[Outcome], object] = lambda outcome: None,
-) -> Outcome:
+    compared: Callable[[Findings], object] = lambda findings: None,
+) -> Findings:
     """Kill `times` times over copies of a campaign, resume each, and compare them with an undisturbed run.
 
     Args:
@@ -206,17 +203,17 @@ class _Trial:
         self._back: tuple[float, Callable[[], None]] | None = None
         """When what was killed last comes back, and how; until then nothing else is killed."""
         self._runs = 0
-        self._outcome = Outcome()
+        self._findings = Findings()
 
     def end(self) -> None:
         self._cluster.stop()
         self._cluster.lose(DRIVER)
 
-    def run(self, kinds: list[str], compared: Callable[[Outcome], object]) -> Outcome:
+    def run(self, kinds: list[str], compared: Callable[[Findings], object]) -> Findings:
         """Run the undisturbed campaign, then copies until a victim of each of these kinds is killed."""
-        outcome = self._outcome
+        findings = self._findings
         self._cluster.start()
-        outcome.undisturbed_s = self._complete(UNDISTURBED, [])
+        findings.undisturbed_s = self._complete(UNDISTURBED, [])
         processes, files = self._busy(), self._files()
         plan = [(kind, self._moment(kind)) for kind in kinds]
         self._proxy.share = FAULT_SHARE
@@ -225,16 +222,16 @@ class _Trial:
                 break
             now = sorted(plan[:KILLS_A_COPY], key=lambda kill: (kill[1].stage, kill[1].after_s))
             planned = len(now)
-            outcome.time_lost_s += self._complete(copy, now) - outcome.undisturbed_s
+            findings.time_lost_s += self._complete(copy, now) - findings.undisturbed_s
             if len(now) == planned:
                 raise ChaosError(f"none of {sorted({kind for kind, _ in now})} found a victim in a whole run")
             plan = [*now, *plan[KILLS_A_COPY:]]
             self._complete(copy, [])  # finds nothing to do, and sweeps what dead owners left
             self._judge(copy, processes)
-            outcome.faults = dict(sorted(self._proxy.faults.items()))
-            compared(outcome)
-        outcome.left += self._files() - files
-        return outcome
+            findings.faults = dict(sorted(self._proxy.faults.items()))
+            compared(findings)
+        findings.left += self._files() - files
+        return findings
 
     def _moment(self, kind: str) -> Moment:
         """Every stage in which there was a victim is as likely, and every moment in it."""
@@ -262,9 +259,9 @@ class _Trial:
                 if done := next((kill for kill in due if self._kill(kill[0], copy, run, began)), None):
                     kills.remove(done)
                     failed, run.since = 0, time.monotonic()
-                patience = HEAD_PATIENCE_S if run.lost == HEAD else PATIENCE_S + 2 * self._outcome.undisturbed_s
+                patience = HEAD_PATIENCE_S if run.lost == HEAD else PATIENCE_S + 2 * self._findings.undisturbed_s
                 if copy != UNDISTURBED and time.monotonic() - run.since > patience:
-                    self._outcome.hangs += 1
+                    self._findings.hangs += 1
                     self._say(f"{copy}: hangs in {run.stages[-1:]}, {run.last_words()!r}; it is ended")
                     run.process.kill()
                     run.process.wait()
@@ -274,7 +271,7 @@ class _Trial:
                 return time.monotonic() - began
             if run.lost != DRIVER:
                 failed += 1
-                self._outcome.errors.append(f"{copy}, {run.stages[-1:]}, {run.process.returncode}: {run.last_words()}")
+                self._findings.errors.append(f"{copy}, {run.stages[-1:]}, {run.process.returncode}: {run.last_words()}")
         raise ChaosError(f"{copy} does not come to its end: {run.last_words()}")
 
     def _start(self, copy: str) -> _Run:
@@ -308,7 +305,7 @@ class _Trial:
         if not victims:
             return False
         victim, told = self._draw.choice(list(victims.items()))
-        self._outcome.open_segments += min(self._most_in_flight, self._pending(copy))
+        self._findings.open_segments += min(self._most_in_flight, self._pending(copy))
         if kind == "node":
             self._cluster.lose(victim)
             self._back = time.monotonic() + NODE_BACK_S, self._cluster.fill
@@ -325,7 +322,7 @@ class _Trial:
                 victim.kill()
         run.lost = kind if kind in (DRIVER, HEAD) else None
         at = {"stage": run.stages[-1], "at_s": round(time.monotonic() - began, 1)}
-        self._outcome.kills.append({"copy": copy, "kind": kind, "victim": told, **at})
+        self._findings.kills.append({"copy": copy, "kind": kind, "victim": told, **at})
         self._say(f"{copy}: {kind} killed in {at['stage']} after {at['at_s']} s ({told})")
         return True
 
@@ -343,16 +340,16 @@ class _Trial:
         return pending
 
     def _judge(self, copy: str, processes: Counter[str]) -> None:
-        outcome = self._outcome
+        findings = self._findings
         found = compare(self._name, Store(f"{ROOT}/{UNDISTURBED}"), Store(f"{ROOT}/{copy}"))
         for what, counts in found.items():
-            getattr(outcome, what).update({f"{copy}: {where}": count for where, count in sorted(counts.items())})
+            getattr(findings, what).update({f"{copy}: {where}": count for where, count in sorted(counts.items())})
             self._say(f"{copy}: {counts.total():,} {what}")
-        outcome.redone += self._proxy.redone(copy)
+        findings.redone += self._proxy.redone(copy)
         deadline = time.monotonic() + ENDS_WITHIN_S
         while (left := self._busy() - processes) and time.monotonic() < deadline:
             time.sleep(TICK_S)
-        outcome.left.update({f"{copy}: process {title}": count for title, count in left.items()})
+        findings.left.update({f"{copy}: process {title}": count for title, count in left.items()})
 
     def _busy(self) -> Counter[str]:
         """What runs beside idle workers and the nodes' own processes."""

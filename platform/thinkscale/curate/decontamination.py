@@ -4,8 +4,6 @@ Owns what counts as a leak. The plain rule (any shared 8-gram) hits boilerplate;
 how rare it is, and must make up most of the benchmark question. Knows nothing of where rows come from.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from thinkscale.curate.fingerprints import (
     rarity,
     take,
 )
-from thinkscale.curate.ngrams import Hashes, mask, mask_letters, numbers, shingles, tokens
+from thinkscale.curate.normalise import Hashes, mask, mask_letters, numbers, shingles, tokens
 
 SHARED_WEIGHT = 2.0
 """Pairs that share so much rare text are examined too, n-gram or not."""

@@ -4,8 +4,6 @@ Owns what counts as the same question and which row of a cluster is kept. Two qu
 numbers are different questions, and so are two that share no more than a template.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,8 +13,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Pool, groups, jaccard, rarity, take
-from thinkscale.curate.ngrams import MULTIPLIER, Hashes
-from thinkscale.curate.normalise import canonical
+from thinkscale.curate.normalise import MULTIPLIER, Hashes, canonical
 
 MISSED = 0.01
 """Chance that a pair just at the threshold is not compared (weights of shingles apart)."""
@@ -104,10 +101,8 @@ def _band_keys(rows: Fingerprints, size: int) -> list[Hashes]:
 
 def _rows_in_band(similarity: float) -> int:
     """The most signature rows a band can have so that a pair of this similarity is hardly ever missed."""
-    for size in range(PERMUTATIONS, 1, -1):
-        if (1 - similarity**size) ** (PERMUTATIONS // size) <= MISSED:
-            return size
-    return 1
+    sizes = range(PERMUTATIONS, 1, -1)
+    return next((size for size in sizes if (1 - similarity**size) ** (PERMUTATIONS // size) <= MISSED), 1)
 
 
 def _similarity(rows: Fingerprints, a: int, b: int, known: Hashes, weights: np.ndarray) -> float:

@@ -15,8 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from thinkscale.curate.ngrams import Hashes, hash_words, is_number, mask, mask_letters, numbers, shingles, tokens
-from thinkscale.curate.normalise import canonical
+from thinkscale.curate.normalise import (
+    Hashes,
+    canonical,
+    hash_words,
+    is_number,
+    mask,
+    mask_letters,
+    numbers,
+    shingles,
+    tokens,
+)
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 64

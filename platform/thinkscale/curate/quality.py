@@ -5,8 +5,6 @@ question passes. Patterns follow section 3 and the repository of arXiv 2501.1939
 theirs hit good questions.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 
@@ -162,15 +160,7 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 
 
-def chosen_rules(names: Sequence[str]) -> list[tuple[str, Rule]]:
-    """The rules of these names, in this order. Raises ValueError naming an unknown one."""
-    for name in names:
-        if name not in RULES:
-            raise ValueError(f"curate.quality_rules: {name!r} is no rule; there are: {', '.join(RULES)}")
-    return [(name, RULES[name]) for name in names]
-
-
-def first_fault(question: Question, rules: Sequence[tuple[str, Rule]]) -> tuple[str, str] | None:
-    """Name and evidence of the first rule that the question breaks."""
-    faults = ((name, rule(question)) for name, rule in rules)
+def first_fault(question: Question, rules: Sequence[str]) -> tuple[str, str] | None:
+    """Name and evidence of the first rule, of those named, that the question breaks."""
+    faults = ((name, RULES[name](question)) for name in rules)
     return next(((name, evidence) for name, evidence in faults if evidence is not None), None)

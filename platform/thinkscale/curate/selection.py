@@ -3,8 +3,6 @@
 Owns who is selected and why. A strategy never sees texts: domains, sources and trace lengths suffice.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections import defaultdict
@@ -44,10 +42,8 @@ Strategy = Callable[[list[Candidate], Select, random.Random], list[Pick]]
 def select(candidates: Sequence[Candidate], settings: Select, seed: int, vectors: Vectors | None = None) -> list[Pick]:
     """`settings.count` distinct candidates, or all where there are fewer.
 
-    The result depends on the set of candidates, the settings and the seed, not on the candidates' order.
-
-    Args:
-        vectors: embeddings of the candidates in their order, rows of length 1; only `facility` needs them.
+    The result depends on the set of candidates, the settings and the seed, not on the candidates' order. `vectors`:
+    embeddings of the candidates in their order, rows of length 1; only `facility` needs them.
     """
     order = sorted(range(len(candidates)), key=lambda i: candidates[i].id)
     ordered, rng = [candidates[i] for i in order], random.Random(seed)

@@ -1,11 +1,12 @@
-"""What is asked of an engine and what comes back, in token ids. Knows no tokenizer and no engine."""
+"""What is asked of an engine and what comes back, in token ids, and the interface that every engine has.
 
-from __future__ import annotations
+Knows no tokenizer and no engine.
+"""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 TokenIds = tuple[int, ...]
 
@@ -110,3 +111,41 @@ def derived_seed(*parts: object) -> int:
     """A seed below 2**31 that these parts fix, as (campaign's seed, row's id, sample): the same in every run."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+OnTokens = Callable[[TokenIds], None]
+"""Told of ids as they are decoded, in order and each once; not of the id that completes a stop."""
+
+
+class EngineError(RuntimeError):
+    """An engine could not be built or failed on a request; the message says what to do."""
+
+
+class EngineDiedError(EngineError):
+    """No request will succeed on this engine any more: a new one is needed."""
+
+
+class StopAskingError(EngineError):
+    """Nothing more shall be asked: another request would meet the same; the message says why and what to do."""
+
+
+class Engine(Protocol):
+    """Turns token ids into token ids. Requests advance independently of each other."""
+
+    info: EngineInfo
+
+    async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
+        """Continue `request.prompt_ids`; `on_tokens` is called in the event loop, before the call returns.
+
+        The completion ends at the first complete occurrence of a stop sequence or an end-of-text id,
+        or after `max_tokens` tokens. Cancelling the call drops the request from the engine.
+
+        Raises:
+            EngineError: the engine failed; the request may be tried again elsewhere.
+            ValueError: the request itself is impossible (prompt and max_tokens exceed the context).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free the device. No request may be under way."""
+        ...

@@ -3,8 +3,6 @@
 Used by `preset = "gsm8k"` in a pool or benchmark source; what the source states itself goes before it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 _BOXED = r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"

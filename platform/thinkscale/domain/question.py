@@ -1,6 +1,4 @@
-"""A question of a pool or a benchmark. Knows nothing of where it is stored or who answers it."""
-
-from __future__ import annotations
+"""A question of a pool or a benchmark, and a teacher's reasoning for it. Knows nothing of where they are stored."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -49,3 +47,42 @@ def question_id(source: str, question: str, answer: str) -> str:
     """A stable id: the source's name and 64 bits of SHA-256 over question and reference answer."""
     digest = hashlib.sha256(f"{question}\x1f{answer}".encode("utf-8", "surrogatepass")).hexdigest()
     return f"{source}-{digest[:16]}"
+
+
+Status = Literal[
+    "ok", "refusal", "content_filter", "empty_thinking", "cut_thinking", "empty_answer", "cut_answer",
+    "malformed_reply", "duplicate_reply", "prompt_too_long", "error", "no_solution",
+]  # fmt: skip
+"""What became of an attempt. Only `ok` ones are learned from; `error` is one that failed after retries."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One attempt of a teacher at a question."""
+
+    status: Status
+    words: str = ""
+    """What was wrong, in the server's words where it said something."""
+    thinking: str = ""
+    answer: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    """What this campaign paid for it."""
+    reply_id: str = ""
+    """As the server named its reply."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """One reasoning trace. `thinking` and `answer` carry no delimiters."""
+
+    question_id: str
+    question: str
+    thinking: str
+    answer: str
+    teacher: str
+    """`solutions` (the pool's own worked solutions) or the teacher's model name."""
+    domain: str | None = None
+    source: str = ""
+    thinking_tokens: int = 0

@@ -1,7 +1,5 @@
 """How one model is served over HTTP: the arguments of `thinkscale serve` and of a Serve config file."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

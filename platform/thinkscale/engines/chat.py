@@ -20,8 +20,8 @@ from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
 from thinkscale.domain.campaign import Teacher
-from thinkscale.domain.engine import EngineError, StopAskingError
-from thinkscale.domain.trace import Status
+from thinkscale.domain.generation import EngineError, StopAskingError
+from thinkscale.domain.question import Status
 
 CONNECT_S = 30.0
 WORDS = 500

@@ -3,8 +3,6 @@
 Owns batching by token count and pooling as the model's own files say. Knows nothing of questions or Ray.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thinkscale.domain.engine import EngineError
+from thinkscale.domain.generation import EngineError
 
 TOKENISED_AT_ONCE = 2048
 PADDING = 0.1
@@ -40,11 +38,9 @@ class Embedder:
 
         Args:
             directory: model, tokenizer and, for sentence-transformers models, modules.json.
-            device: cuda or cpu; default: cuda where there is one.
             dtype: float32, bfloat16, or auto: bfloat16 where the device computes in it faster.
 
-        Raises:
-            EngineError: the directory is no encoder, or has a module that is not supported.
+        Raises EngineError where the directory is no encoder, or has a module that is not supported.
         """
         import torch
         from transformers import AutoModel, AutoTokenizer
@@ -71,11 +67,15 @@ class Embedder:
         """
         torch = self._torch
         result = np.empty((len(texts), self.dimension), dtype=np.float32)
-        lengths, ids = self._tokenise(texts)
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), TOKENISED_AT_ONCE):
+            chunk = list(texts[start : start + TOKENISED_AT_ONCE])
+            ids += self._tokenizer(chunk, truncation=True, max_length=self.files.max_tokens)["input_ids"]
+        lengths, pad_id = [len(row) for row in ids], int(self._tokenizer.pad_token_id or 0)
         with torch.inference_mode():
             for batch in batches_by_tokens(lengths, batch_tokens):
                 width = max(lengths[i] for i in batch)
-                padded = torch.full((len(batch), width), self._pad_id, dtype=torch.long)
+                padded = torch.full((len(batch), width), pad_id, dtype=torch.long)
                 mask = torch.zeros((len(batch), width), dtype=torch.long)
                 for row, i in enumerate(batch):
                     padded[row, : lengths[i]] = torch.tensor(ids[i])
@@ -84,17 +84,6 @@ class Embedder:
                 hidden = self._model(input_ids=padded, attention_mask=mask).last_hidden_state
                 result[batch] = self._pool(hidden.float(), mask).cpu().numpy()
         return result
-
-    @property
-    def _pad_id(self) -> int:
-        return int(self._tokenizer.pad_token_id or 0)
-
-    def _tokenise(self, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        ids: list[list[int]] = []
-        for start in range(0, len(texts), TOKENISED_AT_ONCE):
-            chunk = list(texts[start : start + TOKENISED_AT_ONCE])
-            ids += self._tokenizer(chunk, truncation=True, max_length=self.files.max_tokens)["input_ids"]
-        return [len(row) for row in ids], ids
 
     def _pool(self, hidden: Any, valid: Any) -> Any:
         """[batch, tokens, dimension] and [batch, tokens] to [batch, dimension]."""

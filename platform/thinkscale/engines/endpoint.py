@@ -14,10 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thinkscale.domain.engine import EngineError, OnTokens
-from thinkscale.domain.generation import Completion, EngineInfo, Request
-from thinkscale.engines.stopping import Continuation, check_request
+from thinkscale.domain.generation import Completion, EngineError, EngineInfo, OnTokens, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.forcing.ending import Continuation, check_request
 
 NEVER = -100
 """The logit bias that OpenAI's interface has for an id that must not come."""

@@ -4,8 +4,6 @@ Its next-token distribution is a pure function of the whole prefix, so every way
 requests gives the same text. Knows no tokenizer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import math
@@ -13,9 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from thinkscale.domain.engine import OnTokens
-from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
-from thinkscale.engines.stopping import Continuation, check_request
+from thinkscale.domain.generation import Completion, EngineInfo, OnTokens, Request, Sampling, TokenIds
+from thinkscale.forcing.ending import Continuation, check_request
 
 NextLogits = Callable[[TokenIds], Sequence[float]]
 """Prefix (prompt and everything after it) -> one logit for each id of the vocabulary."""

@@ -3,8 +3,6 @@
 Owns the rendering, on a fixed day, and what can be read off it. Knows no token ids.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -75,7 +73,6 @@ class ChatTemplate:
         Args:
             thinking: the template's own switch, where it has one; None: as it is by default.
             turn: with the assistant's header behind them.
-            effort: how hard to think, for a template that asks for it.
 
         Raises ValueError where the template refuses the messages.
         """

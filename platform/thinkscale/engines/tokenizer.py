@@ -4,8 +4,6 @@ The ids are those that the model's `tokenizer.json` gives: loaders that rebuild 
 families wrong without a word. Owns the check that text survives, and that no text of a user becomes a control token.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -146,7 +144,6 @@ class ModelTokenizer:
         Args:
             thinking_format: None: without thinking, which a model that was trained to think is kept from.
             thinking: False: without thinking in this format.
-            effort: how hard to think, for a template that asks for it.
 
         Raises ValueError where the template refuses the messages.
         """

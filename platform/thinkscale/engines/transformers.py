@@ -4,17 +4,16 @@ Requests that wait are decoded together as one left-padded batch; the next batch
 this one is done. Owns the batched decode loop. Slower than vLLM by design: no paged memory, no prefix cache.
 """
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thinkscale.domain.engine import EngineError, OnTokens
-from thinkscale.domain.generation import Completion, EngineInfo, Request, TokenIds
-from thinkscale.engines.stopping import Continuation, check_request
+from thinkscale.domain.campaign import Serve
+from thinkscale.domain.generation import Completion, EngineError, EngineInfo, OnTokens, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.forcing.ending import Continuation, check_request
 
 GATHER_S = 0.005
 """How long a batch waits for company."""
@@ -31,9 +30,7 @@ class _Row:
 class TransformersEngine:
     """One model in this process, decoding in a thread of its own."""
 
-    def __init__(
-        self, directory: Path, *, dtype: str, context_tokens: int, max_concurrent_sequences: int = 256, threads: int = 1
-    ) -> None:
+    def __init__(self, directory: Path, serve: Serve, *, threads: int = 1) -> None:
         import torch
         import transformers
 
@@ -42,7 +39,7 @@ class TransformersEngine:
         if device == "cpu":
             torch.set_num_threads(threads)
         try:
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, serve.dtype))
         except (OSError, ValueError) as error:
             raise EngineError(f"transformers cannot load a causal language model from {directory}: {error}") from error
         self._model = model.to(device).eval()
@@ -51,21 +48,21 @@ class TransformersEngine:
             engine="transformers",
             version=transformers.__version__,
             model=str(directory),
-            dtype=dtype,
+            dtype=serve.dtype,
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            context_tokens=context_tokens,
+            context_tokens=serve.context_tokens,
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
             token_ids_hash=tokenizer.ids_hash,
         )
-        self._max_rows = max_concurrent_sequences
+        self._max_rows = serve.max_concurrent_sequences
         self._waiting: list[_Row] = []
         self._worker: asyncio.Task[None] | None = None
 
     async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         check_request(request, self.info)
-        loop = asyncio.get_running_loop()
-        told = None if on_tokens is None else _in_loop(loop, on_tokens)
+        loop: Any = asyncio.get_running_loop()
+        told = None if on_tokens is None else partial(loop.call_soon_threadsafe, on_tokens)
         row = _Row(request, Continuation(request, self.info.eos_ids, told), loop.create_future())
         self._waiting.append(row)
         if self._worker is None or self._worker.done():
@@ -154,13 +151,6 @@ class TransformersEngine:
             draw = torch.multinomial(kept.cpu(), 1, generator=row.generator)
             tokens[index] = int(order[draw.item()])
         return tokens
-
-
-def _in_loop(loop: asyncio.AbstractEventLoop, on_tokens: OnTokens) -> OnTokens:
-    def told(ids: TokenIds) -> None:
-        loop.call_soon_threadsafe(on_tokens, ids)
-
-    return told
 
 
 def _resolve(done: asyncio.Future[Completion], completion: Completion) -> None:

@@ -4,8 +4,6 @@ Owns how vLLM is configured, and exact stops of several tokens. Knows no tokeniz
 completions come out as ids, and vLLM itself loads no tokenizer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc
@@ -13,18 +11,26 @@ import os
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from thinkscale.domain.budget import Budget
-from thinkscale.domain.engine import EngineDiedError, EngineError, OnTokens
-from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
-from thinkscale.domain.sample import Thought
-from thinkscale.engines.stopping import Continuation, check_request
+from thinkscale.domain.campaign import Serve
+from thinkscale.domain.generation import (
+    Completion,
+    EngineDiedError,
+    EngineError,
+    EngineInfo,
+    OnTokens,
+    Request,
+    Sampling,
+    TokenIds,
+)
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.engines.vllm_forcing import Outcome, extra_args, forbid_first
-from thinkscale.forcing.automaton import text_moves
+from thinkscale.engines.vllm_forcing import SlotState, extra_args, forbid_first
+from thinkscale.forcing.automaton import forcing_spec, read_thought
+from thinkscale.forcing.ending import Continuation, check_request
 from thinkscale.forcing.formats import ForcingIds, newline_ending
-from thinkscale.forcing.inside import Inside, force
+from thinkscale.forcing.program import overflow, thinking_cap
 
 WORKER_EXTENSION = "thinkscale.engines.vllm_forcing.ForcingWorker"
 """Class path: every worker imports it for itself."""
@@ -45,29 +51,22 @@ class VllmEngine:
     def __init__(self, llm: Any, info: EngineInfo) -> None:
         self._llm = llm
         self.info = info
-        self._asked: dict[str, asyncio.Future[Outcome]] = {}
+        self._asked: dict[str, asyncio.Future[SlotState]] = {}
         """Ended forced requests whose outcome is not here yet, by key."""
         self._asking: asyncio.Task[None] | None = None
-        self._texts: tuple[str | None, ...] | None = None
-        self._texts_ready: Any = None
 
     @classmethod
     async def start(
         cls,
         directory: Path,
+        serve: Serve,
         *,
-        dtype: str,
-        context_tokens: int,
-        max_concurrent_sequences: int = 256,
-        tensor_parallel: int = 1,
-        gpu_memory_share: float = 0.9,
         threads: int = 1,
         options: Mapping[str, Any] | None = None,
-    ) -> VllmEngine:
+    ) -> Self:
         """Start an engine; arguments as in `factory.build_engine`, `options` for vLLM's AsyncEngineArgs.
 
-        Raises:
-            EngineError: vLLM cannot load the model or does not find the memory.
+        Raises EngineError where vLLM cannot load the model or does not find the memory.
         """
         _set_environment()
         import vllm
@@ -76,7 +75,8 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         tokenizer = ModelTokenizer(directory)
-        options = {"dtype": dtype, **(options or {})}
+        context_tokens = serve.context_tokens
+        options = {"dtype": serve.dtype, **(options or {})}
         if current_platform.is_cpu():
             _set_cpu_environment(threads)
             options["enforce_eager"] = True  # compiling costs minutes and gains little on a CPU
@@ -85,12 +85,12 @@ class VllmEngine:
             options["enable_chunked_prefill"] = False
             options["max_num_batched_tokens"] = max(context_tokens, CPU_STEP_TOKENS)
         else:
-            options["gpu_memory_utilization"] = gpu_memory_share
-            options["tensor_parallel_size"] = tensor_parallel
+            options["gpu_memory_utilization"] = serve.gpu_memory_share
+            options["tensor_parallel_size"] = serve.tensor_parallel
         arguments = AsyncEngineArgs(
             model=str(directory),
             max_model_len=context_tokens,
-            max_num_seqs=max_concurrent_sequences,
+            max_num_seqs=serve.max_concurrent_sequences,
             skip_tokenizer_init=True,
             # No sampling defaults and no end-of-text ids from the model's files: a request says all of it.
             generation_config="vllm",
@@ -103,20 +103,20 @@ class VllmEngine:
             await asyncio.to_thread(lambda: started.append(AsyncLLM.from_engine_args(arguments)))
         except Exception as error:
             raise EngineError(
-                f"vLLM {vllm.__version__} cannot serve {directory} as {dtype} with a context of {context_tokens}: "
-                f"{error}. The engine's own log above says more."
+                f"vLLM {vllm.__version__} cannot serve {directory} as {serve.dtype} with a context of "
+                f"{context_tokens}: {error}. The engine's own log above says more."
             ) from error
         info = EngineInfo(
             engine="vllm",
             version=vllm.__version__,
             model=str(directory),
-            dtype=dtype,
+            dtype=serve.dtype,
             device=current_platform.get_device_name(),
             context_tokens=context_tokens,
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
             token_ids_hash=tokenizer.ids_hash,
-            tensor_parallel=tensor_parallel,
+            tensor_parallel=serve.tensor_parallel,
         )
         engine = cls(started.pop(), info)
         await engine._llm.collective_rpc(
@@ -145,38 +145,30 @@ class VllmEngine:
         sampling: Sampling,
         on_tokens: OnTokens | None = None,
     ) -> Thought:
-        """What `forcing.program.think` gives, in one request where delimiters are single tokens (`forcing.inside`).
+        """What `forcing.program.think` gives, in one request.
 
         Args:
             prompt_ids: with the start of thinking.
-            on_tokens: told of all tokens as they come, forced ones included; for delimiters of single tokens only.
+            on_tokens: told of all tokens as they come, forced ones included.
 
         Raises:
-            ValueError: the delimiter, the texts or the waits do not fit the automaton.
+            ValueError: the delimiters, the texts or the waits do not fit the automaton.
             EngineError: as `generate`.
         """
-        if ids.end_text or ids.start_text:
-            await self._install_texts(ids)
-        program = force(prompt_ids, budget, ids, context_tokens=self.info.context_tokens, sampling=sampling)
-        reply: Any = None
-        while True:
-            try:
-                step = program.send(reply)
-            except StopIteration as stop:
-                thought: Thought = stop.value
-                return thought
-            reply = await (self._inside(step, on_tokens) if isinstance(step, Inside) else self.generate(step.request))
-
-    async def _inside(self, step: Inside, on_tokens: OnTokens | None) -> tuple[Outcome, TokenIds]:
-        """One request with the automaton: the state that it ended in, and its tokens."""
-        request = Request(prompt_ids=step.prompt_ids, max_tokens=step.max_tokens, sampling=step.sampling)
+        context = self.info.context_tokens
+        cap = thinking_cap(len(prompt_ids), budget, ids, context)
+        if cap < 0:
+            return overflow(prompt_ids)
+        spec = forcing_spec(prompt_ids, budget, ids, cap)
+        longest = min(spec.max_tokens, context - len(prompt_ids))
+        request = Request(prompt_ids=prompt_ids, max_tokens=longest, sampling=sampling)
         check_request(request, self.info)
         parameters = _sampling_params(request, self.info.eos_ids, every_token=on_tokens is not None)
         key = uuid.uuid4().hex
-        parameters.extra_args = extra_args(step.spec, key)
+        parameters.extra_args = extra_args(spec, key)
         come: list[int] = []
         try:
-            async with contextlib.aclosing(self._tokens(step.prompt_ids, parameters)) as tokens:
+            async with contextlib.aclosing(self._tokens(prompt_ids, parameters)) as tokens:
                 async for token in tokens:
                     if token in self.info.eos_ids:
                         break
@@ -185,17 +177,7 @@ class VllmEngine:
                         on_tokens((token,))
         finally:
             outcome = self._outcome(key)  # also where the call was cancelled: it frees the slot
-        return await outcome, tuple(come)
-
-    async def _install_texts(self, ids: ForcingIds) -> None:
-        """The delimiters of the model's format, once. Raises ValueError for a second format on one engine."""
-        texts = tuple(text.text if text else None for text in (ids.end_text, ids.start_text))
-        if self._texts is None:
-            self._texts, moves = texts, (text_moves(ids.end_text), text_moves(ids.start_text))
-            self._texts_ready = asyncio.ensure_future(self._llm.collective_rpc("thinkscale_set_texts", args=moves))
-        if self._texts != texts:
-            raise ValueError("an engine holds the delimiters of one format: start another one for another format")
-        await asyncio.shield(self._texts_ready)
+        return read_thought(await outcome, tuple(come), spec, len(prompt_ids))
 
     async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[int, None]:
         """A request's tokens as vLLM tells of them; closing it before its end aborts the request."""
@@ -213,7 +195,7 @@ class VllmEngine:
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed on a request: {error.__cause__ or error}") from error
 
-    def _outcome(self, key: str) -> asyncio.Future[Outcome]:
+    def _outcome(self, key: str) -> asyncio.Future[SlotState]:
         """The outcome of an ended request, asked for together with others': each question costs the engine time."""
         future = asyncio.get_running_loop().create_future()
         self._asked[key] = future

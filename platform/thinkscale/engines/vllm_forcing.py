@@ -9,8 +9,6 @@ A request's settings travel in `SamplingParams.extra_args` as flat values (`extr
 comes back by `ForcingWorker.thinkscale_outcomes`. Written against the V1 runner of vLLM 0.26 to 0.32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -25,7 +23,7 @@ SPARE_SLOTS = 256
 KEPT_OUTCOMES = 1 << 17
 """Outcomes that wait for somebody to ask once their slots were needed; the oldest go first."""
 
-Outcome = list[int]
+SlotState = list[int]
 """A slot's row of the automaton's state."""
 
 
@@ -61,11 +59,7 @@ class ForcingWorker:
             )
         runner.sampler = ForcingSampler(runner, newline_ending, vocab_size)
 
-    def thinkscale_set_texts(self, *moves: list[list[int]]) -> None:
-        """The texts that end and open thinking from now on, as `automaton.text_moves`."""
-        self.model_runner.sampler.set_texts(*moves)
-
-    def thinkscale_outcomes(self, keys: list[str]) -> dict[str, Outcome]:
+    def thinkscale_outcomes(self, keys: list[str]) -> dict[str, SlotState]:
         """Outcomes of ended requests by key; their slots are free afterwards."""
         sampler: ForcingSampler = self.model_runner.sampler
         return sampler.outcomes(keys)
@@ -85,14 +79,11 @@ class ForcingSampler:
         """Slot by key, for requests that run and for ended ones whose outcome was not fetched."""
         self._requests: dict[str, str] = {}
         """vLLM's request id by key."""
-        self._ended: dict[str, Outcome] = {}
+        self._ended: dict[str, SlotState] = {}
         """Outcomes by key, of requests whose slot was needed by others before somebody asked."""
         self._batch: list[str] = []
         self._forced = False
         """Whether any row of the batch is forced."""
-
-    def set_texts(self, *moves: list[list[int]]) -> None:
-        self._automaton.set_texts(*moves)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
@@ -112,7 +103,7 @@ class ForcingSampler:
         sampled.copy_(self._automaton.step(sampled, thrown_away))
         return output
 
-    def outcomes(self, keys: list[str]) -> dict[str, Outcome]:
+    def outcomes(self, keys: list[str]) -> dict[str, SlotState]:
         found = {}
         for key in keys:
             if key in self._slots:
@@ -121,7 +112,7 @@ class ForcingSampler:
                 found[key] = self._ended.pop(key)
         return found
 
-    def _release(self, key: str) -> Outcome:
+    def _release(self, key: str) -> SlotState:
         """Free an ended request's slot; returns its outcome."""
         slot = self._slots.pop(key)
         del self._requests[key]

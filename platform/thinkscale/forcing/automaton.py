@@ -3,14 +3,9 @@
 The same semantics as `forcing.program.think`, said token by token: what was sampled goes in, what the
 request gets instead comes out. So it can stand inside an engine, behind its sampler, where forcing costs no
 request of its own and sampling (top-k, top-p, seeds, penalties) is untouched. All state is in tensors and a
-step is a fixed sequence of tensor operations: nothing waits for the host. Knows no engine.
-
-Where thinking ends at a single token, all of it runs inside. A delimiter of ordinary tokens is looked for in the
-text (`forcing.ending`), and cannot be taken back once it is in an engine's cache: where it has to be, because a Wait
-takes its place or its tokens are not those of the close, the request ends there and is handed back (`forcing.inside`).
+step is a fixed sequence of tensor operations: nothing waits for the host. Only for thinking that opens and ends at
+single tokens: what is found in the text would have to be taken back out of an engine's cache. Knows no engine.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +13,9 @@ from typing import Any
 
 import torch
 
-from thinkscale.domain.budget import Budget, ThinkingEnd
-from thinkscale.domain.generation import TextStop, TokenIds
-from thinkscale.domain.sample import Thought
-from thinkscale.forcing.formats import MAX_TEXT_BYTES, ForcingIds
+from thinkscale.domain.generation import TokenIds
+from thinkscale.domain.sample import Budget, ThinkingEnd, Thought
+from thinkscale.forcing.formats import ForcingIds
 
 MAX_WAITS = 16
 MAX_SCRIPT = 512
@@ -34,7 +28,7 @@ PASS, THINK, CLOSE, ANSWER, DONE = range(5)
 _NAMES = (
     "mode", "position", "script_end", "count", "cap", "waits", "waits_used", "fresh", "answered", "max_answer",
     "capped", "newline", "by_length", "wait_end", "close_start", "close_end", "newline_start", "cap_start",
-    "cap_end", "eos_at", "end_bytes", "start_bytes", "state", "along", "stop_tokens", "handed_back",
+    "cap_end", "eos_at",
 )  # fmt: skip
 """Columns of the state; behind them stands where each Wait began."""
 
@@ -60,10 +54,6 @@ class ForcingSpec:
     """Ids that may not come first."""
     openings: list[int] = field(default_factory=list)
     """Ids that may not come in the answer."""
-    end_bytes: int = 0
-    """Length of a delimiter that is looked for in the text, 0 where it is a single token."""
-    start_bytes: int = 0
-    """The same of an opening that may not come in the answer."""
 
     def __post_init__(self) -> None:
         script = len(self.wait) + len(self.close) * 2 + len(self.newline) + len(self.final) + 1
@@ -71,30 +61,30 @@ class ForcingSpec:
             ("waits", self.waits, MAX_WAITS),
             ("tokens of the forced texts", script, MAX_SCRIPT),
             ("stop ids", max(len(self.stops), len(self.first), len(self.openings)), MAX_STOPS),
-            ("bytes of a delimiter", max(self.end_bytes, self.start_bytes), MAX_TEXT_BYTES),
         ):
             if value > most:
                 raise ValueError(f"{value} {name}: at most {most} can be forced inside the engine")
 
+    @property
+    def max_tokens(self) -> int:
+        """The longest that the request may become, its end-of-text token included."""
+        return self.cap + len(self.newline) + len(self.close) + len(self.final) + self.max_answer + 1
 
-def forcing_spec(
-    prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, *, cap: int, waits_used: int = 0, first: TokenIds = ()
-) -> ForcingSpec:
-    """The spec of a budget. `cap`: the budget's, or what the context leaves; `first`: what may not come first.
 
-    Raises ValueError where the end delimiter is several tokens that are not looked for in the text.
+def forcing_spec(prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, cap: int) -> ForcingSpec:
+    """The spec of a budget. `cap`: of `forcing.program.thinking_cap`.
+
+    Raises ValueError where thinking opens or ends with several tokens.
     """
-    if ids.end_text is None and len(ids.end) != 1:
-        raise ValueError(f"the end of thinking is {len(ids.end)} tokens long: it cannot be forced inside the engine")
+    if not ids.fits_engine:
+        raise ValueError("thinking opens or ends with several tokens: it cannot be forced inside the engine")
     return ForcingSpec(
         cap=cap,
-        waits=budget.num_waits - waits_used,
+        waits=budget.waits,
         max_answer=budget.max_answer_tokens,
-        first=list(first),
-        openings=[] if ids.start_text else list(ids.start),
-        end_bytes=ids.end_text.length if ids.end_text else 0,
-        start_bytes=ids.start_text.length if ids.start_text else 0,
-        stops=list(ids.eos) if ids.end_text else [ids.end[0], *ids.eos],
+        first=[i for i in ids.start if i != ids.end[0]],
+        openings=list(ids.start),
+        stops=[ids.end[0], *ids.eos],
         eos=list(ids.eos),
         wait=list(ids.wait),
         close=list(ids.close),
@@ -102,12 +92,6 @@ def forcing_spec(
         final=list(ids.final_answer),
         starts_on_newline=prompt_ids[-1] in ids.newline_ending,
     )
-
-
-def text_moves(text: TextStop | None) -> list[list[int]]:
-    """A text's moves in plain lists, so that they can travel: an id and what it does in each state."""
-    moves = text.moves.items() if text else ()
-    return [[token, *(state + _KIND * min(lead + 1, 2) for state, lead in row)] for token, row in moves]
 
 
 class ForcingAutomaton:
@@ -135,8 +119,6 @@ class ForcingAutomaton:
         self._eos = tensor(slots, MAX_STOPS, fill=-1)
         self._first = tensor(slots, MAX_STOPS, fill=-1)
         self._openings = tensor(slots, MAX_STOPS, fill=-1)
-        self._texts = tensor(2, MAX_TEXT_BYTES + 1, vocab_size, dtype=torch.int8)
-        """Moves of the texts that end and open thinking: by state and id the next state, and `_KINDS` of the match."""
         self._ends_line = tensor(vocab_size, dtype=torch.bool)
         self._ends_line[torch.as_tensor(list(newline_ending), dtype=torch.int64, device=device)] = True
         # A batch's rows, in buffers that stay where they are: on a GPU a step is one recorded graph, because
@@ -155,14 +137,6 @@ class ForcingAutomaton:
         targets = (self.state, self._script, self._stops, self._eos, self._first, self._openings)
         for target, column in zip(targets, zip(*entries, strict=True), strict=True):
             target.index_copy_(0, where, self._upload(list(column), target.dtype))
-
-    def set_texts(self, *moves: list[list[int]]) -> None:
-        """`text_moves` of the texts that end and open thinking: one pair for all requests."""
-        table = torch.zeros(self._texts.shape, dtype=torch.int8)
-        for place, rows in enumerate(moves):
-            for token, *row in rows:
-                table[place, : len(row), token] = torch.tensor(row, dtype=torch.int8)
-        self._texts.copy_(table)
 
     def set_rows(self, slots: Sequence[int]) -> None:
         """Which slot each row of the batch has from now on."""
@@ -198,7 +172,6 @@ class ForcingAutomaton:
             self._stops[self._slots],
             self._eos[self._slots],
             self._ends_line,
-            self._texts,
             self._tokens,
             ~self._thrown_away,
         )
@@ -239,38 +212,27 @@ class ForcingAutomaton:
 
 Entry = tuple[list[int], ...]
 """A slot's rows of state, script, and stops, end-of-text, forbidden first and opening ids."""
-_KIND = 32
-"""A move is its next state plus _KIND times where the match begins: 0 before the id, 1 with it, 2 within it."""
 
 
 def _forced(spec: ForcingSpec) -> Entry:
-    script, at = _script(spec)
-    row = dict.fromkeys(_NAMES, 0) | at
+    script, row = _script(spec)
     row |= {"mode": THINK, "position": -1, "cap": spec.cap, "waits": spec.waits, "max_answer": spec.max_answer}
     if spec.cap == 0:
-        start = at["cap_start"] if spec.starts_on_newline else at["newline_start"]
-        row |= {"mode": CLOSE, "position": start, "script_end": at["cap_end"], "capped": 1}
+        start = row["cap_start"] if spec.starts_on_newline else row["newline_start"]
+        row |= {"mode": CLOSE, "position": start, "script_end": row["cap_end"], "capped": 1}
         row["newline"] = int(not spec.starts_on_newline)
-    row |= {"end_bytes": spec.end_bytes, "start_bytes": spec.start_bytes}
     return _entry(row, script, spec.stops, spec.eos, spec.first, spec.openings)
 
 
 def _first(ids: Sequence[int]) -> Entry:
-    return _entry(dict.fromkeys(_NAMES, 0) | {"mode": PASS, "position": -1, "fresh": 1}, [], list(ids))
+    return _entry({"mode": PASS, "position": -1, "fresh": 1}, [], ids, (), (), ())
 
 
-def _entry(
-    row: dict[str, int],
-    script: list[int],
-    stops: list[int],
-    eos: Sequence[int] = (),
-    first: Sequence[int] = (),
-    openings: Sequence[int] = (),
-) -> Entry:
+def _entry(row: dict[str, int], script: list[int], *ids: Sequence[int]) -> Entry:
     return (
-        [row[name] for name in _NAMES] + [0] * (MAX_WAITS + 1),
+        [row.get(name, 0) for name in _NAMES] + [0] * (MAX_WAITS + 1),
         script + [0] * (MAX_SCRIPT - len(script)),
-        *([*ids, *[-1] * (MAX_STOPS - len(ids))] for ids in (stops, eos, first, openings)),
+        *([*each, *[-1] * (MAX_STOPS - len(each))] for each in ids),
     )
 
 
@@ -293,7 +255,6 @@ def _advance(
     stops: torch.Tensor,
     eos: torch.Tensor,
     ends_line: torch.Tensor,
-    texts: torch.Tensor,
     sampled: torch.Tensor,
     live: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -303,30 +264,12 @@ def _advance(
     waited_at = before[:, columns:]
     mode, position, script_end = at["mode"], at["position"], at["script_end"]
 
-    def scripted_at(place: torch.Tensor) -> torch.Tensor:
-        return script.gather(1, place.clamp(min=0, max=MAX_SCRIPT - 1).long().unsqueeze(1)).squeeze(1)
-
     # A stop that the model drew in its thinking: the Wait runs instead, or the text that ends thinking.
     free = position < 0
     stop = (mode == THINK) & free & (sampled.unsqueeze(1) == stops).any(1)
     more_waits = at["waits_used"] < at["waits"]
-    # A delimiter of ordinary tokens: `along` of them are in the text as the close has them, -1 where it has others.
-    in_answer = mode == ANSWER
-    length = torch.where(in_answer, at["start_bytes"], torch.where(mode == THINK, at["end_bytes"], 0))
-    known = sampled.clamp(max=texts.shape[2] - 1)
-    move = torch.where(free & (length > 0), texts[in_answer.long(), at["state"].long(), known].int(), 0)
-    state, kind = move % _KIND, move // _KIND
-    along = torch.where(kind == 0, at["along"], torch.where(kind == 1, 0, -1))
-    complete = (length > 0) & (state == length)
-    handed_back = complete & (in_answer | more_waits | (along < 0)) | stop & (at["end_bytes"] > 0) & more_waits
-    ends = (sampled.unsqueeze(1) == eos).any(1)
-    as_closed = (along >= 0) & (sampled == scripted_at(at["close_start"] + along))
-    next_along = torch.where(state == 0, 0, torch.where(as_closed, along + 1, -1))
-    mode = torch.where(handed_back, DONE, mode)
-    wait = stop & ~handed_back & more_waits
-    close = (stop | complete) & ~handed_back & ~wait
-    taken_back = torch.where(close & complete, along, 0)
-    position = torch.where(wait, 0, torch.where(close, at["close_start"] + taken_back, position))
+    wait, close = stop & more_waits, stop & ~more_waits
+    position = torch.where(wait, 0, torch.where(close, at["close_start"], position))
     script_end = torch.where(wait, at["wait_end"], torch.where(close, at["close_end"], script_end))
     mode = torch.where(close, CLOSE, mode)
     now = wait.unsqueeze(1) & (torch.arange(MAX_WAITS + 1, device=before.device) == at["waits_used"].unsqueeze(1))
@@ -335,9 +278,10 @@ def _advance(
 
     # One token: of the running text, or the sampled one.
     scripted = position >= 0
-    token = torch.where(scripted, scripted_at(position), sampled)
+    place = position.clamp(min=0, max=MAX_SCRIPT - 1).long().unsqueeze(1)
+    token = torch.where(scripted, script.gather(1, place).squeeze(1), sampled)
     thought = mode == THINK
-    count = at["count"] + thought.int() - taken_back
+    count = at["count"] + thought.int()
     position = torch.where(scripted, position + 1, position)
     ran_out = scripted & (position >= script_end)
     position = torch.where(ran_out, -1, position)
@@ -358,8 +302,6 @@ def _advance(
     full = answering & ~ended & (answered >= at["max_answer"])
     position = torch.where(full, at["eos_at"], position)
     script_end = torch.where(full, at["eos_at"] + 1, script_end)
-    position = torch.where(handed_back & ~ends, at["eos_at"], position)
-    script_end = torch.where(handed_back & ~ends, at["eos_at"] + 1, script_end)
     mode = torch.where(ended | full, DONE, mode)
 
     at |= {
@@ -373,18 +315,9 @@ def _advance(
         "capped": torch.where(capped, 1, at["capped"]),
         "newline": torch.where(capped, (~on_line).int(), at["newline"]),
         "by_length": torch.where(full, 1, at["by_length"]),
-        "state": torch.where(scripted | complete, 0, state),
-        "along": torch.where(scripted | complete, 0, next_along),
-        "stop_tokens": torch.where(close, taken_back + 1, at["stop_tokens"]),
-        "handed_back": torch.where(handed_back, 1 + in_answer.int(), at["handed_back"]),
     }
     after = torch.cat([torch.stack([at[name].int() for name in _NAMES], dim=1), waited_at], dim=1)
     return torch.where(live.unsqueeze(1), after, before), token
-
-
-def handed_back(row: Sequence[int]) -> str | None:
-    """In which part of a request, from its slot's state, a text came at which it is handed back, if any."""
-    return (None, "thinking", "answer")[row[_NAMES.index("handed_back")]]
 
 
 def read_thought(row: Sequence[int], tokens: TokenIds, spec: ForcingSpec, prompt_tokens: int) -> Thought:
@@ -412,6 +345,6 @@ def read_thought(row: Sequence[int], tokens: TokenIds, spec: ForcingSpec, prompt
         forced_positions=forced,
         answer_finish="length" if by_length else "stop",
         prompt_tokens=prompt_tokens,
-        decoded_tokens=free + used + at["stop_tokens"] + answer_decoded,
+        decoded_tokens=free + used + (not at["capped"]) + answer_decoded,
         answer_decoded_tokens=answer_decoded,
     )

@@ -1,7 +1,6 @@
 """Thinking delimiters by model family, and a budget's texts as token ids.
 
-Owns where thinking starts and ends in the text of a model family. Knows no engine; a tokenizer is
-anything that has the methods of `Tokenizer`.
+Owns where thinking starts and ends in the text of a model family. Knows no engine.
 """
 
 from __future__ import annotations
@@ -12,46 +11,43 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Thinker
 from thinkscale.domain.generation import TextStop, TokenIds
+from thinkscale.domain.sample import Budget
 from thinkscale.forcing.ending import text_stop
 
-MAX_TEXT_BYTES = 31
-"""Of a delimiter of ordinary tokens that is looked for inside an engine."""
 MARKUP = re.compile(r"<[^<>\s]{1,80}>|\[[^\[\]\s]{1,40}\]")
 """What a control token looks like."""
 
 
 class Tokenizer(Protocol):
-    """What this package needs of a tokenizer. Hashable by identity."""
+    """What is needed of a model's tokenizer and chat template. Hashable by identity.
+
+    `encode` recognises special tokens and adds none, `decode` includes them, `special_id` is the id of a control token,
+    `token_bytes` are those that an id adds to a text.
+    """
 
     vocab_size: int
     """Number of ids the tokenizer knows; a model's logits may have more."""
     eos_ids: TokenIds
     """Ids that end a text; the first ends the assistant's turn."""
-
-    def __hash__(self) -> int: ...
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, special tokens in it recognised, none added."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens included."""
-        ...
-
-    def special_id(self, text: str) -> int | None:
-        """The id of a control token, None where the text is not one."""
-        ...
-
-
-class TemplateTokenizer(Tokenizer, Protocol):
-    """A tokenizer with its model's chat template."""
-
     chat_template: str
     tuned_format: ThinkingFormat | None
     """How the model says that it was tuned to think."""
+
+    def __hash__(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def special_id(self, text: str) -> int | None: ...
+
+    def token_bytes(self, token: int) -> bytes: ...
+
+    def prompt_ids(self, question: str, thinking_format: ThinkingFormat | None, system: str | None = None) -> TokenIds:
+        """The chat template with one user message and the assistant header."""
+        ...
 
     def fitted(self, thinking_format: ThinkingFormat) -> ThinkingFormat:
         """The format with the white space that the chat template has around its delimiters."""
@@ -83,18 +79,6 @@ class ThinkingFormat:
         return self.end + self.end_suffix
 
 
-class ChatTokenizer(Protocol):
-    """What a judge needs of its model's tokenizer."""
-
-    def prompt_ids(self, question: str, thinking_format: ThinkingFormat | None, system: str | None = None) -> TokenIds:
-        """The chat template with one user message and the assistant header."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
-        ...
-
-
 S1 = ThinkingFormat(name="s1", start="<|im_start|>think\n", end="<|im_start|>answer", end_suffix="\n")
 THINK = ThinkingFormat(name="think", start="<think>\n", end="</think>", end_suffix="\n\n")
 MAGISTRAL = ThinkingFormat(name="magistral", start="[THINK]", end="[/THINK]", end_suffix="", before_end="")
@@ -111,7 +95,7 @@ _MARKS = {"think": "</think>", "magistral": "[/THINK]", "gemma": "<channel|>", "
 """The control token by which a model is known to have been trained to think so."""
 
 
-def native_format(tokenizer: TemplateTokenizer) -> ThinkingFormat | None:
+def native_format(tokenizer: Tokenizer) -> ThinkingFormat | None:
     """The format that a model was trained to think in: as its export says, or by control tokens and template."""
     if tokenizer.tuned_format is not None:
         return tokenizer.tuned_format
@@ -121,11 +105,18 @@ def native_format(tokenizer: TemplateTokenizer) -> ThinkingFormat | None:
     return None
 
 
-def detect_format(tokenizer: TemplateTokenizer) -> ThinkingFormat:
-    """The format that a model was trained to think in; for other ChatML models s1.
+def resolve_format(model: Thinker, tokenizer: Tokenizer) -> ThinkingFormat:
+    """The format that the settings name, or the one that the model was trained to think in; for other ChatML models s1.
 
-    Raises ValueError where neither fits: the campaign must then name the format.
+    Raises ValueError where none of them fits: the campaign must then name the format.
     """
+    if model.format == "custom":
+        assert model.start is not None
+        assert model.end is not None  # the settings' validation saw to both
+        suffix = "\n" if model.end_suffix is None else model.end_suffix
+        return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=suffix)
+    if model.format != "auto":
+        return tokenizer.fitted(FORMATS[model.format])
     if (native := native_format(tokenizer)) is not None:
         return native
     if tokenizer.special_id("<|im_start|>") is not None:
@@ -134,16 +125,6 @@ def detect_format(tokenizer: TemplateTokenizer) -> ThinkingFormat:
         "neither tokenizer nor chat template tells how the model thinks: set model.format to "
         f"{', '.join(map(repr, FORMATS))}, or to 'custom' with model.start and model.end"
     )
-
-
-def resolve_format(model: Thinker, tokenizer: TemplateTokenizer) -> ThinkingFormat:
-    """The format that the settings name, or the one that the tokenizer calls for."""
-    if model.format == "custom":
-        assert model.start is not None
-        assert model.end is not None  # the settings' validation saw to both
-        suffix = "\n" if model.end_suffix is None else model.end_suffix
-        return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=suffix)
-    return detect_format(tokenizer) if model.format == "auto" else tokenizer.fitted(FORMATS[model.format])
 
 
 def split_thinking(text: str, thinking_format: ThinkingFormat | None = None) -> tuple[str, str] | None:
@@ -204,18 +185,8 @@ class ForcingIds:
 
     @property
     def fits_engine(self) -> bool:
-        """Whether the automaton inside an engine can force it."""
-        texts = [text for text in (self.end_text, self.start_text) if text]
-        return all(text.length <= MAX_TEXT_BYTES for text in texts) and (bool(self.end_text) or len(self.end) == 1)
-
-    @property
-    def engine_limits(self) -> str:
-        """What of it is a request of its own all the same."""
-        return (
-            ""
-            if self.end_text is None
-            else ", but for Waits, streams, and delimiters that the model cuts in another way than training"
-        )
+        """Whether the automaton inside an engine can force it: thinking opens and ends at single tokens."""
+        return self.end_text is None and self.start_text is None and len(self.end) == 1
 
 
 @lru_cache(maxsize=256)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from thinkscale.domain.budget import Budget, ThinkingEnd
 from thinkscale.domain.generation import Completion, Finish, Request, Sampling, TokenIds, derived_seed
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.sample import Budget, ThinkingEnd, Thought
 from thinkscale.forcing.formats import ForcingIds
 
 Program = Generator["Step", Any, Any]
@@ -29,7 +28,7 @@ class Fork:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class Generate:
     """Run a request; its Completion is sent back.
 
     `marks`: once so many tokens have come (a stop that they complete not among them), the fork that the
@@ -48,7 +47,7 @@ class Join:
     """Wait for all forks; a dict of their results by key is sent back."""
 
 
-Step = Ask | Fork | Join
+Step = Generate | Fork | Join
 
 
 def think(
@@ -67,16 +66,15 @@ def think(
         context_tokens: what the engine can hold, prompt and answer included.
     """
     sampling = sampling or Sampling()
-    room = thinking_room(len(prompt_ids), budget, ids, context_tokens)
-    if room < 0:
+    cap = thinking_cap(len(prompt_ids), budget, ids, context_tokens)
+    if cap < 0:
         return overflow(prompt_ids)
-    cap = room if budget.max_thinking_tokens is None else min(budget.max_thinking_tokens, room)
     trunk = Trunk(prompt_ids=prompt_ids)
     while len(trunk.thinking) < cap:
         completion = yield continue_thinking(trunk, cap, ids, sampling)
         trunk = trunk.with_completion(completion)
         if completion.finish == "stop":
-            if trunk.waits_used == budget.num_waits:
+            if trunk.waits_used == budget.waits:
                 return (yield from answer(trunk, trunk.own_end, budget, ids, sampling))
             trunk = trunk.with_wait(ids.wait[: cap - len(trunk.thinking)])
     return (yield from answer(trunk, "cap", budget, ids, sampling))
@@ -139,30 +137,33 @@ def thinking_room(prompt_tokens: int, budget: Budget, ids: ForcingIds, context_t
     return context_tokens - prompt_tokens - close - budget.max_answer_tokens
 
 
+def thinking_cap(prompt_tokens: int, budget: Budget, ids: ForcingIds, context_tokens: int) -> int:
+    """The budget's cap, or less where there is less room; < 0: overflow."""
+    room = thinking_room(prompt_tokens, budget, ids, context_tokens)
+    return room if budget.max_thinking_tokens is None else min(budget.max_thinking_tokens, room)
+
+
 def overflow(prompt_ids: TokenIds) -> Thought:
     """The result where the prompt leaves no room for an answer."""
     return Thought(thinking_ids=(), answer_ids=(), end="overflow", waits_used=0, prompt_tokens=len(prompt_ids))
 
 
-def continue_thinking(trunk: Trunk, cap: int, ids: ForcingIds, sampling: Sampling) -> Ask:
+def continue_thinking(trunk: Trunk, cap: int, ids: ForcingIds, sampling: Sampling) -> Generate:
     """The rest of the thinking, at most up to the cap."""
     prefix = trunk.prompt_ids + trunk.thinking
+    # Its opening, which is there already, may not come first, nor right after a Wait its end.
+    forbidden = () if trunk.thinking or ids.start[:1] == ids.end[:1] else ids.start[:1]
+    if trunk.fresh:
+        forbidden = (ids.end[0], *ids.eos)
     request = Request(
         prompt_ids=prefix,
         max_tokens=cap - len(trunk.thinking),
         stops=() if ids.end_text else (ids.end,),
         stop_text=ids.end_text,
-        forbid_first=first_forbidden(ids, trunk),
+        forbid_first=forbidden,
         sampling=sampling_at(sampling, "think", len(prefix)),
     )
-    return Ask(request=request, part="thinking", forced=trunk.last_wait)
-
-
-def first_forbidden(ids: ForcingIds, trunk: Trunk) -> TokenIds:
-    """What may not come next in a thinking: its opening, which is there already, and right after a Wait its end."""
-    if trunk.fresh:
-        return (ids.end[0], *ids.eos)
-    return () if trunk.thinking or ids.start[:1] == ids.end[:1] else ids.start[:1]
+    return Generate(request=request, part="thinking", forced=trunk.last_wait)
 
 
 def answer(
@@ -203,15 +204,9 @@ def speak(
     ids: ForcingIds,
     sampling: Sampling,
     forced: Forced = (),
-    said: Spoken | None = None,
-    refused: TokenIds = (),
 ) -> Generator[Step, Completion, Spoken]:
-    """An answer in which thinking is not opened again: where the model would, it has to say something else.
-
-    Args:
-        said: what there is of it already, and `refused`: what may not come next.
-    """
-    said = said or Spoken()
+    """An answer in which thinking is not opened again: where the model would, it has to say something else."""
+    said, refused = Spoken(), TokenIds()
     while len(said.ids) < max_tokens:
         whole = prefix + said.ids
         request = Request(
@@ -222,7 +217,7 @@ def speak(
             forbid_first=refused,
             sampling=sampling_at(sampling, "answer", len(whole) + len(refused)),
         )
-        completion = yield Ask(request=request, part="answer", forced=forced)
+        completion = yield Generate(request=request, part="answer", forced=forced)
         opened = completion.finish == "stop" and completion.stop_ids[-1:] not in {(eos,) for eos in ids.eos}
         said = Spoken(
             ids=said.ids + completion.ids,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thinkscale.domain.trace import Attempt
+from thinkscale.domain.question import Attempt
 
 Marks = tuple[str, str]
 

@@ -5,15 +5,12 @@ trace, serves every cell of the grid, and an answer is forked at each distinct e
 result is what `forcing.think` gives. No I/O, no engine, no clock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling, TokenIds
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.forcing.formats import ForcingIds
 from thinkscale.forcing.program import (
     Fork,

@@ -5,16 +5,14 @@ text, or nobody knows (None). The cheap part is bounded in time; `expressions_eq
 keep it busy for ever: `grading.pool` runs it in a process that can be killed.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
 from thinkscale.grading.expressions import UnreadError, read, spelled
+from thinkscale.grading.forms import SIGN, TURNED, Form, is_name, split, structure
 from thinkscale.grading.notation import (
     VOCABULARY,
     Quantity,
@@ -31,8 +29,6 @@ RELATIVE_TOLERANCE = 2e-6
 """How far a decimal may be from the reference it rounds."""
 DIGITS, MOST_DIGITS = 30, 120
 """To so many digits formulas are evaluated, and their difference where it is small; two thirds of it must be 0."""
-MOST_ITEMS = 200
-"""Of a list that is compared item by item."""
 
 
 def texts_equal(reference: str, answer: str) -> bool:
@@ -72,7 +68,7 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
     left = None if left is not None and is_product(plain) and not _DEGREE.search(reference) else left
     if left is not None and right is None and "=" not in plain:
         name, sign, value = said.partition("=")  # what a name is said to be, as in `m = 20 grams`
-        right = quantity(value) if sign and _is_name(name) else None
+        right = quantity(value) if sign and is_name(name) else None
     if left is not None and right is not None:
         return _quantities_equal(left, right, reference, answer)
     known = _PHRASE.get(_folded_text(reference))
@@ -92,16 +88,6 @@ def plainly_equal(reference: str, answer: str) -> bool | None:
         if "." in one and "," not in one and _DECIMAL_COMMA.fullmatch(other):
             return one == other.replace(",", ".")
     return None
-
-
-_NAME = re.compile(
-    r"(?=[^A-Za-z]*[A-Za-z])(?:\\?[A-Za-z]+|_ ?(?:\w|\{[^{}]*\})|\(\d+\)|\^ ?\{? ?-1 ?\}?|[ '():/|,{}+-])+"
-)
-
-
-def _is_name(text: str, *, sums: bool = False) -> bool:
-    """Whether a side of an equation only names what the other is: `x`, `f(x)`, `AB`, `Area`, `(x, y)`; or `x + y`."""
-    return len(text) <= 60 and (sums or not {*"+-"} & {*text.replace("-1", "")}) and _NAME.fullmatch(text) is not None
 
 
 def _quantities_equal(left: Quantity, right: Quantity, reference: str, answer: str) -> bool | None:
@@ -188,8 +174,8 @@ def _spelled(text: str) -> str:
         text = text.replace(one, other)
     value, about, rounded = text.partition("\\approx")
     if about:
-        text = f"{value}={rounded}" if _is_name(value) else value or rounded
-    if _SIGN.search(text):
+        text = f"{value}={rounded}" if is_name(value) else value or rounded
+    if SIGN.search(text):
         text = text.replace("\\lor", "or").replace("\\vee", "or")
     if _ROWS.fullmatch(text):
         text = re.sub(r"\] ?, ?\[", r"\\\\", text.strip("[ ]")).replace(",", "&")
@@ -207,48 +193,24 @@ def _without_unit(text: str, other: str) -> tuple[str, Any]:
     return (text, None) if match is None or measure is None else (text[: len(text) - len(match[0])], measure)
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """What kind of thing a text is."""
-
-    kind: str
-    """value, relation, or for anything with items what encloses them: nothing, {}, <> (a vector), (), [), ...; cup for
-    a union, and rows and columns of a matrix."""
-    text: str
-    items: tuple[str | _Form, ...] = ()
-    signs: tuple[str, ...] = ()
-    """Of a relation, between its sides."""
-    name: str = ""
-    """What an interval was said of."""
-
-    @property
-    def names(self) -> bool:
-        """Whether it says what something is: `x = 3`."""
-        return self.kind == "relation" and {*self.signs} == {"="} and _is_name(str(self.items[0]))
-
-    def leaves(self) -> Iterator[str]:
-        for item in self.items or (self.text,):
-            yield from item.leaves() if isinstance(item, _Form) else [item]
-
-
 def _all(results: Iterable[bool | None]) -> bool | None:
     """False where one is, None where one is not known, else True."""
     known = [*results]
     return False if False in known else None if None in known else True
 
 
-def _equal(left: str | _Form, right: str | _Form) -> bool | None:
+def _equal(left: str | Form, right: str | Form) -> bool | None:
     """Two pieces of cleaned text, or what they were read as."""
     if isinstance(left, str) and isinstance(right, str) and (plain := plainly_equal(left, right)) is not None:
         return plain
     try:
-        one, other = (piece if isinstance(piece, _Form) else _structure(piece) for piece in (left, right))
+        one, other = (piece if isinstance(piece, Form) else structure(piece) for piece in (left, right))
         return _forms_equal(one, other)
     except UnreadError:
         return None
 
 
-def _forms_equal(one: _Form, other: _Form) -> bool | None:
+def _forms_equal(one: Form, other: Form) -> bool | None:
     if "relation" in (one.kind, other.kind):
         one, other = (_as_relation(form) for form in (one, other))
     if one.kind == other.kind == "relation":
@@ -256,7 +218,7 @@ def _forms_equal(one: _Form, other: _Form) -> bool | None:
     if one.names:
         return _equal(one.items[-1], other.text)
     if other.kind == "relation" and {*other.signs} == {"="}:  # `x = 3 + 4 = 7`: all of it is said
-        return _all(_is_name(str(side), sums=True) or _equal(one.text, side) for side in other.items[:-1]) and _equal(
+        return _all(is_name(str(side), sums=True) or _equal(one.text, side) for side in other.items[:-1]) and _equal(
             one.text, other.items[-1]
         )
     if one.kind == other.kind == "value":
@@ -277,22 +239,22 @@ def _forms_equal(one: _Form, other: _Form) -> bool | None:
     return _all(map(_equal, one.items, other.items))
 
 
-def _as_relation(form: _Form) -> _Form:
+def _as_relation(form: Form) -> Form:
     """An interval as the inequality that said it."""
-    sides, signs = _split(form.text, _SIGN.pattern) if form.name and "{" not in form.text[:2] else ([], [])
-    return _Form("relation", form.text, tuple(sides), tuple(signs)) if signs else form
+    sides, signs = split(form.text, SIGN.pattern) if form.name and "{" not in form.text[:2] else ([], [])
+    return Form("relation", form.text, tuple(sides), tuple(signs)) if signs else form
 
 
-def _unlike(*forms: _Form) -> bool | None:
+def _unlike(*forms: Form) -> bool | None:
     """Forms that cannot be equal are not, if only they were all read."""
     for leaf in (leaf for form in forms for leaf in form.leaves()):
         if quantity(leaf) is None and not _WORDS.fullmatch(leaf):
-            form = _structure(leaf)
+            form = structure(leaf)
             read(leaf) if form.kind == "value" else _unlike(form)  # raises UnreadError
     return False
 
 
-def _matched(left: Iterable[str | _Form], right: Iterable[str | _Form]) -> bool | None:
+def _matched(left: Iterable[str | Form], right: Iterable[str | Form]) -> bool | None:
     """Whether every item has its equal, in any order."""
     remaining, unknown = list(right), False
     for one in left:
@@ -315,134 +277,16 @@ def _ratios_equal(left: str, right: str) -> bool | None:
     return plainly_equal(*quotients) if any(parts) and all(map(quantity, quotients)) else None
 
 
-_ENVIRONMENT = re.compile(
-    r"(?:\\\{|\(|\[)? ?\\begin\{([a-zA-Z]*)\*?\}(?:\{[clr| ]*\})?(.*?)\\end\{\1\*?\} ?(?:\\?[)\]}.])?", re.DOTALL
-)
-_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "psmallmatrix", "array")
-_CONDITION = re.compile(r"^(?:,|if|for|when|where| )+|(?:,|;|\.| )+$")
-_BRACKETS = (("\\{", "\\}"), ("{", "}"), ("\\langle", "\\rangle"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]"))
-_SIGN = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|[=<>]")
-_TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
-_BUILDER = re.compile(r" ?(\(?[A-Za-z]\)?)(?: ?\\in ?\\mathbb ?\{? ?R ?\}?)? ?[|:] ?(.*)")
-
-
-def _structure(text: str) -> _Form:
-    """What kind of thing a text is. Raises UnreadError where its brackets do not match, or it is too much."""
-    text = text.strip()
-    if match := _ENVIRONMENT.fullmatch(text):
-        return _rows(
-            text, match[1], [[cell.strip() for cell in row.split("&")] for row in match[2].split("\\\\") if row.strip()]
-        )
-    parts, _ = _split(text, r"\\cup|(?<![A-Za-z\\])or(?![A-Za-z])")
-    if len(parts) > 1:
-        forms = tuple(map(_structure, parts))
-        if all(len(form.kind) == 2 for form in forms) and ("\\cup" in text or all(form.name for form in forms)):
-            return _Form("cup", text, forms)
-    items, _ = _split(text, ";")
-    if len(items) == 1:
-        items, _ = _split(text, r",|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
-    if len(items) > 1:
-        return _listing("", items, text)
-    sides, signs = _split(text, _SIGN.pattern)
-    if signs:
-        if not all(sides):
-            raise UnreadError(text)
-        return _interval(text, sides, signs) or _Form("relation", text, tuple(sides), tuple(signs))
-    for opening, closing in _BRACKETS:
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
-            inner = text[len(opening) : -len(closing)]
-            kind = "" if opening == "{" else (opening[-1] + closing[-1]).replace("ee", "<>")
-            if kind == "{}" and (builder := _BUILDER.fullmatch(inner)):
-                said = _structure(builder[2])
-                return _Form(said.kind, text, said.items) if said.name == builder[1] else _Form("value", text)
-            try:
-                items, _ = _split(inner, "[,;]")
-            except UnreadError:  # `(1) + (2)`
-                continue
-            if len(items) > 1 or opening[0] == "\\":
-                return _listing(kind, items, text)
-    if text.count("\\pm") == 1:
-        return _listing("", [text], text)
-    return _Form("value", text)
-
-
-def _rows(text: str, name: str, rows: list[list[str]]) -> _Form:
-    """A matrix; one row or column is a vector, the cases of a function are a set of values with their conditions."""
-    cells = [cell for row in rows for cell in row]
-    if len(cells) > MOST_ITEMS or not cells or name not in (*_MATRICES, "cases", "dcases"):
-        raise UnreadError(text)
-    if name not in _MATRICES:
-        return _Form(
-            "{}", text, tuple(_Form("()", "", tuple(_CONDITION.sub("", cell).strip() for cell in row)) for row in rows)
-        )
-    return _Form("<>" if 1 in (len(rows), len(rows[0])) else f"{[len(row) for row in rows]}", text, tuple(cells))
-
-
-def _listing(kind: str, items: list[str], text: str) -> _Form:
-    """Items of a list, each of a set that holds one \\pm as two."""
-    if len(items) > MOST_ITEMS:
-        raise UnreadError(text)
-    signs = {True: ("+", "-"), False: ("",)}
-    if kind in ("", "{}"):
-        items = [
-            item.replace("\\pm", sign) if len(each) > 1 else item
-            for item in items
-            for each in [signs[item.count("\\pm") == 1]]
-            for sign in each
-        ]
-    if kind == "{}" and len(items) == 1:
-        return _structure(items[0])
-    return _Form(kind, text, tuple(item for item in items if item))
-
-
-def _interval(text: str, sides: list[str], signs: list[str]) -> _Form | None:
-    """What `a < x \\le b` says of `x`; None for another relation."""
-    name = next((side for side in sides if re.fullmatch(r"\\?[A-Za-z]+(?:\([a-z]\))?", side)), None)
-    if signs[0] in (">", "\\ge"):
-        sides, signs = sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
-    if name is None or not {*signs} <= {"<", "\\le"}:
-        return None
-    at = sides.index(name)
-    below, above = sides[:at], sides[at + 1 :]
-    if len(below) > 1 or len(above) > 1:
-        return None
-    brackets = ("(" if not below or signs[0] == "<" else "[") + (")" if not above or signs[-1] == "<" else "]")
-    return _Form(brackets, text, (*(below or ["-\\infty"]), *(above or ["\\infty"])), name=name)
-
-
-_NESTING = r"\\[()\[\]{}]|\\(?:langle|rangle|begin|end)(?![a-z])|[(\[{]|[)\]}]"
-
-
-def _split(text: str, separator: str) -> tuple[list[str], list[str]]:
-    """The parts between separators outside all brackets, and those. Raises UnreadError for brackets without a match."""
-    parts, found, depth, start = [], [], 0, 0
-    for match in re.finditer(f"{_NESTING}|{separator}", text):
-        token = match[0].removeprefix("\\")
-        if token in ("(", "[", "{", "langle", "begin"):
-            depth += 1
-        elif token in (")", "]", "}", "rangle", "end"):
-            depth -= 1
-            if depth < 0:
-                raise UnreadError(text)
-        elif depth == 0:
-            parts.append(text[start : match.start()].strip())
-            found.append(match[0])
-            start = match.end()
-    if depth:
-        raise UnreadError(text)
-    return [*parts, text[start:].strip()], found
-
-
-def _relations_equal(left: _Form, right: _Form) -> bool | None:
+def _relations_equal(left: Form, right: Form) -> bool | None:
     """Whether two equations or inequalities say the same: their differences of sides are multiples of each other."""
     import sympy
 
-    turned = (right.items[::-1], tuple(_TURNED[sign] for sign in right.signs[::-1]))
+    turned = (right.items[::-1], tuple(TURNED[sign] for sign in right.signs[::-1]))
     for sides, signs in ((right.items, right.signs), turned):
         if (
             signs == left.signs
             and _all(map(_equal, left.items, sides))
-            and (len(signs) > 1 or left.names or _has_letters(left))
+            and (len(signs) > 1 or left.names or any(read(leaf).free_symbols for leaf in left.leaves()))
         ):
             return True
     if left.names and right.names and _named(left) == _named(right):
@@ -463,12 +307,8 @@ def _relations_equal(left: _Form, right: _Form) -> bool | None:
     return left.signs == (right.signs if is_equation or ratio.is_positive else turned[1])
 
 
-def _named(relation: _Form) -> str:
+def _named(relation: Form) -> str:
     return _compact(str(relation.items[0])).replace("f(x)", "y")
-
-
-def _has_letters(form: _Form) -> bool:
-    return any(read(leaf).free_symbols for leaf in form.leaves())
 
 
 def _values_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:

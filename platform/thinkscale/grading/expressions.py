@@ -6,8 +6,6 @@ integrals and limits go to latex2sympy. latex2sympy does not read the rest: it d
 powers of `I` without a word, takes `2(1/2)` for a mixed number and `x(2)` for a function.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from typing import Any
@@ -46,11 +44,7 @@ def spelled(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def read(text: str) -> Any:
-    """The expression (sympy.Expr) that a cleaned text is.
-
-    Raises:
-        UnreadError: not all of the text is one value.
-    """
+    """The expression (sympy.Expr) that a cleaned text is. Raises UnreadError where not all of the text is one value."""
     import sympy
     from sympy.parsing.sympy_parser import parse_expr
 
@@ -184,7 +178,10 @@ class _Reader:
         if token == "\\binom":
             return f"binomial({self._argument()},{self._argument()})"
         if token == "\\sqrt":
-            degree = self._index() if self._peek() == "[" else "Q('2')"
+            degree = "Q('2')"
+            if self._peek() == "[":
+                self._next()
+                degree = self.value("]")
             return f"root({self._argument()},{degree})"
         if token in ("\\pi", "\\infty", "\\infinity"):
             return "pi" if token == "\\pi" else "oo"
@@ -195,10 +192,6 @@ class _Reader:
         if name in _ACCENTS:
             return self._symbol(f"{token} {self._raw()}")
         raise UnreadError(f"{token} is no part of a value")
-
-    def _index(self) -> str:
-        self._next()
-        return self.value("]")
 
     def _argument(self) -> str:
         """Of a power or a command: a group, or one token with its sign."""

@@ -3,8 +3,6 @@
 Owns the limits of time and memory. Knows nothing of what a verdict is beside its name.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess
@@ -13,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Self
@@ -80,10 +79,6 @@ class GradingPool:
 
     A context manager. Plain numbers, letters and texts are judged in the caller's process; the processes
     start with the first answer that needs algebra. Threads may share a pool; they take turns in its processes.
-
-    Args:
-        processes: How many comparisons run at once.
-        limit_s: Seconds that one comparison may take.
     """
 
     MEMORY_BYTES = 3 << 30
@@ -139,7 +134,8 @@ class GradingPool:
                 if comparer.ready and comparer.task is None and queue:
                     comparer.task = queue.popleft()
                     comparer.deadline = time.monotonic() + self._limit_s
-                    _send(comparer)
+                    with suppress(OSError):  # it died while idle: `_collect` sees the closed pipe as its reply
+                        comparer.connection.send(comparer.task)
             self._collect(results)
         return results
 
@@ -163,22 +159,12 @@ class GradingPool:
                 self._bury(comparer, results)
 
     def _bury(self, comparer: _Comparer, results: dict[tuple[str, str], bool | None]) -> None:
+        code = comparer.process.poll()
+        comparer.stop()
+        self._comparers.remove(comparer)
         if comparer.task is None:
-            code = comparer.process.poll()
-            comparer.stop()
-            self._comparers.remove(comparer)
             raise RuntimeError(
                 f"a grading process did not start (exit code {code}): check that sympy can be imported, as in "
                 "python -c 'import sympy'"
             )
         results[comparer.task] = None
-        comparer.stop()
-        self._comparers.remove(comparer)
-
-
-def _send(comparer: _Comparer) -> None:
-    try:
-        comparer.connection.send(comparer.task)
-    except OSError:
-        # The process died while idle: its end of the pipe is closed, which `_collect` sees as its reply.
-        return

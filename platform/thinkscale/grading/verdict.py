@@ -3,17 +3,16 @@
 Knows no models, samples or storage.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.domain.sample import Verdict, VerdictName
+from thinkscale.grading.choice import option_letters
 from thinkscale.grading.equivalence import expressions_equal, nesting, plainly_equal, texts_equal
 from thinkscale.grading.extraction import extract, find
-from thinkscale.grading.notation import number, option_letters, words_of
+from thinkscale.grading.notation import number, words_of
 
 GRADERS: dict[AnswerKind, str] = {
     "integer": "integer/3",
@@ -43,18 +42,15 @@ class Graded:
 def grade(kind: AnswerKind, reference: str, response: str, options: Sequence[str] = ()) -> Verdict:
     """Judge one response, in this process and without a time limit: untrusted text belongs into a GradingPool.
 
-    Args:
-        kind: How the answer is compared.
-        reference: The right answer; for `choice` the letter of the option (or its text).
-        response: The answer part of a model's turn, or the whole turn.
-        options: The texts of the options of a choice question.
+    `reference`: the right answer; for `choice` the letter of the option (or its text).
     """
     verdict, plain_reference, answer = judge_plainly(
         Graded(kind=kind, reference=reference, response=response, options=tuple(options))
     )
     if verdict is not None:
         return verdict
-    return decided(kind, expressions_equal(plain_reference, answer), answer)
+    equal = expressions_equal(plain_reference, answer)  # None: not all of the answer, or of the reference, was read
+    return verdict_of(kind, "ungradable" if equal is None else "correct" if equal else "wrong", answer)
 
 
 def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
@@ -99,11 +95,6 @@ def _reference(kind: AnswerKind, text: str) -> str:
     text = _FOR_ALL.sub("", text) if kind == "math" else text
     formulas = re.sub(r"(?<!\\)\$", "", text)
     return formulas if kind == "math" and (len(text) - len(formulas)) in (2, 4, 6) else text
-
-
-def decided(kind: AnswerKind, equal: bool | None, answer: str) -> Verdict:
-    """The verdict after algebra; None: not all of the answer, or of the reference, was read."""
-    return verdict_of(kind, "ungradable" if equal is None else "correct" if equal else "wrong", answer)
 
 
 def verdict_of(kind: AnswerKind, name: VerdictName, answer: str | None) -> Verdict:

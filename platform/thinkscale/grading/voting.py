@@ -4,8 +4,6 @@ Owns the formulas. Knows nothing of how an answer was graded: it sees, per sampl
 answers share (None: no answer) and whether the answer is right.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -18,10 +16,8 @@ Vote = tuple[str | None, bool]
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Probability that k of the n samples, drawn without replacement, hold a right one.
 
-    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374): 1 - C(n-c, k) / C(n, k), in exact integers.
-
-    Raises:
-        ValueError: k is not in 1..n, or c not in 0..n.
+    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374): 1 - C(n-c, k) / C(n, k), in exact integers. Raises
+    ValueError where k is not in 1..n, or c not in 0..n.
     """
     if not 1 <= k <= num_samples or not 0 <= num_correct <= num_samples:
         raise ValueError(f"pass@{k} of {num_samples} samples, {num_correct} correct: needs 1 <= k <= n, 0 <= c <= n")
@@ -35,8 +31,7 @@ def majority_at_k(votes: Sequence[Vote], k: int) -> float:
     (votes cast, samples drawn) gives, for each size m of the majority, the number of subsets in which a
     group has m votes and no group more; cost O(groups * k^3) integer operations.
 
-    Raises:
-        ValueError: k is not in 1..n.
+    Raises ValueError where k is not in 1..n.
     """
     if not 1 <= k <= len(votes):
         raise ValueError(f"majority of {k} of {len(votes)} samples: needs 1 <= k <= n")
@@ -68,9 +63,7 @@ def _draws(groups: Sequence[int], unanswered: int, limit: int, most: int) -> dic
 def group_equivalent(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> list[str | None]:
     """For each answer the first answer that it equals, so that `1/2` and `0.5` vote together; None stays None.
 
-    Args:
-        answers: Extracted answers of one question.
-        equal: Compares two different answers; each is compared with one of every group found so far.
+    `equal`: compares two different answers; each is compared with one of every group found so far.
     """
     groups: dict[str, str] = {}
     for answer in answers:

@@ -3,8 +3,6 @@
 Owns which matrices are adapted, how adapters begin, and a merged weight. Knows no files.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

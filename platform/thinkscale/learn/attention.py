@@ -1,17 +1,66 @@
 """Variable-length causal attention for packed rows, registered with transformers.
 
-Owns how a packed row's segments attend: each to itself alone. Knows no model family.
+Owns how a packed row's segments attend: each to itself alone. Several ranks may share a row, for samples longer than
+one rank's share of a step: each holds a slice of the tokens, and for attention they trade tokens for heads and back
+(the all-to-all of "DeepSpeed Ulysses", arXiv 2309.14509). Knows no model family.
 """
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
+from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.nn import functional as F
 
 from thinkscale.learn import flash4
-from thinkscale.learn.context import ALONE, RowGroup, heads_to_tokens, tokens_to_heads
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The ranks that share this rank's rows."""
+
+    size: int
+    index: int
+    """Which slice is this rank's."""
+    group: Any
+    """The process group; None in a group of one."""
+
+
+ALONE = RowGroup(size=1, index=0, group=None)
+
+
+def row_group(size: int) -> RowGroup:
+    """Groups of `size` neighbouring ranks (of one host, as launchers number them). All ranks must call it.
+
+    Raises ValueError where the number of ranks is not a multiple of `size`.
+    """
+    if size == 1:
+        return ALONE
+    ranks = dist.get_world_size()
+    if ranks % size:
+        raise ValueError(f"{ranks} workers cannot form groups of context_parallel = {size}")
+    group, _ = dist.new_subgroups(group_size=size)
+    return RowGroup(size=size, index=dist.get_rank() % size, group=group)
+
+
+def tokens_to_heads(x: torch.Tensor, group: RowGroup) -> torch.Tensor:
+    """(1, heads, slice, head size) of this slice's tokens to (1, heads / size, T, head size) of all."""
+    _, heads, tokens, width = x.shape
+    mine = heads // group.size
+    sent = x.reshape(group.size, mine, tokens, width).transpose(1, 2).contiguous()
+    received = all_to_all_single_autograd(sent, None, None, group.group)  # (slices, tokens, heads, width)
+    return received.reshape(1, group.size * tokens, mine, width).transpose(1, 2)
+
+
+def heads_to_tokens(x: torch.Tensor, group: RowGroup) -> torch.Tensor:
+    """(1, T, heads / size, head size) of the whole row back to (1, slice, heads, head size)."""
+    _, total, mine, width = x.shape
+    tokens = total // group.size
+    sent = x.reshape(group.size, tokens, mine, width).contiguous()
+    received = all_to_all_single_autograd(sent, None, None, group.group)  # (head groups, tokens, heads, width)
+    return received.transpose(0, 1).reshape(1, tokens, group.size * mine, width)
+
 
 IMPLEMENTATION = "thinkscale_varlen"
 Kernel = Literal["FA2", "FA4"]
@@ -24,18 +73,14 @@ def register() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _no_mask)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, lambda *_, **__: None)
 
 
 def use_kernel(name: Kernel | None = None) -> Kernel:
     """Choose the CUDA kernel of this process.
 
-    Args:
-        name: None: FA4 where the package flash-attn-4 is installed and this GPU has it (twice as fast on Hopper),
-            else torch's FA2.
-
-    Returns:
-        The kernel in use, for the record.
+    `name`: by default FA4 where the package flash-attn-4 is installed and this GPU has it (twice as fast on
+    Hopper), else torch's FA2. Returns the kernel in use, for the record.
     """
     global _kernel
     _kernel = name or ("FA4" if flash4.is_usable() else "FA2")
@@ -116,11 +161,6 @@ def _attend_by_segment(
         for q, k, v in zip(*wide, strict=True)
     ]
     return torch.cat(parts, dim=2).to(query.dtype).transpose(1, 2)
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The segments' bounds say it all."""
-    return
 
 
 def _takes_gqa_flag() -> bool:

@@ -5,8 +5,6 @@ their upload. A checkpoint is whole once its `.metadata` is there, which torch.d
 writes last. Shards are read by name and place, so that a run resumes on another number of ranks. Knows no Ray.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import json
@@ -87,8 +85,7 @@ class CheckpointFolder:
     def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None:
         """Write the state after `history`, after the one before it is whole; all ranks call it.
 
-        Raises:
-            SaveError: this checkpoint (or, asynchronous, the one before) cannot be written.
+        Raises SaveError where this checkpoint (or, asynchronous, the one before) cannot be written.
         """
         self.finish()
         self._check()
@@ -112,8 +109,7 @@ class CheckpointFolder:
     def finish(self) -> None:
         """Wait until the last checkpoint is whole, and remove those older than the one before it; all ranks call it.
 
-        Raises:
-            SaveError: it cannot be written. The one before it is intact.
+        Raises SaveError where it cannot be written. The one before it is intact.
         """
         if self._pending is None:
             return

@@ -4,8 +4,6 @@ Owns the files that a serving engine loads. Weights are gathered one parameter a
 holds more than one file of them. Knows no artifact: it hands over one finished local file after another.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -53,8 +51,7 @@ def export_weights(
         eos_ids: what ends a text of the tuned model, in its generation config beside the base model's own.
         thinking_format: how it was trained to think, in its tokenizer's config, where it is found when it is served.
 
-    Raises:
-        SaveError: on all ranks, where rank 0 lacks room or permission.
+    Raises SaveError: on all ranks, where rank 0 lacks room or permission.
     """
     writing = dist.get_rank() == 0
     dtype = model.stored_dtype
@@ -76,8 +73,15 @@ def export_weights(
         on_file(path)
 
     def write_small_files() -> None:
-        for small in _small_files(model, base, directory, files, dtype, eos_ids, thinking_format):
+        for small in _base_files(base, directory, eos_ids, thinking_format):
             on_file(small)
+        if len(files) > 1:
+            total = sum(p.numel() for _, _, p in stored_parameters(model)) * dtype.itemsize
+            places = {name: file for file, names in files.items() for name in names}
+            index = {"metadata": {"total_size": total}, "weight_map": places}
+            path = directory / "model.safetensors.index.json"
+            path.write_text(json.dumps(index, indent=1, sort_keys=True))
+            on_file(path)
 
     for file, names in files.items():
         tensors = {}
@@ -111,15 +115,10 @@ def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> d
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": names for i, names in enumerate(groups, 1)}
 
 
-def _small_files(
-    model: PackedCausalLM,
-    base: Path,
-    directory: Path,
-    files: Mapping[str, list[str]],
-    dtype: torch.dtype,
-    eos_ids: Sequence[int],
-    thinking_format: Mapping[str, str] | None,
+def _base_files(
+    base: Path, directory: Path, eos_ids: Sequence[int], thinking_format: Mapping[str, str] | None
 ) -> list[Path]:
+    """The base model's files beside the weights, with how the tuned one thinks and ends."""
     written = [Path(shutil.copyfile(base / name, directory / name)) for name in COPIED if (base / name).exists()]
     path = directory / "tokenizer_config.json"
     if thinking_format is not None and path.exists():
@@ -128,15 +127,6 @@ def _small_files(
     if (generation := _generation_config(base, eos_ids)) is not None:
         written.append(directory / "generation_config.json")
         written[-1].write_text(json.dumps(generation, indent=1))
-    if len(files) > 1:
-        total = sum(p.numel() for _, _, p in stored_parameters(model)) * dtype.itemsize
-        index: dict[str, Any] = {
-            "metadata": {"total_size": total},
-            "weight_map": {name: file for file, names in files.items() for name in names},
-        }
-        path = directory / "model.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=1, sort_keys=True))
-        written.append(path)
     return written
 
 

@@ -1,7 +1,5 @@
 """Which models can be fine-tuned: decided on their config alone, before any weights are there. Knows no torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Owns the calls into that package. Called directly because torch's own activation
 package's releases. Knows no model.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from functools import lru_cache
 from typing import Any

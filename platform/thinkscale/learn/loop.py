@@ -1,16 +1,16 @@
 """The training loop: optimizer steps over packed batches, with the paper's optimizer and schedule.
 
-Owns a step's arithmetic, its metrics, and when to checkpoint. Runs on one process or on every rank of a
-process group, on CPUs and GPUs alike; knows no Ray and no artifact.
+Owns the learning rate by step, a step's arithmetic, its metrics, and when to checkpoint. Runs on one process or on
+every rank of a process group, on CPUs and GPUs alike; knows no Ray and no artifact.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,9 @@ from thinkscale.domain.campaign import Train
 from thinkscale.learn import packing
 from thinkscale.learn.masking import Sample
 from thinkscale.learn.model import PackedCausalLM
-from thinkscale.learn.schedule import learning_rate, model_flops, peak_flops
+
+if TYPE_CHECKING:
+    from thinkscale.learn.checkpoint import CheckpointFolder
 
 PAD_MULTIPLE = 128
 """On GPUs rows are padded to whole tiles of a matrix product."""
@@ -58,22 +60,6 @@ class StepMetrics:
         return asdict(self)
 
 
-class Checkpoints(Protocol):
-    """Where the loop's state survives (`learn.checkpoint`)."""
-
-    def load_latest(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> list[StepMetrics]:
-        """Restore the newest checkpoint; returns the steps done until then, none where there is no checkpoint."""
-        ...
-
-    def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None:
-        """Keep the state after `history`; may return before it is written."""
-        ...
-
-    def finish(self) -> None:
-        """Wait until what was saved is written."""
-        ...
-
-
 def total_steps(samples: int, settings: Train) -> int:
     return settings.epochs * math.ceil(samples / settings.batch_sequences)
 
@@ -83,7 +69,7 @@ def fit(
     samples: Sequence[Sample],
     settings: Train,
     *,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: CheckpointFolder | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[StepMetrics]:
@@ -92,11 +78,8 @@ def fit(
     Every rank calls it with the same samples. The order of samples depends on `settings.seed` alone, so
     that a resumed run, on however many ranks, sees what an undisturbed one would have seen.
 
-    Args:
-        should_stop: asked after every step, on every rank; a yes on any of them stops all, once they have saved.
-
-    Returns:
-        The metrics of every step, those before a resume included.
+    `should_stop`: asked after every step, on every rank; a yes on any of them stops all, once they have saved. Returns
+    the metrics of every step, those before a resume included.
 
     Raises:
         NonFiniteLossError: the weights are then as before that step, and every checkpoint begun is whole.
@@ -109,10 +92,18 @@ def fit(
     for step in range(len(history), steps):
         epoch, place = divmod(step, per_epoch)
         chosen = packing.batches(len(samples), settings.batch_sequences, epoch=epoch, seed=settings.seed)[place]
-        rate = learning_rate(step, steps=steps, peak=settings.learning_rate, warmup_share=settings.warmup_share)
+        learning_rate = learning_rate_at(
+            step, steps=steps, peak=settings.learning_rate, warmup_share=settings.warmup_share
+        )
         try:
             metrics = train_step(
-                model, optimizer, [samples[i] for i in chosen], settings, step=step, steps=steps, learning_rate=rate
+                model,
+                optimizer,
+                [samples[i] for i in chosen],
+                settings,
+                step=step,
+                steps=steps,
+                learning_rate=learning_rate,
             )
         except NonFiniteLossError:
             if checkpoints:
@@ -230,3 +221,45 @@ def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
     norm = squares.sqrt()
     torch._foreach_mul_(local, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
+"""Dense bfloat16 FLOP/s by datasheet, by a part of the device's name."""
+
+
+def learning_rate_at(step: int, *, steps: int, peak: float, warmup_share: float) -> float:
+    """Linear warm-up to `peak` over `warmup_share` of the steps, then cosine to 0.
+
+    `step`: from 0. The warm-up's first step already learns: it has the rate peak / warm-up steps.
+    """
+    warmup = math.ceil(steps * warmup_share)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def attention_width(config: Any) -> int:
+    """Heads times head size of a transformers configuration."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(head * config.num_attention_heads)
+
+
+def matrix_parameters(config: Any, parameters: int) -> int:
+    """Weights that take part in matrix products: all but an embedding that is not the output as well."""
+    return parameters if config.tie_word_embeddings else parameters - config.vocab_size * config.hidden_size
+
+
+def model_flops(lengths: Iterable[int], config: Any, parameters: int, frozen: int = 0) -> float:
+    """FLOP that training needs for samples of these lengths: 6ND and causal attention; recomputation does not count.
+
+    `parameters`: all weights, a tied embedding once; `frozen`: those that need no gradient of their own.
+    """
+    still = matrix_parameters(config, frozen) if frozen else 0
+    linear = 6.0 * matrix_parameters(config, parameters) - 2.0 * still
+    quadratic: float = 6.0 * config.num_hidden_layers * attention_width(config)
+    return sum(linear * tokens + quadratic * tokens * tokens for tokens in lengths)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a device, None where it is not known (a CPU)."""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)

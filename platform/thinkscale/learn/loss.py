@@ -6,8 +6,6 @@ pass, a chunk of positions at a time, so that no logits are kept or computed twi
 cross-entropies). Knows no model.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 
@@ -30,10 +28,8 @@ def cross_entropy(
     Args:
         hidden: (M, H).
         weight: (V, H), of hidden's dtype.
-        targets: (M,) int64.
 
-    Returns:
-        A float32 scalar.
+    Returns a float32 scalar.
     """
     chunk = max(1, (chunk_bytes or CHUNK_BYTES[hidden.device.type]) // (4 * weight.shape[0]))
     loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, scale, chunk)

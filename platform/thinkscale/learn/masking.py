@@ -4,8 +4,6 @@ Owns what fine-tuning sees of a trace: the chat template with the question, the 
 end of the turn, and where the loss begins. Knows no model and no batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thinkscale.domain.generation import TokenIds
-from thinkscale.domain.trace import Trace
+from thinkscale.domain.question import Trace
 from thinkscale.forcing.formats import ThinkingFormat, Tokenizer, behind, literal, split_thinking
 
 ANSWER_PREFIX = "Answer: "
@@ -64,8 +62,7 @@ def tokenize(
 ) -> Tokenized:
     """Every trace as a sample of at most `context_tokens` ids.
 
-    Raises:
-        ValueError: the tokenizer has no end-of-text token.
+    Raises ValueError where the tokenizer has no end-of-text token.
     """
     if not tokenizer.eos_ids:
         raise ValueError("the tokenizer has no end-of-text token: a fine-tuned model would never stop")

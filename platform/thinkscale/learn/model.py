@@ -4,8 +4,6 @@ Owns which model families are supported, how weights get from safetensors into s
 wrapping (FSDP2, recomputation of activations, compilation). Knows no optimizer and no data.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -26,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import adapters, attention, recompute
-from thinkscale.learn.context import ALONE, row_group
+from thinkscale.learn.attention import ALONE, row_group
 from thinkscale.learn.families import FAMILIES, UnsupportedModelError, check_directory
 from thinkscale.learn.loss import cross_entropy
 from thinkscale.learn.packing import Row
@@ -123,8 +121,7 @@ class PackedCausalLM(nn.Module):
 def read_config(directory: Path) -> Any:
     """The model's transformers configuration.
 
-    Raises:
-        UnsupportedModelError: a family or a variant that is not supported.
+    Raises UnsupportedModelError where a family or a variant is not supported.
     """
     from transformers import AutoConfig
 
@@ -138,8 +135,7 @@ def load_model(directory: Path, settings: Train, *, device: torch.device, contex
     Started on the meta device; each rank then reads only its own slices of the safetensors files, so
     that no host ever holds the whole model in float32. Without a process group a group of one is made.
 
-    Args:
-        context_parallel: neighbouring ranks that share a row's tokens.
+    `context_parallel`: neighbouring ranks that share a row's tokens.
 
     Raises:
         UnsupportedModelError: the family is not supported, or its heads cannot be shared by so many ranks.

@@ -66,9 +66,7 @@ def pack(costs: Sequence[float], lengths: Sequence[int], *, ranks: int, pack_tok
     `pack_tokens`; samples go, the costliest first, to the row that has least to do. A sample longer
     than `pack_tokens` has a row of its own. A row may be empty when there are fewer samples than ranks.
 
-    Args:
-        costs: what each sample costs to compute, in any unit (`sample_flops`).
-        lengths: input tokens of each sample.
+    `costs`: what each sample costs to compute, in any unit (`loop.model_flops`).
     """
     micro_steps = max(1, math.ceil(sum(min(n, pack_tokens) for n in lengths) / (pack_tokens * ranks)))
     while (rows := _fill(costs, lengths, micro_steps * ranks, pack_tokens)) is None:

@@ -5,8 +5,6 @@ layer's feed-forward activations frees the most memory for the least arithmetic,
 whole layers only when it is not enough; a short row recomputes nothing. Knows no data.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import Any
 

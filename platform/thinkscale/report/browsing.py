@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from thinkscale.curate.ngrams import hash_text as _hash
+from thinkscale.curate.normalise import hash_text as _hash
 
 EMBEDDED_BYTES = 2_800_000
 """Of compressed samples in the page; base64 makes a third more of it."""
@@ -39,8 +39,7 @@ Row = dict[str, Any]
 class SampleBrowser:
     """Collects rows part by part; keeps the questions with the smallest hashes that fit the limits.
 
-    Args:
-        withheld: Ids of questions whose samples are shown without what they say.
+    `withheld`: ids of questions whose samples are shown without what they say.
     """
 
     def __init__(

@@ -3,8 +3,6 @@
 Owns the pairing. Knows no files and draws nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thinkscale.report.metrics import budget_label, cells, question_accuracies
+from thinkscale.report.metrics import budget_label, by_point, question_accuracies
 from thinkscale.report.statistics import Gate, difference_interval, gate, mcnemar
 
 PerQuestion = dict[str, float]
@@ -60,7 +58,7 @@ def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> l
         if len(shared) > 1:
             mean_a, mean_b = (_mean_over([grid[cell] for cell in shared]) for grid in (grid_a, grid_b))
             compared.append(("all budgets", mean_a, mean_b))
-        found += [_compare_cell(*names, *each, seed) for each in compared if each[1].keys() & each[2].keys()]
+        found += [_compare_at(*names, *each, seed) for each in compared if each[1].keys() & each[2].keys()]
     return found
 
 
@@ -109,7 +107,7 @@ def engine_differences(engines_a: Iterable[Mapping[str, Any]], engines_b: Iterab
 def _grids(tallied: pa.Table, which: str) -> dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]]:
     """By benchmark the model's name and per budget the accuracy of each question."""
     found: dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]] = {}
-    for (model, benchmark, cap, waits), rows in cells(tallied).items():
+    for (model, benchmark, cap, waits), rows in by_point(tallied).items():
         known, grid = found.setdefault(benchmark, (model, {}))
         if known != model:
             raise ValueError(f"{which} holds several models on {benchmark} ({known}, {model}): compare one with one")
@@ -122,7 +120,7 @@ def _mean_over(grids: list[PerQuestion]) -> PerQuestion:
     return {question: float(np.mean([grid[question] for grid in grids])) for question in sorted(shared)}
 
 
-def _compare_cell(
+def _compare_at(
     benchmark: str, model_a: str, model_b: str, budget: str, a: PerQuestion, b: PerQuestion, seed: int
 ) -> Comparison:
     paired = sorted(a.keys() & b.keys())

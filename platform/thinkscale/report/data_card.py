@@ -4,8 +4,6 @@ Owns the card's text. A directory with this README.md and the Parquet parts is a
 `datasets.load_dataset` reads as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,11 +37,7 @@ def data_card(
 ) -> str:
     """Markdown with the front matter of a Hugging Face data set. It shows a `funnel.png` beside it.
 
-    Args:
-        rows: in the set.
-        licences: `source`, `licence` and `rows` of each pair among them.
-        steps: of the curation up to the set.
-        costs: of the models that attempted the questions.
+    `licences`: `source`, `licence` and `rows` of each pair among them.
     """
     settings = campaign.select
     table = _licence_rows(licences)

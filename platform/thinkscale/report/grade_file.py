@@ -3,8 +3,6 @@
 Owns the file formats. Knows nothing of how an answer is judged, and nothing of campaigns.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -26,7 +24,7 @@ from thinkscale.grading.verdict import Graded
 from thinkscale.grading.voting import Vote, majority_at_k, pass_at_k
 from thinkscale.report.parallel import doublings, question_votes
 from thinkscale.report.statistics import mean_interval
-from thinkscale.store.formats import Unreadable, raw_rows, sections
+from thinkscale.store.formats import Unreadable, file_parts, raw_rows
 from thinkscale.store.ingest import reference_text
 from thinkscale.store.locations import IngestError, Location
 from thinkscale.store.options import read_options
@@ -57,22 +55,14 @@ def grade_file(
     a reference is ungradable. Of a row with a list of several responses both fields are lists.
 
     Args:
-        kind: How answers are compared, for all rows.
         source: Any file that a pool can be read from (`store.locations.FORMATS`), compressed or not.
         target: Written whole at the end; its suffix says which format, independent of the source's.
-        reference_field: The field with the right answer.
-        response_field: The field with the model's response.
         options_field: The field with the options of choice questions, in any form of `store.options`.
-        processes: Comparisons at once; by default one for each core.
-        force: Overwrite a target that exists.
         votes: Gains the votes of each row's responses.
 
-    Returns:
-        The number of responses by verdict.
-
-    Raises:
-        GradeFileError: the target exists, the format is not known, a line is not a JSON object, a field is in none of
-            the first rows, or values of a field have no common type for Parquet.
+    Returns the number of responses by verdict. Raises GradeFileError where the target exists, the format is not known,
+    a line is not a JSON object, a field is in none of the first rows, or values of a field have no common type for
+    Parquet.
     """
     if target.exists() and not force:
         raise GradeFileError(f"{target} exists: give another name, or --force to overwrite it")
@@ -174,8 +164,8 @@ def _lines(location: Location) -> Iterator[dict[str, Any]]:
 
 
 def _others(location: Location) -> Iterator[dict[str, Any]]:
-    for section in sections(location, BATCH_ROWS):
-        for _, row in raw_rows(section):
+    for part in file_parts(location, BATCH_ROWS):
+        for _, row in raw_rows(part):
             if isinstance(row, Unreadable):
                 raise GradeFileError(f"{row.locator}: {row.error}")
             yield dict(row)

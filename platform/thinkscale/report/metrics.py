@@ -1,11 +1,11 @@
 """From samples to the points of a scaling curve.
 
-Owns what accuracy, thinking tokens, Control, Scaling and Performance mean over the samples table. Works on
-one part of the table after the other, so that a million samples need little memory. Draws nothing.
+Owns what accuracy, thinking tokens, Control, Scaling and Performance mean over the samples table, and accuracy by
+domain and difficulty of the questions. Works on one part of the table after the other, so that a million samples need
+little memory. Draws nothing.
 """
 
-from __future__ import annotations
-
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from thinkscale.report.statistics import mean_interval
 
-CELL = ["model", "benchmark", "max_thinking_tokens", "num_waits"]
-QUESTION = [*CELL, "question_id"]
+POINT = ["model", "benchmark", "max_thinking_tokens", "num_waits"]
+QUESTION = [*POINT, "question_id"]
 COLUMNS = [*QUESTION, "status", "verdict", "end", "thinking_tokens", "answer_tokens"]
 """The columns of `store.schemas.SAMPLES` that a tally reads."""
 
@@ -85,8 +85,7 @@ def budget_label(max_thinking_tokens: int | None, num_waits: int) -> str:
 def tally(samples: pa.Table | Iterable[pa.Table]) -> pa.Table:
     """One row per model, benchmark, budget and question with counts of its samples, sorted by these.
 
-    Args:
-        samples: The samples table, or its parts one after the other.
+    `samples`: the samples table, or its parts one after the other.
     """
     tallies: list[pa.Table] = []
     for part in [samples] if isinstance(samples, pa.Table) else samples:
@@ -132,7 +131,7 @@ def _sum(rows: pa.Table) -> pa.Table:
 def points(tallied: pa.Table, *, seed: int = 0) -> list[Point]:
     """The points of all curves from a tally, by model, benchmark, cap and waits."""
     found = []
-    for (model, benchmark, cap, waits), rows in cells(tallied).items():
+    for (model, benchmark, cap, waits), rows in by_point(tallied).items():
         total = {name: int(pc.sum(rows[name]).as_py()) for name in _SUMS}
         interval = mean_interval(list(question_accuracies(rows).values()), seed=seed)
         ok = max(total["ok"], 1)
@@ -173,20 +172,20 @@ def unsettled(found: Iterable[Point]) -> list[str]:
     return lines
 
 
-Cell = tuple[str, str, int | None, int]
+PointKey = tuple[str, str, int | None, int]
 
 
-def cells(tallied: pa.Table) -> dict[Cell, pa.Table]:
+def by_point(tallied: pa.Table) -> dict[PointKey, pa.Table]:
     """The rows of a tally by (model, benchmark, cap, waits), in that order, no cap last."""
     found, start = {}, 0
-    for cell, group in groupby(zip(*(tallied[name].to_pylist() for name in CELL), strict=True)):
+    for key, group in groupby(zip(*(tallied[name].to_pylist() for name in POINT), strict=True)):
         rows = sum(1 for _ in group)
-        found[cell], start = tallied.slice(start, rows), start + rows
+        found[key], start = tallied.slice(start, rows), start + rows
     return found
 
 
 def question_accuracies(rows: pa.Table) -> dict[str, float]:
-    """Of a cell's rows: by question the share of right samples."""
+    """Of a point's rows: by question the share of right samples."""
     shares = rows["correct"].to_numpy() / rows["samples"].to_numpy()
     return dict(zip(rows["question_id"].to_pylist(), shares.tolist(), strict=True))
 
@@ -230,3 +229,71 @@ def point_label(point: Point) -> str:
     """A budget as it stands at its point: the cap, or so many Waits more."""
     cap = "no cap" if point.max_thinking_tokens is None else f"{point.max_thinking_tokens:,}"
     return f"+{point.num_waits}" if point.num_waits else cap
+
+
+DIFFICULTY_KEYS = ("level", "difficulty")
+"""Keys of a question's metadata that say how hard it is."""
+MOST_GROUPS = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupAccuracy:
+    """One model on the questions of one group, at the budget of its largest cap without waits."""
+
+    benchmark: str
+    by: str
+    """domain, or a key of the questions' metadata."""
+    group: str
+    model: str
+    questions: int
+    accuracy: float
+    low: float
+    high: float
+
+
+def breakdown(tallied: pa.Table, questions: pa.Table | None, *, seed: int = 0) -> list[GroupAccuracy]:
+    """Accuracy by domain and by difficulty, where the questions carry them and they differ."""
+    if questions is None:
+        return []
+    groups = _groups(questions)
+    found = []
+    # Points come by rising cap: the last one counts.
+    largest = {
+        (model, benchmark): rows for (model, benchmark, _, waits), rows in by_point(tallied).items() if not waits
+    }
+    for (model, benchmark), rows in largest.items():
+        accuracy = question_accuracies(rows)
+        for by, group_of in groups.items():
+            values: dict[str, list[float]] = defaultdict(list)
+            for question, value in accuracy.items():
+                if question in group_of:
+                    values[group_of[question]].append(value)
+            if not 1 < len(values) <= MOST_GROUPS:
+                continue
+            for group in sorted(values):
+                interval = mean_interval(values[group], seed=seed)
+                found.append(
+                    GroupAccuracy(
+                        benchmark=benchmark,
+                        by=by,
+                        group=group,
+                        model=model,
+                        questions=len(values[group]),
+                        accuracy=interval.mean,
+                        low=interval.low,
+                        high=interval.high,
+                    )
+                )
+    return found
+
+
+def _groups(questions: pa.Table) -> dict[str, dict[str, str]]:
+    """Group of each question by its id, for each way of grouping."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in questions.select(["id", "domain", "metadata"]).to_pylist():
+        if row["domain"]:
+            groups["domain"][row["id"]] = row["domain"]
+        for key, value in row["metadata"] or ():
+            if key in DIFFICULTY_KEYS and value:
+                groups[key][row["id"]] = value
+    return groups

@@ -3,18 +3,16 @@
 Owns the checks. Reads tokenizer and config alone; nothing of them needs the weights.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Model
 from thinkscale.domain.generation import Sampling, TokenIds
-from thinkscale.domain.trace import Trace
-from thinkscale.engines.stopping import Continuation
+from thinkscale.domain.question import Trace
+from thinkscale.domain.sample import Budget
 from thinkscale.engines.tokenizer import PROBE, ModelTokenizer
+from thinkscale.forcing.ending import Continuation
 from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, forcing_ids, literal, resolve_format
 from thinkscale.forcing.program import Trunk, continue_thinking
 from thinkscale.learn.families import UnsupportedModelError, check_trainable
@@ -42,7 +40,7 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
         "model": model.base,
         "format": thinking_format.name,
         "delimiters": [{"text": text, "ids": behind(tokenizer, text)} for text in ends],
-        "forced": f"inside vLLM{ids.engine_limits}" if ids.fits_engine else "by continuation",
+        "forced": "inside vLLM" if ids.fits_engine else "by continuation",
         "ids_match_tokenizer_json": _matches_file(tokenizer, directory / "tokenizer.json"),
         "round_trip": tokenizer.survives,
         "ids_hash": tokenizer.ids_hash,

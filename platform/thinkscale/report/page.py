@@ -20,14 +20,12 @@ import pyarrow.compute as pc
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.question import WITHHELD
-from thinkscale.report.breakdown import breakdown
 from thinkscale.report.browsing import SampleBrowser, packed
 from thinkscale.report.comparison import Comparison, compare_tallies
-from thinkscale.report.metrics import curve_metrics, curves, points, tally, unsettled
+from thinkscale.report.metrics import breakdown, curve_metrics, curves, points, tally, unsettled
 from thinkscale.report.parallel import Votes
 from thinkscale.report.plots import draw_curves
-from thinkscale.report.published import published
-from thinkscale.report.spending import duration_s, spending, terms
+from thinkscale.report.spending import duration_s, published, spending, terms
 from thinkscale.store.artifact import Manifest, distinct
 
 

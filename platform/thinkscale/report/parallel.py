@@ -3,8 +3,6 @@
 Owns the reading of votes from stored samples. The formulas are `grading.voting`'s.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

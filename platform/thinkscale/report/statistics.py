@@ -4,8 +4,6 @@ Owns intervals, tests and the gate. Knows nothing of samples: it sees one value 
 that question's samples, so that samples of one question are never taken for independent ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,8 +37,7 @@ def mean_interval(values: Values | Sequence[float], *, seed: int = 0, draws: int
     right-or-wrong samples it is exactly Jeffreys' interval, so that 30 right answers out of 30 do not look
     certain, where the plain bootstrap's interval has no width and near 0 or 1 covers far less than 95%.
 
-    Raises:
-        ValueError: there is no value.
+    Raises ValueError where there is no value.
     """
     return _bayesian_bootstrap(np.asarray(values, dtype=np.float64), (0.0, 1.0), seed, draws)
 
@@ -50,10 +47,8 @@ def difference_interval(
 ) -> Interval:
     """Mean of after - before over the same questions, with its interval: the paired bootstrap.
 
-    Half a pseudo-question at each of -1, 0 and 1 stands for what few questions cannot show.
-
-    Raises:
-        ValueError: there is no value, or the two differ in length.
+    Half a pseudo-question at each of -1, 0 and 1 stands for what few questions cannot show. Raises ValueError where
+    there is no value, or the two differ in length.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:

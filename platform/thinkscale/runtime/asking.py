@@ -5,8 +5,6 @@ died twice is suspected: suspects run with nothing else under way, in ever small
 kills engines stands alone. Knows neither rows nor engines nor Ray; lives in one event loop.
 """
 
-from __future__ import annotations
-
 import asyncio
 import heapq
 import logging
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from thinkscale.domain.engine import EngineDiedError, EngineError, StopAskingError
+from thinkscale.domain.generation import EngineDiedError, EngineError, StopAskingError
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +113,7 @@ class Asking:
             key: names the row over all processes.
             expected: tokens that its answer will take, about.
 
-        Raises:
-            EngineError: so much fails that the engine or its settings are at fault.
+        Raises EngineError where so much fails that the engine or its settings are at fault.
         """
         one = _Ask(row=row, key=key, answer=asyncio.get_running_loop().create_future())
         if key in self._deaths:

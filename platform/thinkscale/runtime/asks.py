@@ -5,8 +5,6 @@ of Ray Data, which take whole segments, and replicas of Ray Serve, which take ro
 tried again and what is given up is the same on both (`asking`).
 """
 
-from __future__ import annotations
-
 import asyncio
 import heapq
 import math
@@ -21,8 +19,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
 import ray
-from thinkscale.domain.engine import EngineDiedError, EngineError
-from thinkscale.domain.generation import EngineInfo
+from thinkscale.domain.generation import EngineDiedError, EngineError, EngineInfo
 from thinkscale.domain.sample import Verdict
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
@@ -33,6 +30,8 @@ from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.stage import Segment, Stage
+
+GradeAll = Callable[[Sequence[Graded]], list[Verdict]]
 
 
 class Asks(Protocol):
@@ -50,7 +49,7 @@ class Asks(Protocol):
         """Beside the engine: the answer to one row. Raises ValueError where the row is impossible."""
         ...
 
-    def collect(self, rows: Sequence[Any], answers: Sequence[Any], grade: Grade) -> Result:
+    def collect(self, rows: Sequence[Any], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         """A segment's rows to what is kept and dropped; an answer is what `ask` gave, or Failed."""
         ...
 
@@ -59,10 +58,6 @@ def answered(rows: Sequence[Any], answers: Sequence[Any]) -> tuple[list[tuple[An
     """Rows with their answers, and those without one."""
     pairs = list(zip(rows, answers, strict=True))
     return [p for p in pairs if not isinstance(p[1], Failed)], [p for p in pairs if isinstance(p[1], Failed)]
-
-
-class Grade(Protocol):
-    def __call__(self, items: Sequence[Graded]) -> list[Verdict]: ...
 
 
 def run_asks(
@@ -75,10 +70,7 @@ def run_asks(
 ) -> None:
     """Ask about the rows of every segment that is not committed, on a pool of Ray Data's actors.
 
-    Args:
-        name: for the progress.
-        actors: how many there may be, of which size; each holds one engine, kept full by several segments.
-        rows: what is asked about, from a segment's table.
+    `actors`: how many there may be, of which size; each holds one engine, kept full by several segments.
 
     Raises:
         EngineError: no engine can be built, or so much fails that it is at fault.
@@ -193,27 +185,23 @@ async def ask_replicas(
         handle: as `replicas.start_replicas` gives it; info: of its engines.
         room: rows that all replicas together take at once.
 
-    Raises:
-        EngineError: no replica stays up, or so much fails that the engine is at fault.
+    Raises EngineError where no replica stays up, or so much fails that the engine is at fault.
     """
     with GradingPool() as pool:
-        await _ReplicaAsks(works, handle, info, room, meter, progress, pool).finish()
+        asks = _ReplicaAsks(handle, info, room, meter, progress, pool)
+        for work in works:
+            await asks.queue_more(work)
+        async with asyncio.TaskGroup() as group:
+            asks.open_in(group)
 
 
 class _ReplicaAsks:
     """One queue for all works: segments by the longest row that they are expected to hold, so that it ends short."""
 
     def __init__(
-        self,
-        works: Sequence[Rounds],
-        handle: Any,
-        info: EngineInfo,
-        room: int,
-        meter: Meter,
-        progress: Progress,
-        pool: GradingPool,
+        self, handle: Any, info: EngineInfo, room: int, meter: Meter, progress: Progress, pool: GradingPool
     ) -> None:
-        self._works, self._handle, self._engine = works, handle, asdict(info)
+        self._handle, self._engine = handle, asdict(info)
         self._room, self._meter, self._progress, self._pool = room, meter, progress, pool
         self._queue: list[tuple[float, int, Rounds, Segment]] = []
         self._numbers = count()
@@ -223,15 +211,12 @@ class _ReplicaAsks:
         """Segments of the round that are not committed, by work."""
         self._asking = Asking(self._put, room=room, changed=self._changed)
 
-    async def finish(self) -> None:
+    def open_in(self, group: asyncio.TaskGroup) -> None:
         """Ask until no work has more."""
-        for work in self._works:
-            await self._queue_more(work)
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._open()
+        self._group = group
+        self._open()
 
-    async def _queue_more(self, work: Rounds) -> None:
+    async def queue_more(self, work: Rounds) -> None:
         segments = await asyncio.to_thread(work.more)
         for segment in segments:
             expected = max(map(work.asks.expected, segment.work))
@@ -263,7 +248,7 @@ class _ReplicaAsks:
         self._progress.advance(segment.rows)
         self._left[work.label] -= 1
         if not self._left[work.label]:
-            await self._queue_more(work)
+            await self.queue_more(work)
         self._open()
 
     def _commit(self, work: Rounds, segment: Segment, answers: Sequence[Any], spent: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from pyreqwest.multipart import FormBuilder, PartBuilder
 
 from thinkscale.domain.campaign import Teacher
-from thinkscale.domain.engine import EngineError, StopAskingError
+from thinkscale.domain.generation import EngineError, StopAskingError
 from thinkscale.engines.chat import AgainError, ChatEndpoint
 from thinkscale.store.filesystem import Store
 

@@ -3,8 +3,6 @@
 Owns the actor between them, the progress lines and TensorBoard's curves. Knows nothing of training.
 """
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 
@@ -38,7 +36,11 @@ class Board:
 
 def show(board: Any, over: threading.Event, stepping: threading.Event, tensorboard: str | None) -> None:
     """Print steps as they come, until the run is over and the board is empty. `stepping` is set by each."""
-    curves = _curves(tensorboard)
+    curves: Any = None
+    if tensorboard is not None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        curves = SummaryWriter(tensorboard)  # type: ignore[no-untyped-call]
     progress: Progress | None = None
     previous = 0
     while True:
@@ -54,7 +56,7 @@ def show(board: Any, over: threading.Event, stepping: threading.Event, tensorboa
                 previous = step["step"] - 1
             mfu = f"  MFU {step['mfu']:.1%}" if step["mfu"] else ""
             note = (
-                f"loss {step['loss']:.4f}  lr {step['learning_rate']:.2e}  "
+                f"loss {step['loss']:.4f}  learning rate {step['learning_rate']:.2e}  "
                 f"{step['tokens'] / step['seconds']:,.0f} tokens/s{mfu}"
             )
             progress.advance(step["step"] - previous, note)
@@ -72,12 +74,3 @@ def show(board: Any, over: threading.Event, stepping: threading.Event, tensorboa
 def say(text: str) -> None:
     """A line of the stage, apart from its steps."""
     Progress("train", 0).note(text)
-
-
-def _curves(directory: str | None) -> Any:
-    """Where TensorBoard's curves are written, if they are."""
-    if directory is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(directory)  # type: ignore[no-untyped-call]

@@ -14,9 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from thinkscale.domain.campaign import Serve
-from thinkscale.domain.engine import Engine, EngineDiedError, EngineError
-from thinkscale.domain.generation import EngineInfo
+from thinkscale.domain.campaign import Campaign, Serve
+from thinkscale.domain.generation import Engine, EngineDiedError, EngineError, EngineInfo
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import TEMPLATE_DATE, ModelTokenizer
@@ -55,25 +54,21 @@ class EngineSettings:
         limits = None if self.teacher is None else self.teacher.teacher.limits
         return self.serve.max_concurrent_sequences if limits is None else limits.concurrency
 
+    @classmethod
+    def of(cls, campaign: Campaign, reference: str, endpoint: str | None = None) -> EngineSettings:
+        """How a campaign runs a model."""
+        threads, date = campaign.resources.threads_per_actor, campaign.model.date
+        return cls(reference=reference, serve=campaign.serve, threads=threads, date=date, endpoint=endpoint)
+
 
 async def start_engine(settings: EngineSettings, directory: Path, tokenizer: ModelTokenizer) -> Engine:
     """An engine whose info names the model and what its files hold. Raises EngineError where it cannot be built."""
-    serve = settings.serve
     if settings.endpoint is not None:
         engine: Engine = await EndpointEngine.connect(
             settings.endpoint, settings.reference, directory, key_variable=settings.key_variable
         )
     else:
-        engine = await build_engine(
-            serve.engine,
-            directory,
-            dtype=serve.dtype,
-            context_tokens=serve.context_tokens,
-            max_concurrent_sequences=serve.max_concurrent_sequences,
-            tensor_parallel=serve.tensor_parallel,
-            gpu_memory_share=serve.gpu_memory_share,
-            threads=settings.threads,
-        )
+        engine = await build_engine(directory, settings.serve, threads=settings.threads)
     engine.info = dataclasses.replace(
         engine.info,
         model=settings.reference,

@@ -71,8 +71,7 @@ def tell(error: BaseException, line: str | None = None) -> None:
 def keep_logs(error: BaseException, store: Store, campaign: str, logs: Mapping[str, Path]) -> str:
     """Keep the whole error and the logs below the campaign, or on the local disk; returns a sentence with where.
 
-    Args:
-        logs: files by the names that they get.
+    `logs`: files by the names that they get.
     """
     attempt = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     text = "".join(traceback.format_exception(error)).encode()

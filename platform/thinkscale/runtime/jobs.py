@@ -4,8 +4,6 @@ Ray does not retry jobs, and its own client hides the driver's exit code; both a
 the same campaign resumes it, and the status decides what is returned here.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import time
@@ -35,7 +33,6 @@ def submit(address: str, arguments: list[str], *, wait: bool, say: Callable[[str
 
     Args:
         address: the job server, as `http://head:8265`.
-        arguments: a command of the command line and its options, as `["run", "demo", "--root", "s3://..."]`.
         wait: print the job's log until it ends.
 
     Returns:

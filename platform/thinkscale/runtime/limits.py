@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from thinkscale.domain.campaign import Limits
-from thinkscale.domain.engine import StopAskingError
+from thinkscale.domain.generation import StopAskingError
 from thinkscale.store.filesystem import Store
 
 log = logging.getLogger(__name__)

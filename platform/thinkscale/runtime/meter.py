@@ -3,8 +3,6 @@
 Knows nothing of prices and nothing of what the devices do.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable

@@ -1,17 +1,18 @@
-"""Replicas for a campaign, used through handles.
+"""Replicas: engines in actors of Ray Serve, for a campaign used through handles.
 
-Owns how many there are, of which size, and that they end with the campaign. Knows nothing of their work.
+Owns how one is built, healed and ended, how many there are, of which size, and that they end with the campaign. Knows
+nothing of their work.
 """
 
-from __future__ import annotations
-
 import asyncio
+import dataclasses
 import logging
+import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
@@ -19,11 +20,13 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 import ray
 from ray import serve
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.generation import EngineInfo
-from thinkscale.runtime.engines import EngineSettings
+from thinkscale.domain.generation import Engine, EngineDiedError, EngineError, EngineInfo
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.runtime.asking import EngineGoneError
+from thinkscale.runtime.engines import EngineSettings, start_engine
 from thinkscale.runtime.meter import Meter
-from thinkscale.runtime.replica import OWNERS, Replica
 from thinkscale.runtime.session import owns_cluster
+from thinkscale.store.models import local_model
 
 QUIET = {"log_level": "WARNING"}
 
@@ -90,13 +93,7 @@ def start_replicas(
         health_check_period_s=5.0,
         max_constructor_retry_count=START_ATTEMPTS,
     )(Replica)
-    settings = EngineSettings(
-        reference=model_reference,
-        serve=campaign.serve,
-        threads=campaign.resources.threads_per_actor,
-        date=campaign.model.date,
-    )
-    app = deployment.bind(settings, owner)
+    app = deployment.bind(EngineSettings.of(campaign, model_reference), owner)
     return run_application(app, name, route_prefix=None, what=f"replicas of {model_reference}")
 
 
@@ -127,9 +124,12 @@ async def metered_replicas(
 
 def replicas_held(name: str) -> int:
     """How many replicas of an application there are, those included that start or end."""
+    return sum(sum(each.replica_states.values()) for each in _deployments(name))
+
+
+def _deployments(name: str) -> Iterable[Any]:
     application = serve.status().applications.get(name)
-    deployments = {} if application is None else application.deployments
-    return sum(sum(each.replica_states.values()) for each in deployments.values())
+    return () if application is None else application.deployments.values()
 
 
 def needed_replicas(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -158,7 +158,7 @@ def run_application(app: Application, name: str, *, route_prefix: str | None, wh
     try:
         return serve.run(app, name=name, route_prefix=route_prefix, logging_config=QUIET)
     except RuntimeError as error:
-        cause = _deployment_message(name)
+        cause = "\n".join(filter(None, (each.message for each in _deployments(name))))  # of a replica's constructor
         stop_replicas(name)
         raise RuntimeError(f"{what} cannot be started: {cause or error}") from error
 
@@ -168,13 +168,6 @@ def end_application(name: str) -> None:
     serve.delete(name, _blocking=False)
     while name in serve.status().applications:
         time.sleep(0.2)
-
-
-def _deployment_message(name: str) -> str:
-    """What the constructor of a replica raised, as Serve reports it."""
-    application = serve.status().applications.get(name)
-    messages = [] if application is None else [each.message for each in application.deployments.values()]
-    return "\n".join(filter(None, messages))
 
 
 def _replica_resources(campaign: Campaign) -> dict[str, float]:
@@ -190,3 +183,84 @@ def _replica_resources(campaign: Campaign) -> dict[str, float]:
                 has.get(label, 0),
             )  # fmt: skip
     return needs
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OWNERS = "thinkscale-owners"
+"""Ray namespace of the actors that stand for the processes that started replicas."""
+
+WATCH_EVERY_S = 2.0
+
+DYING_S = 0.5
+
+
+class Replica:
+    """One engine and its tokenizer. Its node resolves the model reference for itself.
+
+    Serve applications outlive the job that started them. Replicas that work for a campaign must not hold GPUs
+    after it was killed: once their `owner`, a named actor of that job, is gone, they drop their work and delete
+    their application.
+    """
+
+    async def __init__(self, settings: EngineSettings, owner: str | None = None) -> None:  # type: ignore[misc]
+        directory = local_model(settings.reference)
+        self.tokenizer = ModelTokenizer(directory, date=settings.date)
+        self.engine: Engine = await start_engine(settings, directory, self.tokenizer)
+        self._died = ""
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._watch = None if owner is None else asyncio.create_task(self._end_with(owner))
+
+    async def info(self) -> dict[str, Any]:
+        """`EngineInfo` as a dict, with the hashes of model, tokenizer and chat template."""
+        return dataclasses.asdict(self.engine.info)
+
+    async def call(
+        self,
+        function: Callable[Concatenate[Engine, ModelTokenizer, P], Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Await `function(engine, tokenizer, *args)` here. The function must be importable on the nodes."""
+        if self._died:
+            raise EngineGoneError(self._died)
+        task = asyncio.create_task(function(self.engine, self.tokenizer, *args, **kwargs))
+        self._calls.add(task)
+        try:
+            return await task
+        except EngineError as error:
+            self.note(error)
+            raise
+        finally:
+            self._calls.discard(task)
+
+    def note(self, error: EngineError) -> None:
+        """Take note of an error of the engine: it may have been its end, and then it is this process's.
+
+        Calls under way get their errors first. Serve sees a process that is gone at once, a sick one only at its next
+        checks, and would send it calls until then.
+        """
+        if isinstance(error, EngineDiedError) and not self._died:
+            self._died = str(error)
+            asyncio.get_running_loop().call_later(DYING_S, os._exit, 1)
+
+    async def check_health(self) -> None:
+        """Serve replaces a replica whose engine has died."""
+        if self._died:
+            raise RuntimeError(self._died)
+
+    async def _end_with(self, owner: str) -> None:
+        while await asyncio.to_thread(_is_alive, owner):
+            await asyncio.sleep(WATCH_EVERY_S)
+        for task in self._calls:
+            task.cancel()
+        serve.delete(serve.get_replica_context().app_name, _blocking=False)
+
+
+def _is_alive(owner: str) -> bool:
+    try:
+        ray.get_actor(owner, namespace=OWNERS)
+    except ValueError:
+        return False
+    return True

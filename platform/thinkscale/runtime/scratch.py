@@ -4,8 +4,6 @@ An owner holds a lock on a file in its directory, which the kernel lets go of ho
 holds any longer is swept at the next start, with the processes that still work in it.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

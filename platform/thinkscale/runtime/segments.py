@@ -1,28 +1,30 @@
 """The durable map: segments of an artifact, each read, transformed and committed once, on Ray Data.
 
-Owns which segments are pending, how they run, and resuming. A segment travels as one row (its key, then its
-tables as bytes), so that Ray Data can neither split nor merge one. Knows nothing of what the rows mean.
+Owns which segments are pending, how they run, and resuming. A segment travels as one row (its key, then its tables as
+bytes), so that Ray Data can neither split nor merge one. Rows that are dropped are never lost: each has the stage, a
+named reason and the evidence. Knows nothing of what the rows mean.
 """
-
-from __future__ import annotations
 
 import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from thinkscale.domain.engine import EngineError
+from thinkscale.domain.generation import EngineError
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
 from thinkscale.store.artifact import Artifact, ArtifactError
 from thinkscale.store.filesystem import StoreError
 from thinkscale.store.models import ModelError
-from thinkscale.store.stage import Slice, Stage
+from thinkscale.store.schemas import DROPPED, dropped_row, table
+from thinkscale.store.stage import Slice, Stage, begin_stage, slices
 
 TASK_CPUS = 0.25
 """Of reading and writing tasks: they wait for storage more than they compute, and must find room beside actors."""
@@ -79,7 +81,6 @@ def run_segments(
     """Run the segments that are not done, each committed by the worker that wrote it.
 
     Args:
-        name: for the progress.
         read: from a segment's work to the transform's input, in a task.
         transform: a function, or a class whose instances are called (built from `arguments` in each actor).
         actors: the pool for a class; None: `transform` is a function and runs in tasks.
@@ -138,7 +139,7 @@ class _Whole:
     def __call__(self, batch: pa.Table) -> pa.Table:
         began = time.perf_counter()
         try:
-            result: Result = self._transform(self._read(pickle.loads(_cell(batch, "work"))))
+            result: Result = self._transform(self._read(pickle.loads(_value(batch, "work"))))
         except TOLD as error:
             return _done(batch, error=error)
         elapsed = {"cpu_busy_s": time.perf_counter() - began}
@@ -151,7 +152,7 @@ class _Reader:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         try:
-            return _passed_on(batch, self._read(pickle.loads(_cell(batch, "work"))))
+            return _passed_on(batch, self._read(pickle.loads(_value(batch, "work"))))
         except TOLD as error:
             return _passed_on(batch, error)
 
@@ -170,10 +171,10 @@ class _Transformer:
         self._meter.started()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        work = pickle.loads(_cell(batch, "work"))
+        work = pickle.loads(_value(batch, "work"))
         if self._error is not None or isinstance(work, Exception):
             return _passed_on(batch, self._error or work)
-        key = _cell(batch, "key")
+        key = _value(batch, "key")
         with self._metering:
             self._meter.change(key, +1)
         try:
@@ -192,13 +193,13 @@ class _Writer:
         self._output = output
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        result = pickle.loads(_cell(batch, "work"))
+        result = pickle.loads(_value(batch, "work"))
         return _done(batch, error=result) if isinstance(result, Exception) else _commit(self._output, batch, result, {})
 
 
 def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[str, float]) -> pa.Table:
     output.commit_segment(
-        _cell(batch, "key"),
+        _value(batch, "key"),
         result.kept,
         dropped=result.dropped,
         stats={**stats, **result.stats},
@@ -208,7 +209,7 @@ def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[st
     return _done(batch, note=f"{dropped:,} dropped" if dropped else "")
 
 
-def _cell(batch: pa.Table, column: str) -> Any:
+def _value(batch: pa.Table, column: str) -> Any:
     if batch.num_rows != 1:
         raise AssertionError(f"a batch holds {batch.num_rows} segments, not 1")
     return batch.column(column)[0].as_py()
@@ -222,3 +223,68 @@ def _passed_on(batch: pa.Table, work: Any) -> pa.Table:
 def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None) -> pa.Table:
     told = pa.array([None if error is None else pickle.dumps(error)], pa.binary())
     return pa.table({"rows": batch.column("rows"), "note": [note], "error": told})
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Why a row goes."""
+
+    reason: str
+    detail: Mapping[str, Any]
+
+
+def drop_rows(
+    name: str,
+    source: Artifact,
+    output: Artifact,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    decide: Callable[[], Mapping[int, Drop]],
+    schema: pa.Schema,
+    segment_rows: int,
+) -> bool:
+    """Write the source without the rows that were decided to go; says whether there was anything to do.
+
+    Args:
+        decide: gives drops by the row's place in the source, over all its parts.
+        schema: of the output; columns of the source that it lacks are left out.
+    """
+    stage = begin_stage(output, config, inputs, lambda: slices(source, segment_rows))
+    if stage is None:
+        return False
+    drops, segments, first = decide(), [], 0
+    for segment in stage.segments:
+        local = {at: drops[first + at] for at in range(segment.rows) if first + at in drops}
+        segments.append(replace(segment, work=(segment.work, local)))
+        first += segment.rows
+    work = replace(stage, segments=tuple(segments))
+    run_segments(name, work, read=itself, transform=FilterRows(name, schema.names))
+    return stage.commit(schema)
+
+
+class FilterRows:
+    """Drops the rows of a slice that a global decision named."""
+
+    def __init__(self, stage: str, columns: Sequence[str]) -> None:
+        self._stage, self._columns = stage, list(columns)
+
+    def __call__(self, work: tuple[Slice, Mapping[int, Drop]]) -> Result:
+        rows, drops = work[0].read(self._columns), work[1]
+        keep = np.ones(rows.num_rows, dtype=bool)
+        keep[list(drops)] = False
+        lost = rows.filter(pa.array(~keep)).to_pylist()
+        dropped = [
+            dropped_row(self._stage, row["id"], drops[at].reason, drops[at].detail, row)
+            for at, row in zip(sorted(drops), lost, strict=True)
+        ]
+        return Result(kept=rows.filter(pa.array(keep)), dropped=table(dropped, DROPPED))
+
+
+def licences(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows by source and licence, for the manifest."""
+    counts = Counter((row["source"], row["licence"] or "unknown") for row in rows)
+    return {
+        "licences": [
+            {"source": source, "licence": licence, "rows": count} for (source, licence), count in sorted(counts.items())
+        ]
+    }

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thinkscale.domain.campaign import Teacher, TokenPrices
-from thinkscale.domain.engine import StopAskingError
-from thinkscale.domain.generation import EngineInfo
-from thinkscale.domain.trace import Attempt
+from thinkscale.domain.generation import EngineInfo, StopAskingError
+from thinkscale.domain.question import Attempt
 from thinkscale.engines.chat import AgainError, ChatEndpoint, RefusedError, chat_body
 from thinkscale.forcing.reading import read_reply
 from thinkscale.runtime.batches import BatchEndpoint

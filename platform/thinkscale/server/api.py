@@ -4,8 +4,6 @@ Owns routes, keys, prompts, answers and streams. Knows nothing of Ray: what runs
 cancels one whose client has gone, at which the engine drops it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib
@@ -14,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -23,11 +22,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from thinkscale.domain.engine import Engine, EngineError
+from thinkscale.domain.generation import Engine, EngineError
 from thinkscale.domain.service import Service
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import ThinkingFormat
-from thinkscale.server.bodies import ApiError, ChatBody, CompletionBody, parse
+from thinkscale.server.bodies import ApiError, BodyT, ChatBody, CompletionBody, parse
 from thinkscale.server.choices import (
     Choice,
     Delta,
@@ -79,8 +78,8 @@ class OpenAiApi:
 
         return Starlette(
             routes=[
-                route("/v1/chat/completions", self._chat, "POST"),
-                route("/v1/completions", self._completions, "POST"),
+                route("/v1/chat/completions", partial(self._complete, ChatBody, chat_choices), "POST"),
+                route("/v1/completions", partial(self._complete, CompletionBody, completion_choices), "POST"),
                 route("/v1/models", self._models, "GET"),
                 route("/v1/models/{name:path}", self._model, "GET"),
                 Route("/health", _health, methods=["GET"]),
@@ -121,9 +120,8 @@ class OpenAiApi:
         # All keys are compared, each in constant time: the answer's time tells nothing of them.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
-            raise ApiError(
-                401, "missing or wrong API key: send it as 'Authorization: Bearer KEY'", code="invalid_api_key"
-            )
+            told = "missing or wrong API key: send it as 'Authorization: Bearer KEY'"
+            raise ApiError(told, status=401, code="invalid_api_key")
 
     def _explained(self, error: Exception) -> ApiError:
         match error:
@@ -132,13 +130,13 @@ class OpenAiApi:
             case ExceptionGroup():  # of choices that were made together
                 return self._explained(error.exceptions[0])
             case ValueError():
-                return ApiError(400, str(error))
+                return ApiError(str(error))
             case EngineError():
                 self._on_engine_error(error)
-                return ApiError(503, f"the engine failed on this request: {error}")
+                return ApiError(f"the engine failed on this request: {error}", status=503)
             case _:
                 log.exception("request failed", exc_info=error)
-                return ApiError(500, "internal error; the server's log says more")
+                return ApiError("internal error; the server's log says more", status=500)
 
     async def _models(self, request: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": [self._model_card()]})
@@ -159,26 +157,21 @@ class OpenAiApi:
 
     def _check_model(self, name: str) -> None:
         if name != self._service.served_name:
-            raise ApiError(
-                404, f"no model {name!r} here, but {self._service.served_name!r}", param="model", code="model_not_found"
-            )
+            told = f"no model {name!r} here, but {self._service.served_name!r}"
+            raise ApiError(told, status=404, param="model", code="model_not_found")
 
-    async def _chat(self, request: HttpRequest) -> Response:
-        body = parse(ChatBody, await self._read(request))
+    async def _complete(
+        self, kind: type[BodyT], make: Callable[[BodyT, Served], list[Choice]], request: HttpRequest
+    ) -> Response:
+        body = parse(kind, await self._read(request))
         self._check_model(body.model)
-        choices = await asyncio.to_thread(chat_choices, body, self._served)
-        return await self._answer(request, body, choices)
-
-    async def _completions(self, request: HttpRequest) -> Response:
-        body = parse(CompletionBody, await self._read(request))
-        self._check_model(body.model)
-        choices = await asyncio.to_thread(completion_choices, body, self._served)
+        choices = await asyncio.to_thread(make, body, self._served)
         return await self._answer(request, body, choices)
 
     async def _read(self, request: HttpRequest) -> bytes:
         """The body; it is read no further than the limit."""
         limit = self._service.max_body_bytes
-        too_large = ApiError(413, f"the body is larger than {limit} bytes")
+        too_large = ApiError(f"the body is larger than {limit} bytes", status=413)
         if int(request.headers.get("content-length") or 0) > limit:
             raise too_large
         data = bytearray()
@@ -250,5 +243,5 @@ async def _health(request: HttpRequest) -> Response:
 async def _http_error(request: HttpRequest, error: Exception) -> Response:
     """Unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    problem = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    problem = ApiError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
     return JSONResponse(problem.body(), problem.status, error.headers)

@@ -4,22 +4,20 @@ Owns which fields there are, their limits, and how `thinking` shares a completio
 is unknown or asks for what is not there is refused: an answer that silently ignored it would be wrong.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.generation import Sampling
+from thinkscale.domain.sample import Budget
 
 
 class ApiError(Exception):
     """An answer that is an error, in the form that OpenAI's clients read."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
 
@@ -186,7 +184,7 @@ class ChatBody(_Common):
         if self.effort not in (None, "none"):
             if self.effort not in efforts:
                 raise ApiError(
-                    400, f"reasoning_effort {self.effort!r} is unknown: {', '.join(efforts)}", param="reasoning_effort"
+                    f"reasoning_effort {self.effort!r} is unknown: {', '.join(efforts)}", param="reasoning_effort"
                 )
             caps.append(efforts[self.effort])
         return min((cap for cap in caps if cap is not None and cap >= 0), default=None)
@@ -212,7 +210,7 @@ class CompletionBody(_Common):
         ids = [int(token) for token, bias in (self.logit_bias or {}).items() if token.isdecimal() and bias <= -100]
         known = tuple(i for i in ids if i < vocab_size)
         if len(ids) < len(self.logit_bias or {}) or (known and self.max_tokens != 1):
-            raise ApiError(400, "logit_bias can only be -100, and with max_tokens = 1", param="logit_bias")
+            raise ApiError("logit_bias can only be -100, and with max_tokens = 1", param="logit_bias")
         return known
 
 
@@ -229,20 +227,16 @@ BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
 
 
 def parse(kind: type[BodyT], data: bytes) -> BodyT:
-    """The body that the bytes hold.
-
-    Raises:
-        ApiError: 400, naming the field, its value and what is allowed.
-    """
+    """The body that the bytes hold. Raises ApiError: 400, naming the field, its value and what is allowed."""
     try:
         raw = json.loads(data.decode(), parse_constant=_refuse_constant)
         json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair has no bytes
     except UnicodeError as error:
-        raise ApiError(400, f"the body is not UTF-8 text: {error}") from error
+        raise ApiError(f"the body is not UTF-8 text: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
+        raise ApiError(f"the body is not JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise ApiError(400, "the body must be a JSON object")
+        raise ApiError("the body must be a JSON object")
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
@@ -250,12 +244,12 @@ def parse(kind: type[BodyT], data: bytes) -> BodyT:
         param = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _NAMES)
         if first["type"] == "extra_forbidden":
             name = ".".join(map(str, first["loc"]))
-            raise ApiError(400, f"{name}: unknown field", param=name) from error
+            raise ApiError(f"{name}: unknown field", param=name) from error
         if (asked := str(first["loc"][0])) in _ABSENT:
-            raise ApiError(400, f"{asked}: this service has no {_ABSENT[asked]}", param=param) from error
+            raise ApiError(f"{asked}: this service has no {_ABSENT[asked]}", param=param) from error
         what = first["msg"]
         shown = repr(first["input"])
-        raise ApiError(400, f"{param}: {what} (it is {shown[:100]})", param=param) from error
+        raise ApiError(f"{param}: {what} (it is {shown[:100]})", param=param) from error
 
 
 _NAMES = {
@@ -287,18 +281,15 @@ def budget(
         answer_tokens, answer_share: what is kept for the answer where `thinking.max_tokens` says nothing of it.
             What the thinking leaves goes to the answer too.
 
-    Raises:
-        ApiError: 400 where no token is left for an answer, with the figures.
+    Raises ApiError: 400 where no token is left for an answer, with the figures.
     """
     if room < 1:
         raise ApiError(
-            400,
             f"the prompt fills the model's context: {1 - room} tokens too many for one token of answer",
             code="context_length_exceeded",
         )
     if total_tokens is not None and total_tokens > room + final_answer_tokens:
         raise ApiError(
-            400,
             f"the completion may have {total_tokens} tokens, but the prompt leaves room for "
             f"{room + final_answer_tokens}",
             code="context_length_exceeded",
@@ -307,7 +298,6 @@ def budget(
     asked = thinking.max_tokens
     if total_tokens is not None and share - (asked or 0) < 1:
         raise ApiError(
-            400,
             f"the completion may have {total_tokens} tokens: {asked or 0} of thinking and the {final_answer_tokens} of "
             "thinking.final_answer_text leave none for an answer",
             param="max_tokens" if asked is None else "thinking.max_tokens",
@@ -319,7 +309,7 @@ def budget(
     most = most if cap is None else min(cap, most)
     return Budget(
         max_thinking_tokens=most,
-        num_waits=thinking.waits,
+        waits=thinking.waits,
         wait_text=thinking.wait_text,
         max_answer_tokens=share - most,
         final_answer_text=thinking.final_answer_text,

@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from thinkscale.domain.budget import Budget
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Completion, EngineInfo, Request, Sampling, TokenIds
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.generation import Completion, Engine, EngineInfo, Request, Sampling, TokenIds
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.domain.service import Service
-from thinkscale.engines.stopping import check_request, check_sampling
-from thinkscale.engines.streaming import Told, tell_program, think
 from thinkscale.engines.tokenizer import ModelTokenizer, TextStream
+from thinkscale.forcing.driver import Told, force, run
+from thinkscale.forcing.ending import check_request, check_sampling
 from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, control_cuts, forcing_ids
 from thinkscale.forcing.program import Spoken, speak, thinking_room
 from thinkscale.server.bodies import ApiError, ChatBody, CompletionBody, Thinking, budget
@@ -70,7 +68,7 @@ class Outcome:
     forced_tokens: int = 0
     waits_used: int = 0
     end: str | None = None
-    """How thinking ended (`domain.budget.ThinkingEnd`)."""
+    """How thinking ended (`domain.sample.ThinkingEnd`)."""
 
 
 Emit = Callable[[Delta], None]
@@ -89,8 +87,7 @@ class Served:
     def forced(self) -> str:
         """Where thinking is forced, for the record."""
         ids = forcing_ids(self.tokenizer, self.thinking_format, Budget())
-        inside = self.info.engine == "vllm" and ids.fits_engine
-        return f"inside the engine{ids.engine_limits}" if inside else "by continuation"
+        return "inside the engine" if self.info.engine == "vllm" and ids.fits_engine else "by continuation"
 
 
 def chat_choices(body: ChatBody, served: Served) -> list[Choice]:
@@ -105,11 +102,10 @@ def chat_choices(body: ChatBody, served: Served) -> list[Choice]:
     count = _count(body.n, 1, served)
     if body.thinks:
         cap = body.cap(served.service.reasoning_efforts)
-        return [_forced(body, prompt, thinking, cap, body.total_tokens, i, served) for i in range(count)]
-    room = served.info.context_tokens - len(prompt)
-    ids = forcing_ids(served.tokenizer, given, Budget())
-    length = body.total_tokens or max(room, 1)
-    return [replace(_plain(body, prompt, length, i, served), ids=ids) for i in range(count)]
+        return _several(_forced(body, prompt, thinking, cap, body.total_tokens, served), body, count)
+    length = body.total_tokens or max(served.info.context_tokens - len(prompt), 1)
+    choice = replace(_plain(body, prompt, length, served), ids=forcing_ids(served.tokenizer, given, Budget()))
+    return _several(choice, body, count)
 
 
 def completion_choices(body: CompletionBody, served: Served) -> list[Choice]:
@@ -118,21 +114,28 @@ def completion_choices(body: CompletionBody, served: Served) -> list[Choice]:
     count = _count(body.n, len(prompts), served)
     known = {*(body.stop_token_ids or ()), *served.info.eos_ids}
     if body.ignore_eos and body.stop_token_ids is not None and not known <= {*body.stop_token_ids}:
-        raise ApiError(400, "an end-of-text token always ends a completion here", param="ignore_eos")
+        raise ApiError("an end-of-text token always ends a completion here", param="ignore_eos")
     choices = []
     for number, prompt in enumerate(prompts):
-        for i in range(count):
-            cap, thinking = body.thinking_token_budget, body.thinking
-            if thinking.enabled if thinking is not None else cap is not None:
-                start = tuple(behind(served.tokenizer, served.thinking_format.start))
-                whole = prompt if prompt[-len(start) :] == start else prompt + start
-                cap = None if cap == -1 else cap
-                choice = _forced(body, whole, thinking or Thinking(), cap, body.max_tokens, i, served, number)
-            else:
-                length = body.max_tokens or DEFAULT_COMPLETION_TOKENS
-                choice = _plain(body, prompt, length, i, served, number)
-            choices.append(choice)
+        cap, thinking = body.thinking_token_budget, body.thinking
+        if thinking.enabled if thinking is not None else cap is not None:
+            start = tuple(behind(served.tokenizer, served.thinking_format.start))
+            whole = prompt if prompt[-len(start) :] == start else prompt + start
+            cap = None if cap == -1 else cap
+            choice = _forced(body, whole, thinking or Thinking(), cap, body.max_tokens, served)
+        else:
+            choice = _plain(body, prompt, body.max_tokens or DEFAULT_COMPLETION_TOKENS, served)
+        choices += _several(replace(choice, prompt_number=number), body, count)
     return choices
+
+
+def _several(choice: Choice, body: ChatBody | CompletionBody, count: int) -> list[Choice]:
+    """So many of it, each drawn with a seed of its own."""
+    drawn = map(body.sampling, range(count))
+    return [
+        replace(choice, sampling=each, request=choice.request and replace(choice.request, sampling=each))
+        for each in drawn
+    ]
 
 
 async def run_choice(engine: Engine, tokenizer: ModelTokenizer, choice: Choice, emit: Emit | None) -> Outcome:
@@ -157,7 +160,7 @@ async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> C
     if choice.request is not None and choice.ids is not None and not choice.sampling.penalises_generated:
         request = choice.request
         program = speak(request.prompt_ids, request.max_tokens, choice.ids, request.sampling)
-        spoken: Spoken = await tell_program(engine, program, tell)
+        spoken: Spoken = await run(engine, program, tell)
         return Completion(ids=spoken.ids, finish=spoken.finish)
     if choice.request is not None:
         on_tokens = None if tell is None else (lambda ids: tell(Told("answer", ids)))
@@ -166,7 +169,7 @@ async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> C
     assert choice.ids is not None
     # A stop text ends a generation early: only the continuation form knows by then what was forced.
     in_engine = not choice.stop_texts
-    thought = await think(
+    thought = await force(
         engine, choice.prompt_ids, choice.budget, choice.ids, sampling=choice.sampling, tell=tell, in_engine=in_engine
     )
     unused = (choice.budget.max_thinking_tokens or 0) - thought.thinking_tokens
@@ -174,7 +177,7 @@ async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> C
         return thought
     # The completion's length is for both: the answer goes on with what the thinking has left.
     prefix = choice.prompt_ids + thought.thinking_ids + choice.ids.close + thought.answer_ids
-    more: Spoken = await tell_program(engine, speak(prefix, unused, choice.ids, choice.sampling), tell)
+    more: Spoken = await run(engine, speak(prefix, unused, choice.ids, choice.sampling), tell)
     return replace(thought, answer_ids=thought.answer_ids + more.ids, answer_finish=more.finish)
 
 
@@ -270,7 +273,7 @@ def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokeni
         )
     return Outcome(
         content=text(made.answer_ids),
-        finish=_finish(made),
+        finish="stop" if made.answer_finish == "stop" else "length",
         prompt_tokens=len(choice.prompt_ids),
         prompt_number=choice.prompt_number,
         answer_tokens=len(made.answer_ids),
@@ -282,39 +285,29 @@ def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokeni
     )
 
 
-def _finish(thought: Thought) -> Literal["stop", "length"]:
-    return "stop" if thought.answer_finish == "stop" else "length"
-
-
 def _forced(
     body: ChatBody | CompletionBody,
     prompt: TokenIds,
     thinking: Thinking,
     cap: int | None,
     total_tokens: int | None,
-    number: int,
     served: Served,
-    prompt_number: int = 0,
 ) -> Choice:
-    texts = Budget(num_waits=thinking.waits, wait_text=thinking.wait_text, final_answer_text=thinking.final_answer_text)
+    texts = Budget(waits=thinking.waits, wait_text=thinking.wait_text, final_answer_text=thinking.final_answer_text)
     ids = forcing_ids(served.tokenizer, served.thinking_format, texts)
     if control_cuts(served.tokenizer, thinking.wait_text) or {*ids.wait} & {*ids.end, *ids.eos}:
-        raise ApiError(
-            400, "thinking.wait_text holds a token that ends thinking or the text", param="thinking.wait_text"
-        )
+        raise ApiError("thinking.wait_text holds a token that ends thinking or the text", param="thinking.wait_text")
     if (forced := len(ids.wait) + len(ids.final_answer)) > MAX_FORCED_TOKENS:
         raise ApiError(
-            400,
             f"thinking.wait_text and thinking.final_answer_text are {forced} tokens: at most {MAX_FORCED_TOKENS}",
             param="thinking",
         )
-    sampling, stop_texts = body.sampling(number), body.stop_texts()
+    sampling, stop_texts = body.sampling(0), body.stop_texts()
     check_sampling(sampling, served.info)
-    if sampling.penalises_generated and (stop_texts or ids.end_text or len(ids.end) > 1):
+    if sampling.penalises_generated and (stop_texts or not ids.fits_engine):
         raise ApiError(
-            400,
-            "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format whose "
-            "end of thinking is several tokens: those are decoded in several requests",
+            "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format that "
+            "opens or ends thinking with several tokens: those are decoded in several requests",
         )
     limits = Budget(max_answer_tokens=1)
     room = 1 + thinking_room(len(prompt), limits, ids, served.info.context_tokens)
@@ -332,31 +325,22 @@ def _forced(
             answer_share=served.service.answer_share,
         ),
         ids=ids,
-        prompt_number=prompt_number,
     )
 
 
-def _plain(
-    body: ChatBody | CompletionBody, prompt: TokenIds, length: int, number: int, served: Served, prompt_number: int = 0
-) -> Choice:
+def _plain(body: ChatBody | CompletionBody, prompt: TokenIds, length: int, served: Served) -> Choice:
     extra: dict[str, Any] = {}
     if isinstance(body, CompletionBody):
         extra["stops"] = tuple((token,) for token in body.stop_token_ids or ())
         extra["forbid_first"] = body.forbid_first(served.info.vocab_size)
-    sampling = body.sampling(number)
+    sampling = body.sampling(0)
     request = Request(prompt_ids=prompt, max_tokens=length, sampling=sampling, **extra)
     try:
         check_request(request, served.info)
     except ValueError as error:
         too_long = len(prompt) + length > served.info.context_tokens
-        raise ApiError(400, str(error), code="context_length_exceeded" if too_long else None) from error
-    return Choice(
-        sampling=sampling,
-        stop_texts=body.stop_texts(),
-        prompt_ids=prompt,
-        request=request,
-        prompt_number=prompt_number,
-    )
+        raise ApiError(str(error), code="context_length_exceeded" if too_long else None) from error
+    return Choice(sampling=sampling, stop_texts=body.stop_texts(), prompt_ids=prompt, request=request)
 
 
 def _prompts(body: CompletionBody, tokenizer: ModelTokenizer) -> list[TokenIds]:
@@ -365,16 +349,14 @@ def _prompts(body: CompletionBody, tokenizer: ModelTokenizer) -> list[TokenIds]:
         given = [given]
     prompts = [tuple(tokenizer.encode(each) if isinstance(each, str) else each) for each in given]
     if not prompts or not all(prompts):
-        raise ApiError(400, "the prompt is empty", param="prompt")
+        raise ApiError("the prompt is empty", param="prompt")
     if any(not 0 <= token < tokenizer.vocab_size for each in prompts for token in each):
-        raise ApiError(400, f"the prompt holds ids outside the vocabulary of {tokenizer.vocab_size}", param="prompt")
+        raise ApiError(f"the prompt holds ids outside the vocabulary of {tokenizer.vocab_size}", param="prompt")
     return prompts
 
 
 def _count(n: int | None, prompts: int, served: Served) -> int:
     count = n or 1
     if count * prompts > served.service.max_choices:
-        raise ApiError(
-            400, f"{count * prompts} completions in one request: at most {served.service.max_choices}", param="n"
-        )
+        raise ApiError(f"{count * prompts} completions in one request: at most {served.service.max_choices}", param="n")
     return count

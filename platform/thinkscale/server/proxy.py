@@ -5,8 +5,6 @@ that RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names for what stands in front of
 `thinkscale serve` sets it on a cluster of its own; on another it must stand in the nodes' environment.
 """
 
-from __future__ import annotations
-
 import os
 
 from starlette.middleware import Middleware
@@ -35,7 +33,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        error = ApiError(413, f"the body is larger than {self._max_bytes} bytes")
+        error = ApiError(f"the body is larger than {self._max_bytes} bytes", status=413)
         # A client that still sends would not read an answer on a connection that it thinks is kept.
         refusal = JSONResponse(error.body(), error.status, {"connection": "close"})
         length = dict(scope["headers"]).get(b"content-length", b"0")

@@ -1,7 +1,5 @@
 """The JSON of OpenAI's answers, whole and in parts. Pure."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence

@@ -3,8 +3,6 @@
 Owns admission, autoscaling, draining and keys. `from_config` is what `serve deploy` and KubeRay import.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -25,8 +23,7 @@ from thinkscale.domain.service import Service
 from thinkscale.engines.factory import model_context
 from thinkscale.forcing.formats import resolve_format
 from thinkscale.runtime.engines import EngineSettings
-from thinkscale.runtime.replica import Replica
-from thinkscale.runtime.replicas import QUIET, START_ATTEMPTS, end_application, run_application
+from thinkscale.runtime.replicas import QUIET, START_ATTEMPTS, Replica, end_application, run_application
 from thinkscale.runtime.session import connect, disconnect, owns_cluster
 from thinkscale.server.api import OpenAiApi
 from thinkscale.server.proxy import CALLBACK, CALLBACK_PATH, LIMIT
@@ -126,7 +123,6 @@ def serve(
         host, port: of Serve's proxies, where Serve does not run yet.
         route: prefix of the paths, for several services on one cluster.
         address: the Ray cluster to join; None: the one this process is a job of, else a local one.
-        say: takes one line of text.
 
     Raises:
         OSError: the port is taken.

@@ -1,7 +1,5 @@
 """Where a campaign's artifacts lie, and what identifies them as inputs."""
 
-from __future__ import annotations
-
 from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.store.artifact import Artifact

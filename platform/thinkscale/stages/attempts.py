@@ -16,11 +16,9 @@ import pyarrow as pa
 
 from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Campaign, Teacher
-from thinkscale.domain.engine import Engine, StopAskingError
-from thinkscale.domain.generation import Sampling, derived_seed
-from thinkscale.domain.question import TRACE_ANSWER, TRACES_BY
+from thinkscale.domain.generation import Engine, Sampling, StopAskingError, derived_seed
+from thinkscale.domain.question import TRACE_ANSWER, TRACES_BY, Attempt
 from thinkscale.domain.sample import Thought
-from thinkscale.domain.trace import Attempt
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import forcing_ids, resolve_format
@@ -29,12 +27,11 @@ from thinkscale.forcing.reading import complete, split_thinking
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
 from thinkscale.runtime.asking import Failed
-from thinkscale.runtime.asks import Grade, run_asks
-from thinkscale.runtime.engines import tokenizer_of
+from thinkscale.runtime.asks import GradeAll, run_asks
+from thinkscale.runtime.engines import EngineSettings, tokenizer_of
 from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.stages.artifacts import fingerprints, template_hash
-from thinkscale.stages.difficulty import engine_settings
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.schemas import ATTEMPTS, table
 from thinkscale.store.stage import begin_stage, slices
@@ -65,7 +62,7 @@ def make_attempts(
     if teacher.source == "solutions":
         run_segments("distill", stage, transform=FromSolutions(campaign.model.base))
         return stage.commit(ATTEMPTS)
-    settings, resources = engine_settings(campaign, str(teacher.model)), campaign.resources
+    settings, resources = EngineSettings.of(campaign, str(teacher.model)), campaign.resources
     actors = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=resources.gpus_per_replica)
     if teacher.endpoint is not None:
         endpoint = EndpointSettings(teacher=teacher, store=output.store, campaign=campaign.name, usd_left=usd_left)
@@ -183,10 +180,10 @@ class FromTeacher:
             completion_tokens=thought.decoded_tokens,
         )
 
-    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
+    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         attempts = [Attempt(status="error", words=a.error) if isinstance(a, Failed) else a for a in answers]
         attempts, base = _without_duplicates(attempts), tokenizer_of(self.campaign.model.base)
-        kept = _attempt_rows(rows, attempts, [str(self.teacher.model)] * len(rows), grade, base)
+        kept = _attempt_rows(rows, attempts, [str(self.teacher.model)] * len(rows), grade_all, base)
         stats = {
             "prompt_tokens": sum(attempt.prompt_tokens for attempt in attempts),
             "decoded_tokens": sum(attempt.completion_tokens for attempt in attempts),

@@ -1,11 +1,9 @@
 """The campaign's benchmarks as Parquet: normalised, nothing dropped but unreadable and repeated rows."""
 
-from __future__ import annotations
-
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.source import AddedSource, Benchmark
-from thinkscale.runtime.dropping import licences
 from thinkscale.runtime.progress import Progress
+from thinkscale.runtime.segments import licences
 from thinkscale.stages.artifacts import campaign_artifact
 from thinkscale.store.benchmarks import added_benchmark, read_benchmark
 from thinkscale.store.filesystem import Store

@@ -4,8 +4,6 @@ Reads both campaigns and pairs their samples by model and benchmark. Needs no Ra
 statistics and nothing of how a page is made.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -33,10 +31,6 @@ Pair = tuple[SampleSet, SampleSet]
 
 def pairs(first: tuple[Store, str], second: tuple[Store, str]) -> list[Pair]:
     """The sample sets that two campaigns both have complete.
-
-    Args:
-        first: A store and the campaign's directory in it.
-        second: Likewise.
 
     Raises:
         ArtifactError: a campaign has no complete samples.
@@ -68,8 +62,7 @@ def grading_notes(found: Sequence[Pair]) -> list[str]:
 def comparisons(found: Sequence[Pair], *, seed: int = 0) -> list[Comparison]:
     """The second campaign against the first, by model, benchmark and budget. Reads part by part.
 
-    Raises:
-        NotComparableError: they share no question under the same budget.
+    Raises NotComparableError where they share no question under the same budget.
     """
     rows = [
         row
@@ -84,12 +77,7 @@ def comparisons(found: Sequence[Pair], *, seed: int = 0) -> list[Comparison]:
 def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, bytes]:
     """The files of a report page with both campaigns' curves; dollars at the first campaign's prices.
 
-    Args:
-        found: What `pairs` gave.
-        notes: What a reader must know before the figures.
-
-    Raises:
-        ArtifactError: a campaign has no report, whose manifest tells the campaign's settings.
+    Raises ArtifactError where a campaign has no report, whose manifest tells the campaign's settings.
     """
     campaigns = [_campaign(samples) for samples in found[0]]
     names = [campaign.name for campaign in campaigns]

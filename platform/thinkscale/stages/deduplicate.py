@@ -4,8 +4,6 @@ Owns the artifacts `fingerprints` and `unique`. The driver reads fingerprints a 
 embeddings only where it must; what is a duplicate or a leak is decided in `curate`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +15,13 @@ from thinkscale.curate.decontamination import BenchmarkIndex, BenchmarkRow, Pair
 from thinkscale.curate.duplicates import near_duplicates
 from thinkscale.curate.fingerprints import COLUMN_TYPES, COLUMNS, PERMUTATIONS, Fingerprints, Ragged, fingerprint
 from thinkscale.domain.campaign import Campaign
-from thinkscale.runtime.dropping import Drop, drop_rows
 from thinkscale.runtime.progress import Progress
-from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.runtime.segments import Drop, Result, drop_rows, itself, run_segments
 from thinkscale.stages.artifacts import benchmark_artifacts, campaign_artifact, fingerprints
 from thinkscale.store.artifact import Artifact
-from thinkscale.store.columns import POOL, Column, stored_vectors
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
-from thinkscale.store.stage import Slice, begin_stage, slices
+from thinkscale.store.stage import POOL, Column, Slice, begin_stage, slices, stored_vectors
 
 _HASHES = pa.list_(pa.uint64())
 FINGERPRINTS = pa.schema(

@@ -3,27 +3,23 @@
 Owns what is asked and what becomes of the answers.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Request, Sampling, derived_seed
+from thinkscale.domain.generation import Engine, Request, Sampling, derived_seed
 from thinkscale.domain.question import Question
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.report.regrade import graded
-from thinkscale.runtime.asks import Grade, answered, run_asks
-from thinkscale.runtime.dropping import dropped_row
+from thinkscale.runtime.asks import GradeAll, answered, run_asks
 from thinkscale.runtime.engines import EngineSettings, tokenizer_of
 from thinkscale.runtime.segments import Actors, Result
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
-from thinkscale.store.schemas import DIFFICULTY, DROPPED, question_row, questions, table
+from thinkscale.store.schemas import DIFFICULTY, DROPPED, dropped_row, question_row, questions, table
 from thinkscale.store.stage import begin_stage, slices
 
 
@@ -59,17 +55,9 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
     if stage is None:
         return False
     attempts = Attempts(campaign=campaign, name=model)
-    run_asks("difficulty", stage, attempts, engine_settings(campaign, reference), engine_actors(campaign), questions)
+    settings = EngineSettings.of(campaign, reference)
+    run_asks("difficulty", stage, attempts, settings, engine_actors(campaign), questions)
     return stage.commit(DIFFICULTY)
-
-
-def engine_settings(campaign: Campaign, reference: str) -> EngineSettings:
-    return EngineSettings(
-        reference=reference,
-        serve=campaign.serve,
-        threads=campaign.resources.threads_per_actor,
-        date=campaign.model.date,
-    )
 
 
 def engine_actors(campaign: Campaign) -> Actors:
@@ -121,11 +109,11 @@ class Attempts:
             is_unread=False,
         )
 
-    def collect(self, rows: Sequence[Question], answers: Sequence[Any], grade: Grade) -> Result:
+    def collect(self, rows: Sequence[Question], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         attempts = self.campaign.difficulty.attempts
         asked, failed = answered(rows, answers)
         responses = [(question, text) for question, attempted in asked for text in attempted.texts]
-        verdicts = grade([graded(question, text) for question, text in responses])
+        verdicts = grade_all([graded(question, text) for question, text in responses])
         kept = []
         dropped = [dropped_row("difficulty", row.id, "failed", {"error": lost.error}, row) for row, lost in failed]
         for i, (question, attempted) in enumerate(asked):

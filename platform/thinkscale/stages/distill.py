@@ -16,14 +16,13 @@ import pyarrow as pa
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.terms import teachers_terms
 from thinkscale.report.data_card import trace_card
-from thinkscale.runtime.dropping import dropped_row, licences
-from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.runtime.segments import Result, itself, licences, run_segments
 from thinkscale.runtime.teaching import EndpointSettings, spent_usd
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints
 from thinkscale.stages.attempts import make_attempts
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
-from thinkscale.store.schemas import DROPPED, S1K, TRACES, table
+from thinkscale.store.schemas import DROPPED, S1K, TRACES, dropped_row, table
 from thinkscale.store.stage import Segment, Stage, begin_stage, slices
 
 POLICIES = {

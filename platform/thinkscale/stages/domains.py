@@ -4,8 +4,6 @@ Owns the artifact `domains`: the rows of `difficulty`, each with a domain and wh
 stay. What a cluster's name or a classifier's reply is, others decide.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,21 +11,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from thinkscale.curate.classifier import PROMPT_VERSION, UNCLASSIFIED, classify
-from thinkscale.curate.domains import cluster_names, fit_clusters, nearest
+from thinkscale.curate.domains import PROMPT_VERSION, UNCLASSIFIED, classify, cluster_names, fit_clusters, nearest
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.engine import Engine
+from thinkscale.domain.generation import Engine
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.runtime.asking import Failed
-from thinkscale.runtime.asks import Grade, run_asks
+from thinkscale.runtime.asks import GradeAll, run_asks
+from thinkscale.runtime.engines import EngineSettings
 from thinkscale.runtime.segments import Result, itself, run_segments
 from thinkscale.stages.artifacts import campaign_artifact, template_hash
-from thinkscale.stages.difficulty import engine_actors, engine_settings
+from thinkscale.stages.difficulty import engine_actors
 from thinkscale.store.artifact import Artifact
-from thinkscale.store.columns import Column, stored_vectors, vector_blocks
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import DOMAINS, table
-from thinkscale.store.stage import Segment, Slice, begin_stage, slices
+from thinkscale.store.stage import Column, Segment, Slice, begin_stage, slices, stored_vectors, vector_blocks
 
 FITTED = 20_000
 """Random questions that clusters are fitted to and named by; the others go to the nearest."""
@@ -62,7 +59,7 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
         run_segments("domains", replace(stage, segments=work), read=itself, transform=set_domains)
     else:
         classes = Classes(max_tokens=settings.domain_max_tokens, by=f"the classifier {reference}")
-        run_asks("domains", stage, classes, engine_settings(campaign, reference), engine_actors(campaign))
+        run_asks("domains", stage, classes, EngineSettings.of(campaign, reference), engine_actors(campaign))
     stage.commit(DOMAINS)
     return output
 
@@ -125,7 +122,7 @@ class Classes:
             return None
         return await classify(engine, tokenizer, row["question"], max_tokens=self.max_tokens)
 
-    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade: Grade) -> Result:
+    def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         found = [self._domain(answer) for answer in answers]
         replies = [answer for answer in answers if isinstance(answer, tuple)]
         named = sum(name is not None for name, _ in replies)

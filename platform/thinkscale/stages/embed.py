@@ -1,7 +1,5 @@
 """An embedding for each question of the pool and of the benchmarks, on Ray Data actors that hold the model."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 

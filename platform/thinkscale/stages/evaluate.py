@@ -1,7 +1,5 @@
 """Every model on every benchmark over a grid of budgets, through Serve replicas, resumably."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 

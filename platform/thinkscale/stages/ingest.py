@@ -4,8 +4,6 @@ Owns the artifacts `ingested` and `pool`. How files are read is the store's, whi
 are good is decided in `curate`.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,20 +15,18 @@ import pyarrow as pa
 from thinkscale.curate.duplicates import exact_key
 from thinkscale.curate.fingerprints import groups
 from thinkscale.curate.normalise import normalise_question
-from thinkscale.curate.quality import chosen_rules, first_fault
+from thinkscale.curate.quality import first_fault
 from thinkscale.domain.campaign import Campaign
-from thinkscale.runtime.dropping import Drop, drop_rows, dropped_row, unreadable_row
 from thinkscale.runtime.progress import Progress
-from thinkscale.runtime.segments import Result, itself, run_segments
+from thinkscale.runtime.segments import Drop, Result, drop_rows, itself, run_segments
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints
 from thinkscale.store.artifact import Artifact
-from thinkscale.store.columns import Column
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import Piece, Unreadable, read, source_fingerprints
 from thinkscale.store.ingest import plan as pieces_of
 from thinkscale.store.locations import IngestError
-from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, table
-from thinkscale.store.stage import Segment, begin_stage
+from thinkscale.store.schemas import DROPPED, QUESTIONS, dropped_row, question_row, table
+from thinkscale.store.stage import Column, Segment, begin_stage
 
 INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata({"thinkscale.schema": "ingested/2"})
 """The pool before exact duplicates are dropped, each row with the key of its canonical text and answer."""
@@ -39,8 +35,7 @@ INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata(
 def ingest(campaign: Campaign, store: Store) -> bool:
     """`pool`: every source read, normalised and checked for quality, exact duplicates (of text and answer) dropped.
 
-    Raises:
-        IngestError: a file cannot be opened or read on, a column is unknown, or no row is left.
+    Raises IngestError where a file cannot be opened or read on, a column is unknown, or no row is left.
     """
     ingested, output = (campaign_artifact(campaign, store, name) for name in ("ingested", "pool"))
     did = _read_sources(campaign, ingested)
@@ -64,7 +59,6 @@ def ingest(campaign: Campaign, store: Store) -> bool:
 def _read_sources(campaign: Campaign, output: Artifact) -> bool:
     """The artifact `ingested`: every readable row that passes the quality rules."""
     rules, rows = tuple(campaign.curate.quality_rules), campaign.curate.segment_rows
-    chosen_rules(rules)
 
     def plan() -> Iterator[Segment]:
         pieces = (piece for source in campaign.pool for piece in pieces_of(source, rows))
@@ -100,14 +94,14 @@ class IngestPiece:
     rule_names: Sequence[str]
 
     def __call__(self, piece: Piece) -> Result:
-        rules = chosen_rules(self.rule_names)
         kept, dropped = [], []
         for row in read(piece):
             if isinstance(row, Unreadable):
-                dropped.append(unreadable_row("ingest", row))
+                detail = {"locator": row.locator, "error": row.error}
+                dropped.append(dropped_row("ingest", None, "unreadable_line", detail, row.text))
                 continue
             question = normalise_question(row)
-            fault = first_fault(question, rules)
+            fault = first_fault(question, self.rule_names)
             if fault is None:
                 kept.append({**question_row(question), "exact_key": exact_key(question.question, question.answer)})
             else:

@@ -12,12 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 import ray
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Judge
-from thinkscale.domain.engine import Engine
-from thinkscale.domain.generation import Request, Sampling, derived_seed
+from thinkscale.domain.generation import Engine, Request, Sampling, derived_seed
 from thinkscale.domain.question import Question
-from thinkscale.domain.sample import Thought, Verdict
+from thinkscale.domain.sample import Budget, Thought, Verdict
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import forcing_ids, resolve_format
@@ -25,7 +23,7 @@ from thinkscale.forcing.program import think
 from thinkscale.grading.extraction import answer_part, extract
 from thinkscale.grading.judge import PROMPT_VERSION, judge_prompt, read_reply
 from thinkscale.runtime.asking import Failed
-from thinkscale.runtime.asks import Grade, run_asks
+from thinkscale.runtime.asks import GradeAll, run_asks
 from thinkscale.runtime.engines import EngineSettings
 from thinkscale.runtime.segments import Actors, Result
 from thinkscale.store.schemas import VERDICTS, table
@@ -41,7 +39,7 @@ def run_judge(name: str, stage: Stage, judge: Judge, questions: Mapping[str, Que
     """Judge the samples of every segment that is not committed; a segment's table has the verdicts so far.
 
     Raises:
-        thinkscale.domain.engine.EngineError: no engine can be built, or so much fails that it is at fault.
+        thinkscale.domain.generation.EngineError: no engine can be built, or so much fails that it is at fault.
         thinkscale.runtime.engines.MixedEnginesError: committed segments are of another engine.
     """
     gpus = bool(ray.cluster_resources().get("GPU")) if judge.gpus is None else judge.gpus
@@ -103,7 +101,7 @@ class Judging:
         thought: Thought = await run(engine, think(ids, budget, forcing, context_tokens=context, sampling=sampling))
         return tokenizer.decode(thought.answer_ids)
 
-    def collect(self, rows: Sequence[list[dict[str, Any]]], answers: Sequence[Any], grade: Grade) -> Result:
+    def collect(self, rows: Sequence[list[dict[str, Any]]], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         verdicts: dict[int, dict[str, Any]] = {}
         changed = 0
         for group, reply in zip(rows, answers, strict=True):

@@ -38,7 +38,9 @@ from thinkscale.store.samples import SampleSet, sample_sets, with_verdicts_of
 from thinkscale.store.schemas import VERDICTS, questions
 from thinkscale.store.stage import Segment, Stage, begin_stage
 
-_GRADING_FILES = ("equivalence", "expressions", "extraction", "notation", "verdict", "vocabulary")
+_GRADING_FILES = (
+    "choice", "equivalence", "expressions", "extraction", "forms", "notation", "sentences", "verdict", "vocabulary",
+)  # fmt: skip
 MODEL_FILES = ("config.json", "*.safetensors")
 
 _COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "answer"]

@@ -3,8 +3,6 @@
 Knows nothing of how a page or a plot is made.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
@@ -29,8 +27,7 @@ def report(campaign: Campaign, store: Store) -> bool:
     Nothing is done where the report of these very artifacts is there; one of older artifacts is replaced. Its
     manifest records the whole campaign, so that later pages can tell the settings from the root alone.
 
-    Raises:
-        ArtifactError: no samples are complete.
+    Raises ArtifactError where no samples are complete.
     """
     samples = _samples(campaign, store)
     manifests = stage_manifests(campaign, store) | sample_manifests(samples)

@@ -1,7 +1,5 @@
 """The questions that teach most: the paper's selection, or another named strategy, seeded."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,17 +13,16 @@ from thinkscale.curate import selection
 from thinkscale.domain.campaign import Campaign
 from thinkscale.report.data_card import data_card
 from thinkscale.report.plots import draw_funnel
-from thinkscale.runtime.dropping import dropped_row, licences
 from thinkscale.runtime.progress import Progress
+from thinkscale.runtime.segments import licences
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints
 from thinkscale.stages.domains import label_domains
 from thinkscale.store.artifact import Artifact
-from thinkscale.store.columns import stored_vectors
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import FunnelStep, cascade, funnel
 from thinkscale.store.locations import IngestError
-from thinkscale.store.schemas import DIFFICULTY, DROPPED, SELECTED, table
-from thinkscale.store.stage import WHOLE, begin_stage
+from thinkscale.store.schemas import DIFFICULTY, DROPPED, SELECTED, dropped_row, table
+from thinkscale.store.stage import WHOLE, begin_stage, stored_vectors
 
 
 def select(campaign: Campaign, store: Store) -> bool:

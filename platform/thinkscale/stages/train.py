@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.ledger import Ledger
-from thinkscale.domain.trace import Trace
+from thinkscale.domain.question import Trace
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import ThinkingFormat, resolve_format
 from thinkscale.learn.families import check_directory

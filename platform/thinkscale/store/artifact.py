@@ -148,10 +148,8 @@ class Artifact:
     ) -> set[str]:
         """Start or resume writing; returns the keys of the segments that are already committed.
 
-        Args:
-            plan: what tells the segments' keys, and what each holds, from those of another plan.
-
-        Raises ConfigDriftError where the artifact was begun with another config, other inputs or another plan.
+        `plan`: what tells the segments' keys, and what each holds, from those of another plan. Raises ConfigDriftError
+        where the artifact was begun with another config, other inputs or another plan.
         """
         self.store.check()
         spec = _as_json({"config": config, "inputs": inputs, **({} if plan is None else {"plan": plan})})

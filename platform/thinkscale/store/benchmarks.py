@@ -4,8 +4,6 @@ Owns which rows can be a benchmark's and where the benchmarks of a root lie, `<r
 nothing of models or samples.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -20,7 +18,7 @@ from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import CODE_SETS, Unreadable, plan, read, source_fingerprints
 from thinkscale.store.locations import COMPRESSIONS, FORMATS, IngestError
-from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, questions_table, table
+from thinkscale.store.schemas import DROPPED, QUESTIONS, dropped_row, questions_table, table
 
 SEGMENT_ROWS = 1024
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -40,8 +38,7 @@ def dataset_path(path: str) -> str:
 def add_benchmark(store: Store, source: FilesSource, limit: int | None = None) -> tuple[Manifest, list[dict[str, Any]]]:
     """Build the benchmark of the source's name under the root; nothing is written before all of it is read.
 
-    Returns:
-        The manifest, and the rows that are not in it (schema DROPPED).
+    Returns the manifest, and the rows that are not in it (schema DROPPED).
 
     Raises:
         IngestError: a file cannot be opened or read on, a column is in none of its rows (the message lists those
@@ -75,7 +72,7 @@ def read_benchmark(
             if limit is not None and len(kept) >= limit:
                 break
             if isinstance(row, Unreadable):
-                bad.append(_bad("unreadable_line", row.locator, row.error, text=row.text))
+                bad.append(_bad("unreadable_line", row.locator, row.error, row.text))
                 continue
             question = normalise_question(row)
             if question.id in kept:
@@ -109,11 +106,6 @@ def _fault(question: Question) -> tuple[str, str] | None:
     return None
 
 
-def _bad(reason: str, locator: str, error: str, question: Question | None = None, text: str = "") -> dict[str, Any]:
-    return {
-        "id": question.id if question else None,
-        "stage": "benchmarks",
-        "reason": reason,
-        "detail": json.dumps({"locator": locator, "error": error}, ensure_ascii=False),
-        "row": json.dumps(question_row(question), ensure_ascii=False) if question else text,
-    }
+def _bad(reason: str, locator: str, error: str, row: Question | str) -> dict[str, Any]:
+    id_ = row.id if isinstance(row, Question) else None
+    return dropped_row("benchmarks", id_, reason, {"locator": locator, "error": error}, row)

@@ -5,8 +5,6 @@ Owns paths, retries, atomicity and the words for what can go wrong. Knows nothin
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import fcntl
 import hashlib
 import os
@@ -18,53 +16,24 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import lru_cache, partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow.fs as pafs
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.fsspec import BufferedFile, FsspecStore
-from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+
+from thinkscale.store.clients import LASTING, RETRIES, Files, connect, whole, words
+from thinkscale.store.clients import StoreError as StoreError
 
 if TYPE_CHECKING:
     from thinkscale.store.lease import Lease
 
-T = TypeVar("T")
-
 REMOTE = ("s3://", "gs://", "az://")
-RETRIES = 9
-BACKOFF = {"init_backoff": timedelta(seconds=0.5), "base": 3, "max_backoff": timedelta(seconds=15)}
-"""Between retries: a server that is down or throttles for half a minute is mostly waited for; never less than 7 s."""
 PROBE_RETRIES = 1
 """Of the first write to a root: a wrong endpoint shall be named soon."""
 PART_BYTES = 16 << 20
 """Of a large upload; more where it would take more than the 10,000 parts that S3 allows."""
-
-LASTING = (
-    ({errno.ENOSPC}, r"StorageFull|InsufficientStorage|status code: 507", "no space left on {}", "free some"),
-    ({errno.EDQUOT, errno.EFBIG}, "QuotaExceeded", "the quota is used up on {}", "raise it or free some"),
-    ({errno.EKEYEXPIRED}, "ExpiredToken|RequestExpired", "the credentials for {} have expired", "renew them"),
-    ({errno.EACCES, errno.EPERM, errno.EROFS}, "code: 40[13]", "no permission on {}", "give it"),
-)
-"""What the next try would meet again: error numbers, an object store's words, what is told, what to do."""
-
-
-CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-}
-
-
-class StoreError(RuntimeError):
-    """A root cannot be used; the message names the root and what to do."""
-
-    def __init__(self, message: str, errno: int | None = None) -> None:
-        super().__init__(message)
-        self.errno = errno
-        """Of a failure that the next try would meet again."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +59,7 @@ class Store:
     def fs(self) -> pafs.FileSystem:
         """The same place for what needs pyarrow's interface."""
         scheme: Any = self.uri.partition(":")[0]
-        return pafs.PyFileSystem(pafs.FSSpecHandler(_Files(scheme))) if self.is_remote else pafs.LocalFileSystem()
+        return pafs.PyFileSystem(pafs.FSSpecHandler(Files(scheme))) if self.is_remote else pafs.LocalFileSystem()
 
     def absolute(self, path: str) -> str:
         """The path as `fs` wants it: `bucket/prefix/path` or `/root/path`."""
@@ -110,7 +79,7 @@ class Store:
         """The object's content. Raises FileNotFoundError where there is none."""
         objects, key = self._at(path)
         with self._told("reading", path):
-            return _whole(lambda: bytes(objects.get(key).bytes()))
+            return whole(lambda: bytes(objects.get(key).bytes()))
 
     def files(self, path: str, *, recursive: bool = False) -> dict[str, int]:
         """Files below a directory, relative to it, with their sizes; empty where there is no directory."""
@@ -125,7 +94,7 @@ class Store:
         """Names of the directories directly below a directory."""
         objects, key = self._at(path)
         with self._told("listing", path):
-            found = _whole(lambda: objects.list_with_delimiter(key)["common_prefixes"])
+            found = whole(lambda: objects.list_with_delimiter(key)["common_prefixes"])
             return sorted(name.rpartition("/")[2] for name in found)
 
     def age_s(self, path: str) -> float:
@@ -157,7 +126,7 @@ class Store:
         objects, key = self._at(path)
         with self._told("writing", path):
             part_bytes = max(PART_BYTES, source.stat().st_size // 9_000)
-            _whole(lambda: objects.put(key, source, chunk_size=part_bytes, max_concurrency=4))
+            whole(lambda: objects.put(key, source, chunk_size=part_bytes, max_concurrency=4))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write or replace a whole object: a reader sees the old or the new content, never a part."""
@@ -206,7 +175,7 @@ class Store:
         if self.is_remote:
             objects, key = self._at(path)
             with self._told("reading", path):
-                found = _whole(lambda: objects.get(key))
+                found = whole(lambda: objects.get(key))
                 matches = bytes(found.bytes()) == expected
             version = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
             return matches and self._put(path, data, version)
@@ -223,7 +192,7 @@ class Store:
         self.check()
         objects, key = self._at(path)
         with self._told("deleting", path), suppress(FileNotFoundError):
-            _whole(lambda: objects.delete(key))
+            whole(lambda: objects.delete(key))
 
     def delete_directory(self, path: str) -> None:
         """Delete a directory, if it is there, and all that is in it, a manifest first."""
@@ -232,14 +201,13 @@ class Store:
             if not self.is_remote:
                 shutil.rmtree(self.absolute(path))
             elif keys := [meta["path"] for meta in self._listed(path, recursive=True).values()]:
-                _whole(lambda: self._at(path)[0].delete(keys))
+                whole(lambda: self._at(path)[0].delete(keys))
 
     def check_writable(self) -> None:
         """Write, conditionally write again and delete a probe object.
 
-        Raises:
-            StoreError: the root cannot be written, or ignores conditional writes (some S3 servers
-                acknowledge `If-None-Match` and overwrite all the same; commits there would not be safe).
+        Raises StoreError where the root cannot be written, or ignores conditional writes (some S3 servers acknowledge
+        `If-None-Match` and overwrite all the same; commits there would not be safe).
         """
         probe = f".probe-{uuid.uuid4().hex}"
         try:
@@ -262,17 +230,17 @@ class Store:
     def _at(self, path: str, retries: int = RETRIES) -> tuple[Any, str]:
         """The client and the path as it wants it."""
         bucket, _, key = self.absolute(path).partition("/")
-        return _connect(self.uri.partition(":")[0] if self.is_remote else "file", bucket, retries), key
+        return connect(self.uri.partition(":")[0] if self.is_remote else "file", bucket, retries), key
 
     def _blocks(self, path: str) -> Iterator[bytes]:
         objects, key = self._at(path)
         with self._told("reading", path):
-            yield from _whole(lambda: objects.get(key)).stream()
+            yield from whole(lambda: objects.get(key)).stream()
 
     def _listed(self, path: str, *, recursive: bool) -> dict[str, Any]:
         objects, key = self._at(path)
         with self._told("listing", path):
-            metas: Any = _whole(
+            metas: Any = whole(
                 lambda: objects.list(key).collect() if recursive else objects.list_with_delimiter(key)["objects"]
             )
         below = f"{key}/" if key else ""  # some servers keep a mark of the directory itself
@@ -284,13 +252,13 @@ class Store:
         for attempt in range(RETRIES):
             with self._told("writing", path):
                 try:
-                    _whole(lambda: objects.put(key, data, mode=mode))
+                    whole(lambda: objects.put(key, data, mode=mode))
                     return True
                 except (AlreadyExistsError, PreconditionError) as error:
                     # A retried put can find the object that its own first try wrote. If there is none, or a status
                     # of 409 (told as AlreadyExists), another writer is at it right now, perhaps in vain.
                     with suppress(FileNotFoundError):
-                        there = _whole(lambda: bytes(objects.get(key).bytes()))
+                        there = whole(lambda: bytes(objects.get(key).bytes()))
                         if there == data or mode == "create" or isinstance(error, PreconditionError):
                             return there == data
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
@@ -325,7 +293,7 @@ class Store:
         except (OSError, BaseError, ValueError) as error:
             if isinstance(error, FileNotFoundError) and doing != "writing":
                 raise
-            text = _words(error)
+            text = words(error)
             number = getattr(error, "errno", None) or int((re.findall(r"\(os error (\d+)\)", text) or [0])[-1])
             for numbers, pattern, what, remedy in LASTING:
                 if number in numbers or re.search(pattern, text):
@@ -346,11 +314,6 @@ def _write_quickly(target: str, data: bytes, *, replace: bool) -> None:
         opened.write(data)
 
 
-def _words(error: Exception) -> str:
-    """An error's message without the structures that obstore prints behind it."""
-    return str(error).partition("\n\nDebug source")[0].rstrip(".")
-
-
 def _root(uri: str) -> str:
     """A root in one spelling. Raises StoreError where it is none."""
     parsed = re.match(r"(?i)(s3|gs|az|[a-z][a-z0-9+.-]+(?=:/)):(.*)", uri)
@@ -365,123 +328,3 @@ def _root(uri: str) -> str:
     if not re.fullmatch(r"//[^/]+(/[^/]+)*/*", rest):
         raise StoreError(f"root {uri!r} names no bucket, or has an empty part: use {scheme}://bucket/prefix")
     return f"{scheme}:{rest.rstrip('/')}"
-
-
-def _whole(call: Callable[[], T]) -> T:
-    """What a call gives, again where the answer broke off: the one fault that obstore does not try again."""
-    for pause_s in _pauses():
-        try:
-            return call()
-        except BaseError as error:
-            _check_broken_off(error)
-            time.sleep(pause_s)
-    return call()
-
-
-def _wholly(method: Any) -> Any:
-    """The same for a coroutine function."""
-
-    @wraps(method)
-    async def call(*arguments: Any, **options: Any) -> Any:
-        for pause_s in _pauses():
-            try:
-                return await method(*arguments, **options)
-            except BaseError as error:
-                _check_broken_off(error)
-                await asyncio.sleep(pause_s)
-        return await method(*arguments, **options)
-
-    return call
-
-
-def _pauses() -> Iterator[float]:
-    return (random.uniform(0, 0.05 * 2**attempt) for attempt in range(RETRIES))
-
-
-def _check_broken_off(error: BaseError) -> None:
-    """Raises the error where it is another one."""
-    if "response body error" not in str(error):
-        raise error
-
-
-def _connect(scheme: str, bucket: str, retries: int = RETRIES) -> Any:
-    """The client of a bucket, or of this machine's files ("file"), under the environment as it is now."""
-    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "GOOGLE_", "AZURE_"))))
-    return _client(scheme, bucket, retries, settings, os.getpid())
-
-
-@lru_cache(maxsize=16)
-def _client(scheme: str, bucket: str, retries: int, settings: tuple[tuple[str, str], ...], pid: int) -> Any:
-    if pid != _first_user():
-        raise StoreError("a process forked from one that used a store cannot use it too: use multiprocessing's spawn")
-    if scheme == "file":
-        return LocalStore()
-    options: dict[str, Any] = {"retry_config": {"max_retries": retries, "backoff": BACKOFF}}
-    options["client_options"] = {
-        "allow_http": True,  # where the endpoint says so
-        "connect_timeout": timedelta(seconds=10),
-        "read_timeout": timedelta(seconds=60),
-        "timeout": timedelta(hours=6),  # of a whole download
-    }
-    own = {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE", "AWS_WEB_IDENTITY_TOKEN_FILE"}
-    try:
-        if scheme == "s3" and not own & dict(settings).keys():
-            from obstore.auth.boto3 import Boto3CredentialProvider  # profiles, SSO, an instance's role
-
-            options["credential_provider"] = Boto3CredentialProvider()
-        return {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme](bucket, **options)
-    except (BaseError, ValueError) as error:
-        raise StoreError(f"{scheme}://{bucket} needs {CREDENTIALS[scheme]}: {_words(error)}") from error
-
-
-@lru_cache(maxsize=1)
-def _first_user() -> int:
-    """The first process that used a store: its client's threads do not live on in a fork of it."""
-    return os.getpid()
-
-
-class _Files(FsspecStore):
-    """The same clients behind fsspec's interface."""
-
-    cachable = False  # the environment may be another one
-
-    def _construct_store(self, bucket: str) -> Any:
-        return _connect(str(self.protocol), bucket)
-
-    _info = _wholly(FsspecStore._info)
-    _ls = _wholly(FsspecStore._ls)
-    _cp_file = _wholly(FsspecStore._cp_file)
-
-    async def _rm_file(self, path: str, **options: Any) -> None:
-        with suppress(FileNotFoundError):  # a directory, which is no object
-            await _wholly(super()._rm_file)(path, **options)
-
-    def _open(self, path: str, mode: Any = "rb", *args: Any, **options: Any) -> BufferedFile:
-        return _File(self, path, mode)
-
-
-class _File(BufferedFile):
-    """A file whose failures are OSErrors with a number, as every other file's."""
-
-    def read(self, length: int = -1) -> bytes:
-        with _numbered():
-            return super().read(length)
-
-    def write(self, data: Any) -> int:
-        with _numbered():
-            return super().write(bytes(data))  # obstore keeps what it is given, pyarrow's buffers end with the call
-
-    def close(self) -> None:
-        with _numbered():
-            super().close()
-
-
-@contextmanager
-def _numbered() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, BaseError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        numbers = (min(numbers) for numbers, pattern, *_ in LASTING if re.search(pattern, str(error)))
-        raise OSError(next(numbers, errno.EIO), _words(error)) from error

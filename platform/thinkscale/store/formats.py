@@ -3,8 +3,6 @@
 Owns parsing and places (file and line). Knows nothing of column mappings.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -32,7 +30,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class FilePart:
     """A part of a file that is read on its own."""
 
     location: Location
@@ -52,7 +50,7 @@ _LONE = re.compile("[\ud800-\udfff]")
 RawRow = tuple[str, Mapping[str, Any] | Unreadable]
 
 
-def sections(location: Location, segment_rows: int) -> list[Section]:
+def file_parts(location: Location, segment_rows: int) -> list[FilePart]:
     """The file in parts that can be read apart: lines of JSON by `segment_rows`, Parquet by row groups, others whole.
 
     Raises IngestError where the file cannot be opened or its format is unknown.
@@ -66,28 +64,28 @@ def sections(location: Location, segment_rows: int) -> list[Section]:
             metadata = _open_parquet(file, location).metadata
             counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         return [
-            Section(location=location, format="parquet", rows=rows, start=i, stop=i + 1, first_line=line)
+            FilePart(location=location, format="parquet", rows=rows, start=i, stop=i + 1, first_line=line)
             for i, (rows, line) in enumerate(zip(counts, accumulate(counts, initial=1), strict=False))
         ]
     if file_format == "jsonl" and not location.compressed:
-        return _line_sections(location, segment_rows)
+        return _line_parts(location, segment_rows)
     try:
         with location.open_stream() as stream:
             lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(SCAN_BYTES), b""))
     except OSError as error:
         raise _broken(location, error) from error
-    return [Section(location=location, format=file_format, rows=max(lines, 1))]
+    return [FilePart(location=location, format=file_format, rows=max(lines, 1))]
 
 
-def _line_sections(location: Location, segment_rows: int) -> list[Section]:
+def _line_parts(location: Location, segment_rows: int) -> list[FilePart]:
     """Byte ranges that begin and end at line ends, with the number of their first line."""
-    found: list[Section] = []
+    found: list[FilePart] = []
     start, line, first_line, offset, ended = 0, 0, 1, 0, True
 
     def close(stop: int) -> None:
         nonlocal start, first_line
         found.append(
-            Section(
+            FilePart(
                 location=location, format="jsonl", rows=line - first_line + 1,
                 start=start, stop=stop, first_line=first_line,
             )
@@ -111,28 +109,28 @@ def _line_sections(location: Location, segment_rows: int) -> list[Section]:
     return found
 
 
-def raw_rows(section: Section) -> Iterator[RawRow]:
-    """The rows of a section in order, each with its place.
+def raw_rows(part: FilePart) -> Iterator[RawRow]:
+    """The rows of a part in order, each with its place.
 
     Raises IngestError where the file cannot be read on: a JSON array that breaks, a file that vanished.
     """
-    location = section.location
+    location = part.location
     readers = {"jsonl": _jsonl, "json": _json_array, "csv": _csv, "tsv": _csv, "parquet": _parquet_rows}
     try:
-        yield from readers[section.format](section, location)
+        yield from readers[part.format](part, location)
     except OSError as error:
         raise _broken(location, error) from error
 
 
-def _jsonl(section: Section, location: Location) -> Iterator[RawRow]:
+def _jsonl(part: FilePart, location: Location) -> Iterator[RawRow]:
     if location.compressed:
         with location.open_stream() as stream:
             yield from _json_lines(io.BufferedReader(stream), location, 1)
         return
     with location.open_file() as file:
-        file.seek(section.start)
-        data = file.read((section.stop or file.size()) - section.start)
-    yield from _json_lines(io.BytesIO(data), location, section.first_line)
+        file.seek(part.start)
+        data = file.read((part.stop or file.size()) - part.start)
+    yield from _json_lines(io.BytesIO(data), location, part.first_line)
 
 
 def _json_lines(lines: Any, location: Location, first_line: int) -> Iterator[RawRow]:
@@ -145,15 +143,13 @@ def _json_lines(lines: Any, location: Location, first_line: int) -> Iterator[Raw
             if _SURROGATE.search(line):
                 json.dumps(row, ensure_ascii=False).encode()  # half of a pair cannot be stored
         except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors alike
-            yield locator, Unreadable(locator=locator, error=str(error), text=_beginning(line))
-            continue
-        if isinstance(row, dict):
-            yield locator, row
-        else:
-            yield locator, Unreadable(locator=locator, error="not a JSON object", text=_beginning(line))
+            row = Unreadable(locator=locator, error=str(error), text=_beginning(line))
+        if not isinstance(row, dict | Unreadable):
+            row = Unreadable(locator=locator, error="not a JSON object", text=_beginning(line))
+        yield locator, row
 
 
-def _json_array(section: Section, location: Location) -> Iterator[RawRow]:
+def _json_array(part: FilePart, location: Location) -> Iterator[RawRow]:
     """Element by element, so that a broken array is told by its line and nothing after it is guessed.
 
     One object is what it wraps: a list of rows, or columns as pandas and others write them.
@@ -242,7 +238,7 @@ def _rows_in(found: dict[str, Any]) -> list[Any]:
     return [found]
 
 
-def _csv(section: Section, location: Location) -> Iterator[RawRow]:
+def _csv(part: FilePart, location: Location) -> Iterator[RawRow]:
     csv.field_size_limit(1 << 30)
     # Bytes that are not UTF-8 match _LONE: they cost their row, not the file.
     with (
@@ -250,7 +246,7 @@ def _csv(section: Section, location: Location) -> Iterator[RawRow]:
         io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
         first = next(text, "")
-        signs = "\t" if section.format == "tsv" else ",;\t|"
+        signs = "\t" if part.format == "tsv" else ",;\t|"
         delimiter = max(signs, key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
         reader = csv.reader(chain([first] if first else [], text), delimiter=delimiter)
         header: list[str] | None = None
@@ -272,11 +268,11 @@ def _csv(section: Section, location: Location) -> Iterator[RawRow]:
             raise IngestError(f"{location.url}, line {line}: {error}") from error
 
 
-def _parquet_rows(section: Section, location: Location) -> Iterator[RawRow]:
+def _parquet_rows(part: FilePart, location: Location) -> Iterator[RawRow]:
     with location.open_file() as file:
         parquet = _open_parquet(file, location)
-        row = section.first_line
-        groups = range(section.start, section.stop or parquet.num_row_groups)
+        row = part.first_line
+        groups = range(part.start, part.stop or parquet.num_row_groups)
         for batch in parquet.iter_batches(1024, row_groups=groups):
             for values in batch.to_pylist():
                 yield f"{location.url}:{row}", values

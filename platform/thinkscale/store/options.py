@@ -4,8 +4,6 @@ Owns what is read as options: a list, an object by letter, labels beside texts, 
 any of these printed as JSON, Python or numpy. What is in no such form is refused in words, never dropped.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -33,8 +31,7 @@ class Options:
 def read_options(value: Any) -> Options:
     """The options that a field holds; none where it is empty.
 
-    Raises:
-        ValueError: it holds something else; the message says what.
+    Raises ValueError where it holds something else; the message says what.
     """
     if str(value).strip().lower() in ("", "none", "null", "nan", "[]", "{}"):
         return Options()

