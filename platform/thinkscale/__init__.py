@@ -12,7 +12,7 @@ _WHERE = {
     "evaluate": "interface",
     "think": "interface",
     "Evaluated": "interface",
-    "Budget": "domain.budget",
+    "Budget": "domain.sample",
     "Question": "domain.question",
     "Sampling": "domain.generation",
     "Request": "domain.generation",

@@ -14,11 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from thinkscale.domain.budget import Budget
 from thinkscale.domain.campaign import Campaign, Teacher
 from thinkscale.domain.generation import Engine, Sampling, StopAskingError, derived_seed
 from thinkscale.domain.question import TRACE_ANSWER, TRACES_BY, Attempt
-from thinkscale.domain.sample import Thought
+from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import run
 from thinkscale.forcing.formats import forcing_ids, resolve_format
