@@ -35,7 +35,7 @@ async def build_engine(
     Raises:
         EngineError: an extra is missing, or the model cannot be loaded or served so.
     """
-    _check_context(directory, context_tokens)
+    check_context(directory, context_tokens)
     dtype = "bfloat16" if dtype == "auto" else dtype
     has_vllm = util.find_spec("vllm") is not None
     if engine == "vllm" or (engine == "auto" and has_vllm):
@@ -80,7 +80,8 @@ def model_context(directory: Path) -> int | None:
     return None if most is None else int(most)
 
 
-def _check_context(directory: Path, context_tokens: int) -> None:
+def check_context(directory: Path, context_tokens: int) -> None:
+    """Raises EngineError where the model has fewer positions than that."""
     most = model_context(directory)
     if most is not None and context_tokens > most:
         raise EngineError(

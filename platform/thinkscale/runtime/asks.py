@@ -26,6 +26,7 @@ from thinkscale.domain.generation import EngineInfo
 from thinkscale.domain.sample import Verdict
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
+from thinkscale.runtime import ending
 from thinkscale.runtime.asking import Asking, Failed
 from thinkscale.runtime.engines import EngineLoop, EngineSettings, check_same_engine
 from thinkscale.runtime.meter import Meter
@@ -224,12 +225,14 @@ class _ReplicaAsks:
         self._asking = Asking(self._put, room=room, changed=self._changed)
 
     async def finish(self) -> None:
-        """Ask until no work has more."""
+        """Ask until no work has more. Raises the reason where the run is wound up before."""
         for work in self._works:
             await self._queue_more(work)
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._open()
+        if self._queue and ending.winding_up is not None:
+            raise ending.winding_up
 
     async def _queue_more(self, work: Rounds) -> None:
         segments = await asyncio.to_thread(work.more)
@@ -244,7 +247,7 @@ class _ReplicaAsks:
 
     def _open(self) -> None:
         """Begin segments while the replicas have room."""
-        while self._queue and self._open_rows < self._room:
+        while ending.winding_up is None and self._queue and self._open_rows < self._room:
             _, _, work, segment = heapq.heappop(self._queue)
             self._open_rows += len(segment.work)
             self._group.create_task(self._ask_segment(work, segment))
