@@ -30,7 +30,7 @@ import numpy as np
 from recording import record
 from thinkscale.learn import packing
 from thinkscale.learn.loop import PEAK_FLOPS, attention_width, matrix_parameters, model_flops
-from thinkscale.learn.recompute import Recompute, kept_widths, plan
+from thinkscale.learn.recompute import Recompute, plan, training_gib
 
 RESULTS = Path(__file__).parent / "results"
 GOAL_MINUTES = 9.0
@@ -77,19 +77,6 @@ def s1_lengths(count: int, mean: float, longest: int, seed: int = 0) -> list[int
     return [int(min(longest, n)) for n in lengths / lengths.mean() * mean]
 
 
-def memory_gib(config: Any, parameters: int, gpus: int, *, pack_tokens: int, share: float) -> float:
-    """Peak of a GPU: sharded state, gathered weights, a layer's gradients, a row's activations, the loss's chunk."""
-    outer = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    layer = (parameters - outer) / config.num_hidden_layers
-    # On one GPU everything stays gathered (as in the measured run); on several two layers and what is around them.
-    gathered = 2 * parameters if gpus == 1 else 2 * (2 * layer + outer) + 6 * layer
-    nothing, _, everything = kept_widths(config)
-    kept = nothing - share * (nothing - everything)
-    activations = 2 * pack_tokens * (config.num_hidden_layers * kept + (nothing if share else 0))
-    output_gradient = 2 * config.vocab_size * config.hidden_size
-    return float(16 * parameters / gpus + gathered + activations + output_gradient + 2 * 2**30) / 2**30
-
-
 def fastest(cluster: Cluster, context_parallel: int) -> dict[str, Any]:
     """Over row lengths and shares of recomputed layers."""
     runs = (
@@ -134,7 +121,7 @@ def simulate(
     width, layers, matrix = attention_width(config), config.num_hidden_layers, matrix_parameters(config, parameters)
     lengths = s1_lengths(1000, 4690, 32768)
     groups = cluster.gpus // context_parallel
-    memory = memory_gib(config, parameters, cluster.gpus, pack_tokens=pack_tokens, share=share)
+    memory = training_gib(config, parameters, cluster.gpus, pack_tokens=pack_tokens, share=share)
     if memory > cluster.memory_gib:
         return None
     speed = context_parallel * (efficiency if context_parallel > 1 else 1.0)

@@ -6,6 +6,7 @@ how a stage works, only what comes before what. Importing it loads nothing heavy
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
+    from thinkscale.stages.planning import StagePlan
     from thinkscale.store.filesystem import Store
 
 STAGES = {
@@ -29,9 +31,6 @@ STAGES = {
     "report": "the scaling curve, the costs and the samples on one page",
 }
 """Every stage and what it makes, in order."""
-
-SHARES = dict(zip(STAGES, (1, 2, 5, 1, 20, 1, 1, 35, 32, 2), strict=True))
-"""Of a campaign's time that the stages usually take, in percent: for the time left that is shown."""
 
 FIRST, LAST = next(iter(STAGES)), list(STAGES)[-1]
 
@@ -72,13 +71,17 @@ def run(
     last: str = LAST,
     address: str | None = None,
     wait: bool = False,
+    dry: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Run the stages from `first` to `last`, each where its artifact is not complete yet.
 
+    Before anything is spent the campaign and its plan are written below the root, `campaign.toml` and `plan.json`.
+
     Args:
         address: the Ray cluster to join; None: the one this process is a job of, else a local one.
         wait: for another driver that works on this campaign. False: refuse.
+        dry: end there.
         say: takes one line of text.
 
     Raises:
@@ -88,9 +91,14 @@ def run(
         TermsError, IngestError, ModelError and others: as `stages.preflight.check_inputs`.
         thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
         thinkscale.runtime.failure.ClusterError: the cluster cannot be joined, or is lost.
+        thinkscale.runtime.spend.LimitError: it came to max_usd or the deadline; what is there was reported.
         SystemExit: SIGTERM came.
     """
     from thinkscale.runtime import ending, failure, progress
+    from thinkscale.runtime.spend import LimitError, Spending
+    from thinkscale.stages.artifacts import is_complete
+    from thinkscale.stages.planning import actual_table, against_actual, keep_plan, make_plan, plan_table
+    from thinkscale.stages.report import partial_summary
     from thinkscale.store.filesystem import Store
     from thinkscale.store.lease import hold
     from thinkscale.store.samples import check_campaign
@@ -103,7 +111,7 @@ def run(
         from thinkscale.runtime import session
         from thinkscale.stages.preflight import check_inputs, check_room
 
-        check_inputs(campaign, root, chosen)
+        check_inputs(campaign, root, chosen, here=_is_here(address))
         logs = session.logs
     else:
         check_campaign(root, campaign.name)
@@ -116,26 +124,73 @@ def run(
                     address, last_words=lambda error: failure.tell(_explained(error, campaign, store, logs))
                 )
                 check_room(campaign, store, chosen)
-            with progress.shown({name: SHARES[name] for name in chosen}) as over:
+            spent = Spending(campaign, store)
+            planned = make_plan(campaign, store, chosen_stages(campaign, FIRST, LAST))
+            if dry or not spent.stages:
+                keep_plan(campaign, store, planned)
+            if dry:
+                say(plan_table(planned))
+                return
+            with spent, progress.shown({row.stage: row.minutes[1] for row in planned if row.stage in chosen}) as over:
                 for number, name in enumerate(chosen, 1):
                     label = f"[{number}/{len(chosen)}] {name}"
                     say(f"{label}: {STAGES[name]}")
-                    began, did = time.monotonic(), _work(name)(campaign, store)
+                    if ending.winding_up is not None and not is_complete(campaign, store, name):
+                        raise ending.winding_up
+                    began = time.monotonic()
+                    with spent.stage(name):
+                        did = _work(name)(campaign, store)
                     told = "complete" if did else "nothing to do, complete already"
                     if not did and campaign.from_campaign:
                         told += f" or taken over from {campaign.from_campaign}"
                     say(f"{label}: {told} ({time.monotonic() - began:.1f} s)")
                     over(name, did)
+            if did_something := against_actual(campaign, store, spent):
+                say(actual_table(did_something))
             if last in ("evaluate", LAST):
                 from thinkscale.stages.report import evaluation_summary, summary
 
                 say((summary if last == LAST else evaluation_summary)(campaign, store))
             store.delete_directory(f"{campaign.name}/logs")  # of failures that are overcome
         except BaseException as raised:
-            raise _explained(raised, campaign, store, logs) from None
+            error = _explained(raised, campaign, store, logs)
+            if isinstance(error, LimitError):
+                say(partial_summary(campaign, store))
+            raise error from None
         finally:
             if on_cluster:
                 session.disconnect()
+
+
+def _is_here(address: str | None) -> bool:
+    return address == "local" or (address or os.environ.get("RAY_ADDRESS")) is None
+
+
+def plan(campaign: Campaign, *, address: str | None = None) -> tuple[list[StagePlan], list[str]]:
+    """What the stages that are not complete will take, and what a run would be refused for; writes nothing.
+
+    Args:
+        address: the Ray cluster whose room is looked at; None: none is.
+    """
+    from thinkscale.runtime import session
+    from thinkscale.runtime.failure import ClusterError, headline
+    from thinkscale.stages.planning import make_plan
+    from thinkscale.stages.preflight import check_room, refusals
+    from thinkscale.store.filesystem import Store, StoreError
+
+    root = Store(campaign.root)
+    chosen = chosen_stages(campaign, FIRST, LAST)
+    refused = [headline(error) for error in refusals(campaign, root, chosen, here=_is_here(address))]
+    try:
+        root.check_writable()
+        if address is not None:
+            session.connect(address)
+            check_room(campaign, root, chosen)
+    except (StoreError, ClusterError) as error:
+        refused.append(headline(error))
+    finally:
+        session.disconnect()
+    return make_plan(campaign, root, chosen), refused
 
 
 def _explained(
@@ -143,10 +198,14 @@ def _explained(
 ) -> BaseException:
     """What ended a run, with notes on what is kept and whether the same command goes on from there."""
     from thinkscale.runtime import ending, failure
+    from thinkscale.runtime.spend import LimitError
     from thinkscale.store.artifact import ConfigDriftError
 
     error = ending.reason_for(raised)
     if isinstance(error, ConfigDriftError) or type(error) is failure.ClusterError:  # nothing was begun
+        return error
+    if isinstance(error, LimitError):
+        ending.forget()
         return error
     if isinstance(error, KeyboardInterrupt | SystemExit):
         error.add_note("what is committed is kept: the same command resumes")

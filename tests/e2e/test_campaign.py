@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -15,10 +17,38 @@ import pytest
 
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
+from tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "campaigns" / "tiny.toml"
 BIN = Path(sys.executable).parent
+
+
+LIMITED = """
+name = "limited"
+[model]
+base = "{model}"
+[evaluate]
+models = ["base"]
+segment_questions = 4
+[evaluate.budgets]
+caps = [2, 8]
+max_answer_tokens = 2
+[[evaluate.benchmarks]]
+name = "asked"
+source = {{ type = "files", name = "asked", paths = ["{directory}/asked.jsonl"] }}
+[serve]
+engine = "transformers"
+dtype = "float32"
+context_tokens = 512
+max_concurrent_sequences = 4
+[resources]
+replicas = 1
+gpus_per_replica = 0
+cpus_per_replica = 1
+[prices]
+cpu_hour_usd = 3600.0
+"""
 
 
 def thinkscale(*arguments: str) -> subprocess.Popen[str]:
@@ -92,6 +122,45 @@ def test_a_killed_campaign_resumes_and_a_finished_one_does_nothing(tmp_path: Pat
 
     changed, _ = thinkscale(*arguments, "--set", "select.count=4").communicate(timeout=300)
     assert "select.count was 8, is 4" in changed, changed
+
+
+def test_a_run_ends_in_order_at_its_limit_reports_what_is_there_and_goes_on_with_more(tmp_path: Path) -> None:
+    """Evaluation alone, of more questions than can be asked before the limit comes."""
+    (tmp_path / "asked.jsonl").write_text(
+        "".join(f'{{"question": "What is {i}?", "answer": "{i}"}}\n' for i in range(20_000))
+    )
+    campaign = tmp_path / "limited.toml"
+    campaign.write_text(LIMITED.format(directory=tmp_path, model=write_tiny_model(tmp_path / "tiny")))
+    arguments = ("run", str(campaign), "--root", str(tmp_path / "root"))
+    directory = tmp_path / "root" / "limited"
+    segments = directory / "samples/model=base/benchmark=asked/segments"
+
+    def spent() -> float:  # a dollar a CPU-second
+        return sum(stage.get("cpu_s", 0.0) for stage in json.loads((directory / "spent.json").read_text()).values())
+
+    first = thinkscale(*arguments)
+    wait_for(first, "samples/s")  # a segment is committed
+    first.terminate()
+    first.communicate(timeout=120)
+    most, before = 2.5 * spent(), len(list(segments.iterdir()))
+
+    limited = thinkscale(*arguments, "--max-usd", str(most))
+    out, _ = limited.communicate(timeout=300)
+    assert limited.returncode == 1
+    assert f"thinkscale: max_usd = {most:g}: $" in out, out
+    assert "Traceback" not in out
+    assert re.search(r"PARTIAL: of base on asked \d+ of 5000 parts are drawn", out), out
+    assert re.search(r"base +asked +cap 2 .*% to .*%", out), out
+    assert "PARTIAL" in (directory / "report/report.html").read_text()
+    assert before < (then := len(list(segments.iterdir()))) < 5000
+    assert 0.95 * most <= spent() < 1.5 * most
+
+    again = thinkscale(*arguments, "--max-usd", str(most))  # is used up
+    assert "PARTIAL" in again.communicate(timeout=120)[0]
+    more = thinkscale(*arguments, "--max-usd", str(100 * most))
+    assert f"{4 * then:,} samples already done, resuming" in wait_for(more, "resuming")
+    more.terminate()
+    more.wait(120)
 
 
 @pytest.fixture

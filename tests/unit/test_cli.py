@@ -32,6 +32,7 @@ def test_help_names_the_commands() -> None:
     assert out.returncode == 0
     for command in (
         "run",
+        "plan",
         "curate",
         "distill",
         "train",

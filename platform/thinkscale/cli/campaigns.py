@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinkscale import pipeline
-from thinkscale.cli.options import JSON, MAX_USD, ROOT, SET, TARGET, campaign_options, cli, load
+from thinkscale.cli.options import JSON, ROOT, SET, TARGET, campaign_options, cli, load
 
 if TYPE_CHECKING:
     from thinkscale.domain.campaign import Campaign
@@ -18,18 +18,18 @@ STAGE = click.Choice(list(pipeline.STAGES))
 
 @cli.command()
 @campaign_options
-@MAX_USD
 @click.option("--from", "first", type=STAGE, default=pipeline.FIRST, help="First stage to run.")
 @click.option("--to", "last", type=STAGE, default=pipeline.LAST, help="Last stage to run.")
-def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str) -> None:
+@click.option("--dry-run", "dry", is_flag=True, help="Check everything, write campaign and plan below the root, end.")
+def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str, dry: bool) -> None:
     """Run a campaign from its pool to its report; a second run resumes."""
     stages = list(pipeline.STAGES)
     if stages.index(first) > stages.index(last):
         raise click.UsageError(f"--from {first} comes after --to {last}")
-    _run(campaign, first, last, address, wait)
+    _run(campaign, first, last, address, wait, dry)
 
 
-def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool) -> None:
+def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool, dry: bool = False) -> None:
     from thinkscale.runtime import progress
 
     pipeline.run(
@@ -38,6 +38,7 @@ def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: b
         last=last,
         address=address,
         wait=wait,
+        dry=dry,
         say=click.echo if progress.form == "text" else progress.say,
     )
 
@@ -53,10 +54,36 @@ def _stage_command(name: str, first: str, last: str, what: str, *options: Callab
 
 
 _stage_command("curate", "benchmarks", "select", "From the pool to the selected questions.")
-_stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.", MAX_USD)
+_stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.")
 _stage_command("train", "train", "train", "Fine-tune the base model on the traces.")
 _stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the budgets.", TARGET)
 _stage_command("report", "report", "report", "The report page and plots from what is stored.")
+
+
+@cli.command()
+@campaign_options
+@JSON
+def plan(campaign: Campaign, address: str | None, wait: bool, as_json: bool) -> None:
+    """What CAMPAIGN will take, stage by stage, and what it would be refused for; after a run, against what it took.
+
+    Spends and writes nothing. Exits with 1 where it would be refused. With --address the cluster's room is checked too.
+    """
+    import json
+    from dataclasses import asdict
+
+    from thinkscale.runtime.spend import Spending
+    from thinkscale.stages.planning import actual_table, against_actual, plan_table
+    from thinkscale.store.filesystem import Store
+
+    rows, refused = pipeline.plan(campaign, address=address)
+    store = Store(campaign.root)
+    actual = against_actual(campaign, store, Spending(campaign, store))
+    if as_json:
+        click.echo(json.dumps({"plan": [asdict(row) for row in rows], "actual": actual, "refused": refused}, indent=1))
+    else:
+        click.echo("\n\n".join(filter(None, [plan_table(rows), actual_table(actual)])))
+    if refused:
+        raise click.ClickException("\n".join(["a run would be refused:", *refused]))
 
 
 @cli.command()

@@ -31,9 +31,6 @@ SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", hel
 TARGET = click.option("--target-interval", type=float, metavar="POINTS", help="Sample on until every 95% interval is "
                       "within so many points to either side, or evaluate.max_samples is reached.")  # fmt: skip
 
-MAX_USD = click.option("--max-usd", type=float, metavar="USD", help="End in order once the teachers' endpoints have "
-                       "cost so much, over all runs of the campaign.")  # fmt: skip
-
 
 def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """CAMPAIGN, loaded for the command, and the options that every stage shares."""
@@ -47,17 +44,19 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
         from_campaign: str | None,
         log_format: Form,
         quiet: bool,
+        max_usd: float | None,
+        deadline: str | None,
         target_interval: float | None = None,
-        max_usd: float | None = None,
         **others: Any,
     ) -> None:
         progress.form = "quiet" if quiet else log_format
         if from_campaign is not None:
             overrides = (*overrides, f'from_campaign="{from_campaign}"')
+        for name, value in (("max_usd", max_usd), ("deadline", deadline and f'"{deadline}"')):
+            if value is not None:
+                overrides = (*overrides, f"{name}={value}")
         if target_interval is not None:
             overrides = (*overrides, f"evaluate.target_interval={target_interval}")
-        if max_usd is not None:
-            overrides = (*overrides, f"distill.max_usd={max_usd}")
         command(load(campaign, overrides, root, pool_files), **others)
 
     for option in (
@@ -66,6 +65,9 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--quiet", is_flag=True, help="No progress; what goes wrong is told all the same."),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Of progress; "
                      "json: an object a line."),
+        click.option("--max-usd", type=float, metavar="USD", help="End in order once the campaign's runs "
+                     "have cost so much together, endpoints included."),
+        click.option("--deadline", metavar="WHEN", help="End in order at 2026-12-24T18:00 (UTC), or after 90m, 8h."),
         click.option("--from-campaign", metavar="NAME", help="Another campaign under the root: take over what the "
                      "same settings made of the same inputs; the earlier stages are then checked too."),
         click.option("--pool", "pool_files", multiple=True, metavar="FILE", help="Add a JSONL, JSON, CSV or Parquet "

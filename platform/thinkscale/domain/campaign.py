@@ -7,6 +7,7 @@ hyperparameter lives anywhere else. Secrets never stand here: they come from the
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -24,6 +25,26 @@ def _as_ray_gives(gpus: float) -> float:
 
 
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_as_ray_gives)]
+
+
+def moment(text: str, start: datetime) -> datetime:
+    """The moment that a deadline names, for a run that began at `start`. Raises ValueError where it names none."""
+    try:
+        if text[-1:] in (units := {"m": "minutes", "h": "hours", "d": "days"}):
+            return start + timedelta(**{units[text[-1]]: float(text[:-1])})
+        found = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a moment, as 2026-12-24T18:00, or a time from the start on, as 90m, 8h, 2d") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _as_text(given: object) -> object:
+    return given.isoformat() if isinstance(given, datetime) else given
+
+
+def _checked(text: str) -> str:
+    moment(text, datetime.now(UTC))
+    return text
 
 
 QualityRule = Literal[
@@ -385,6 +406,8 @@ class Resources(Section):
     """Logical CPUs that a worker holds."""
     cpus_per_replica: Annotated[float, Field(gt=0)] = 4
     """Logical CPUs that a replica holds."""
+    gpu: Literal["A100", "B200", "H100", "H200", "H800", "L40S"] | None = None
+    """Kind of the GPUs, by which plans count and memory is checked; default: the cluster's, to plan with H100."""
     threads_per_actor: Count = 4
     """CPU threads of engines and embedding models without a GPU."""
 
@@ -399,6 +422,14 @@ class Resources(Section):
                 f"context_parallel = 1 only (it is {share}): Ray counts workers one by one"
             )
         return self
+
+
+PlanName = Literal[
+    "pool_rows", "benchmark_rows", "mfu", "cpu_train_tflop_per_s", "gpu_decode_tflop_per_s", "cpu_decode_tflop_per_s",
+    "gpu_embed_rows_per_s", "cpu_embed_rows_per_s", "ingest_rows_per_s", "deduplicate_rows_per_s",
+    "report_samples_per_s", "gpu_engine_start_s", "cpu_engine_start_s", "gpu_train_start_s", "cpu_train_start_s",
+    "light_start_s", "pool_kept", "solved", "attempt_tokens", "trace_tokens", "thinking_tokens", "answer_tokens",
+]  # fmt: skip
 
 
 class Prices(Section):
@@ -463,6 +494,12 @@ class Campaign(Section):
     serve: Serve = Serve()
     resources: Resources = Resources()
     prices: Prices = Prices()
+    plan: dict[PlanName, Annotated[float, Field(gt=0)]] = {}
+    """What `thinkscale plan` counts with, where you know better than what was measured: rates.toml explains each."""
+    max_usd: Annotated[float, Field(gt=0)] | None = None
+    """The campaign's runs may cost so much together, by [prices]: from 95% on nothing new is begun, then it ends."""
+    deadline: Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked)] | None = None
+    """When a run ends in order: 2026-12-24T18:00 (UTC unless it says +01:00), or how long after its start: 90m, 8h."""
 
     @model_validator(mode="before")
     @classmethod

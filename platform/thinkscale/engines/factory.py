@@ -16,12 +16,7 @@ async def build_engine(directory: Path, serve: Serve, *, threads: int = 1) -> En
     `threads`: CPU threads of an engine without a GPU. Raises EngineError where an extra is missing, or the model
     cannot be loaded or served so.
     """
-    most = model_context(directory)
-    if most is not None and serve.context_tokens > most:
-        raise EngineError(
-            f"serve.context_tokens is {serve.context_tokens}, the model in {directory} has positions for {most}: "
-            f"set serve.context_tokens to {most} or less"
-        )
+    check_context(directory, serve.context_tokens)
     serve = serve.model_copy(update={"dtype": "bfloat16"}) if serve.dtype == "auto" else serve
     has_vllm = util.find_spec("vllm") is not None
     if serve.engine == "vllm" or (serve.engine == "auto" and has_vllm):
@@ -47,3 +42,13 @@ def model_context(directory: Path) -> int | None:
         raise EngineError(f"{directory} holds no config.json: is it a model in the Hugging Face layout?")
     most = json.loads(config.read_text()).get("max_position_embeddings")
     return None if most is None else int(most)
+
+
+def check_context(directory: Path, context_tokens: int) -> None:
+    """Raises EngineError where the model has fewer positions than that."""
+    most = model_context(directory)
+    if most is not None and context_tokens > most:
+        raise EngineError(
+            f"serve.context_tokens is {context_tokens}, the model in {directory} has positions for {most}: "
+            f"set serve.context_tokens to {most} or less"
+        )

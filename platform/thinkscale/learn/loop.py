@@ -225,6 +225,8 @@ def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
 """Dense bfloat16 FLOP/s by datasheet, by a part of the device's name."""
+GPU_GIB = {"H100": 80, "H200": 141, "H800": 80, "A100": 80, "B200": 180, "L40S": 48}
+"""Memory by datasheet, of the largest of the name: what needs more fits nowhere."""
 
 
 def learning_rate_at(step: int, *, steps: int, peak: float, warmup_share: float) -> float:

@@ -23,6 +23,7 @@ from thinkscale.domain.generation import EngineDiedError, EngineError, EngineInf
 from thinkscale.domain.sample import Verdict
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
+from thinkscale.runtime import ending
 from thinkscale.runtime.asking import Asking, Failed
 from thinkscale.runtime.engines import EngineLoop, EngineSettings, check_same_engine
 from thinkscale.runtime.meter import Meter
@@ -193,6 +194,7 @@ async def ask_replicas(
             await asks.queue_more(work)
         async with asyncio.TaskGroup() as group:
             asks.open_in(group)
+        asks.check_whole()
 
 
 class _ReplicaAsks:
@@ -212,9 +214,14 @@ class _ReplicaAsks:
         self._asking = Asking(self._put, room=room, changed=self._changed)
 
     def open_in(self, group: asyncio.TaskGroup) -> None:
-        """Ask until no work has more."""
+        """Ask until no work has more, or the run is wound up."""
         self._group = group
         self._open()
+
+    def check_whole(self) -> None:
+        """Raises the reason where the run was wound up before everything was asked."""
+        if self._queue and ending.winding_up is not None:
+            raise ending.winding_up
 
     async def queue_more(self, work: Rounds) -> None:
         segments = await asyncio.to_thread(work.more)
@@ -229,7 +236,7 @@ class _ReplicaAsks:
 
     def _open(self) -> None:
         """Begin segments while the replicas have room."""
-        while self._queue and self._open_rows < self._room:
+        while ending.winding_up is None and self._queue and self._open_rows < self._room:
             _, _, work, segment = heapq.heappop(self._queue)
             self._open_rows += len(segment.work)
             self._group.create_task(self._ask_segment(work, segment))

@@ -21,6 +21,10 @@ reason: BaseException | None = None
 _heard = False
 _told: BaseException | None = None
 """What a thread wants the main thread to end for."""
+_ordered: BaseException | None = None
+"""What `in_order` was called for."""
+winding_up: BaseException | None = None
+"""Why nothing new is to be begun, once that is so; what is under way goes on until `interrupt` or `in_order`."""
 
 
 @contextmanager
@@ -53,6 +57,20 @@ def interrupt(why: BaseException) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
 
+def in_order(why: BaseException) -> None:
+    """For threads: end as SIGTERM does, for this reason: fine-tuning saves first. Call it once."""
+    global _ordered
+    _ordered = why
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+def forget() -> None:
+    """The reason to end was dealt with: this process may go on."""
+    global reason, winding_up, _ordered
+    reason = winding_up = _ordered = None
+
+
 def _interrupted(*_: object) -> None:
     if _told is not None:
         end(_told)
@@ -70,7 +88,7 @@ def end(why: BaseException) -> None:
 
 def terminate(*_: object) -> None:
     """The handler of SIGTERM."""
-    end(SystemExit(TERMINATED))
+    end(_ordered or SystemExit(TERMINATED))
 
 
 def reason_for(error: BaseException) -> BaseException:

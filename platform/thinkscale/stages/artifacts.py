@@ -1,10 +1,17 @@
 """Where a campaign's artifacts lie, and what identifies them as inputs."""
 
+import json
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
 from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.learn.families import parameter_count
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
-from thinkscale.store.models import local_model
+from thinkscale.store.models import ModelError, local_model
+from thinkscale.store.samples import SampleSet
 
 
 def campaign_artifact(campaign: Campaign, store: Store, name: str) -> Artifact:
@@ -25,3 +32,29 @@ def fingerprints(**artifacts: Artifact) -> dict[str, str]:
 def template_hash(campaign: Campaign, reference: str) -> str:
     """Of the rendered chat template of a model, the campaign's date in it: prompts of another are others."""
     return ModelTokenizer(local_model(reference, weights=False), date=campaign.model.date).template_hash
+
+
+@cache
+def shape(reference: str) -> Any:
+    """A model's config, as the arithmetic of `learn` takes it. Raises ModelError where there is none."""
+    try:
+        raw = json.loads((local_model(reference, weights=False) / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{reference} holds no config.json: is it a model in the Hugging Face layout?") from error
+    return SimpleNamespace(**{"tie_word_embeddings": False, **raw, **raw.get("text_config", {})})
+
+
+def weights(reference: str) -> int:
+    """How many weights a model has; of a mixture of experts, those that a token meets."""
+    return parameter_count(shape(reference))
+
+
+def is_complete(campaign: Campaign, store: Store, stage: str) -> bool:
+    """Whether a stage has nothing to do any more."""
+    if stage == "evaluate":
+        names = [benchmark.name for benchmark in campaign.evaluate.benchmarks]
+        found = [(model, name) for model in campaign.evaluate.models for name in names]
+        sets = (SampleSet(store=store, campaign=campaign.name, model=m, benchmark=name) for m, name in found)
+        return all(samples.artifact.manifest() is not None for samples in sets)
+    name = {"embed": "embeddings", "select": "selected", "distill": "traces", "train": "model"}.get(stage, stage)
+    return campaign_artifact(campaign, store, name).manifest() is not None

@@ -81,7 +81,7 @@ def _rows(campaign: Campaign) -> int:
 
 def _usd_left(campaign: Campaign, source: Artifact) -> float | None:
     """What the endpoints may still cost, by the replies that the campaign has paid for."""
-    most = campaign.distill.max_usd
+    most = min((usd for usd in (campaign.distill.max_usd, campaign.max_usd) if usd is not None), default=None)
     if most is None:
         return None
     questions = source.read(["question"]).column("question").to_pylist()

@@ -5,6 +5,7 @@ Knows nothing of how a page or a plot is made.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import pyarrow as pa
@@ -15,10 +16,11 @@ from thinkscale.report.metrics import COLUMNS, Point, points, tally, unsettled
 from thinkscale.report.model_card import model_card
 from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
-from thinkscale.store.artifact import Artifact, Manifest
+from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import curated_artifacts
 from thinkscale.store.samples import SampleSet, complete_ones
+from thinkscale.store.schemas import SAMPLES
 
 
 def report(campaign: Campaign, store: Store) -> bool:
@@ -40,12 +42,14 @@ def report(campaign: Campaign, store: Store) -> bool:
     store.delete_directory(output.path)
     output.begin(config, inputs)
     training, questions = _training(campaign, store), benchmark_questions(campaign, store)
-    files = build_report(campaign, _parts(samples), manifests, training, questions, sample_notes(samples))
+    notes = sample_notes(samples)
+    files = build_report(campaign, _parts(samples), manifests, training, questions, notes)
     tallied = tally(_parts(samples, COLUMNS))
     found, compared = points(tallied, seed=campaign.seed), comparisons(campaign, tallied)
-    files["summary.txt"] = _summary(campaign, store, found, compared, manifests).encode()
+    partial = "".join(f"{line}\n\n" for line in notes if line.startswith("PARTIAL"))
+    files["summary.txt"] = (partial + _summary(campaign, store, found, compared, manifests)).encode()
     model = Artifact(store, f"{campaign.name}/model")
-    if "model" in manifests and "taken_from" not in manifests["model"].extra:
+    if "model" in manifests and not partial and "taken_from" not in manifests["model"].extra:
         write_model_card(campaign, model, found, compared, files["curve.png"])
     output.commit("report/1", files=[output.write_file(name, data) for name, data in files.items()])
     return True
@@ -54,6 +58,15 @@ def report(campaign: Campaign, store: Store) -> bool:
 def summary(campaign: Campaign, store: Store) -> str:
     """Accuracy by budget, the cost and where the report lies, as text for a terminal."""
     return Artifact(store, f"{campaign.name}/report").read_file("summary.txt").decode()
+
+
+def partial_summary(campaign: Campaign, store: Store) -> str:
+    """The report of what is committed as text, made anew; or why there is none."""
+    try:
+        report(campaign, store)
+        return summary(campaign, store)
+    except ArtifactError as error:
+        return f"no report: {error}"
 
 
 def evaluation_summary(campaign: Campaign, store: Store) -> str:
@@ -92,20 +105,30 @@ def stage_manifests(campaign: Campaign, store: Store) -> dict[str, Manifest]:
 
 def sample_manifests(samples: Sequence[SampleSet]) -> dict[str, Manifest]:
     """Manifests of samples and of the regradings that count."""
-    manifests = {f"samples {one.label}": one.artifact.require() for one in samples}
+    manifests, schema = {}, SAMPLES.metadata[b"thinkscale.schema"].decode()
+    for one in samples:
+        manifest, extra = one.artifact.require(), {"model": one.model, "benchmark": one.benchmark}
+        manifests[f"samples {one.label}"] = replace(manifest, schema=schema, extra={**manifest.extra, **extra})
     regradings = {f"regraded {one.label}": one.regrading() for one in samples}
     return manifests | {name: artifact.require() for name, artifact in regradings.items() if artifact is not None}
 
 
 def sample_notes(samples: Sequence[SampleSet]) -> list[str]:
-    """A line for each sample set whose sampling went on for an interval, or whose verdicts are not evaluation's."""
-    return [
+    """A line for each sample set that is not complete, whose sampling went on for an interval, or was graded later."""
+    notes = [
+        f"PARTIAL: of {one.model} on {one.benchmark} {segments[0]} of {segments[1]} parts are drawn, those first that "
+        "were expected to take longest: the intervals are of these questions alone."
+        for one in samples
+        if (segments := one.artifact.require().extra.get("segments"))
+    ]
+    notes += [
         f"{one.model} on {one.benchmark} was sampled on for 95% intervals within {sampling['target_points']:g} points: "
         f"{sampling['stopped']} at {sampling['samples']} sample(s) of each question, the widest interval is "
         f"{sampling['interval_points']:.2f} points to either side."
         for one in samples
         if "target_points" in (sampling := one.artifact.require().extra.get("sampling", {}))
-    ] + [
+    ]
+    return notes + [
         f"Verdicts on {one.benchmark} of {one.model} are of a later grading: "
         f"{int(regrading.require().stats.get('changed', 0)):,} changed."
         for one in samples
@@ -121,9 +144,12 @@ def benchmark_questions(campaign: Campaign, store: Store) -> pa.Table:
 
 
 def _samples(campaign: Campaign, store: Store) -> list[SampleSet]:
-    """The complete ones of the campaign's samples, in its order."""
+    """The campaign's samples, in its order, as far as they are committed."""
     found = product(campaign.evaluate.models, [benchmark.name for benchmark in campaign.evaluate.benchmarks])
-    sets = (SampleSet(store=store, campaign=campaign.name, model=model, benchmark=name) for model, name in found)
+    sets = (
+        SampleSet(store=store, campaign=campaign.name, model=model, benchmark=name, partial=True)
+        for model, name in found
+    )
     return complete_ones(sets, store.url(campaign.name))
 
 

@@ -50,7 +50,7 @@ def train(campaign: Campaign, store: Store) -> bool:
     traces, artifact = (campaign_artifact(campaign, store, name) for name in ("traces", "model"))
     traces_manifest, committed = traces.require(), artifact.manifest()
     if committed is None:
-        check_directory(local_model(campaign.model.base, weights=False))
+        check_base(campaign)
         base = local_model(campaign.model.base)
         base_hash = directory_hash(base, ("*.safetensors", "*.json", "*.jinja"))
         tokenizer = ModelTokenizer(base, date=campaign.model.date)
@@ -78,7 +78,10 @@ def train(campaign: Campaign, store: Store) -> bool:
 
 
 def check_base(campaign: Campaign) -> None:
-    """Refuse, before anything is downloaded, a base model that cannot be tuned or whose format is unknown."""
+    """Refuse, before anything is downloaded, what cannot be tuned: the base model, or for want of a package."""
+    for setting, module, extra in (("lora_rank", "peft", "lora"), ("tensorboard", "tensorboard", "tensorboard")):
+        if getattr(campaign.train, setting) not in (None, 0) and find_spec(module) is None:
+            raise TrainingError(f"train.{setting} needs the package {module}: pip install 'thinkscale[{extra}]'")
     directory = local_model(campaign.model.base, weights=False)
     check_directory(directory)
     resolve_format(campaign.model, ModelTokenizer(directory, date=campaign.model.date))
@@ -86,9 +89,6 @@ def check_base(campaign: Campaign) -> None:
 
 def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: list[dict[str, Any]]) -> Tokenized:
     """The samples. Refuses before any device is held what could only fail later."""
-    for setting, module, extra in (("lora_rank", "peft", "lora"), ("tensorboard", "tensorboard", "tensorboard")):
-        if getattr(campaign.train, setting) not in (None, 0) and find_spec(module) is None:
-            raise TrainingError(f"train.{setting} needs the package {module}: pip install 'thinkscale[{extra}]'")
     from thinkscale.learn.model import read_config
 
     config = read_config(base)

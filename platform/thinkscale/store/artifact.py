@@ -14,7 +14,7 @@ import json
 import re
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -120,6 +120,8 @@ class Artifact:
     path: str
     twin: str | None = field(default=None, compare=False)
     """The same artifact of another campaign, below the same root, that may be taken over."""
+    partial: bool = field(default=False, compare=False)
+    """Where it is not complete, what is committed of it is read; extra["segments"] then says how many, of how many."""
 
     @property
     def url(self) -> str:
@@ -130,7 +132,17 @@ class Artifact:
         try:
             return Manifest.from_json(self.store.read_bytes(f"{self.path}/manifest.json"))
         except FileNotFoundError:
+            return self._so_far() if self.partial else None
+
+    def _so_far(self) -> Manifest | None:
+        """A manifest over the segments that are committed at this moment; None where none is."""
+        if not (records := self.segment_records()):
             return None
+        spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
+        of = spec.get("plan", {}).get("segments", len(records))
+        return self._manifest_over(
+            records, "partial/1", spec, extra={"segments": [len(records), max(of, len(records))]}
+        )
 
     def require(self) -> Manifest:
         """The manifest. Raises ArtifactError where the artifact is not committed."""
@@ -251,6 +263,22 @@ class Artifact:
         if expected_segments is not None and (keys := {r["key"] for r in records}) != expected_segments:
             missing = sorted(expected_segments - keys)
             raise ArtifactError(f"{self.url}: segments {missing[:5]} are not committed; rerun the stage")
+        manifest = self._manifest_over(records, schema, spec, files=files, stats=stats, extra=extra)
+        if not self._write_manifest(manifest):
+            return self.require()
+        self.sweep()
+        return manifest
+
+    def _manifest_over(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        schema: pa.Schema | str,
+        spec: Mapping[str, Any],
+        *,
+        files: Sequence[StoredFile] | None = None,
+        stats: Mapping[str, float] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Manifest:
         parts = [StoredFile(**r["file"]) for r in records]
         drops = [StoredFile(**r["dropped_file"]) for r in records if "dropped_file" in r]
         reasons, sums, merged = Counter[str](), Counter[str](stats or {}), dict[str, Any]()
@@ -261,7 +289,7 @@ class Artifact:
         engines = distinct(record["extra"]["engine"] for record in records if "engine" in record["extra"])
         if len(engines) > 1:  # which is which stands in the segments' records
             merged["engines"] = engines
-        manifest = Manifest(
+        return Manifest(
             artifact=self.path,
             schema=schema if isinstance(schema, str) else schema.metadata[b"thinkscale.schema"].decode(),
             rows=sum(part.rows or 0 for part in parts),
@@ -275,10 +303,6 @@ class Artifact:
             began_at=spec.get("began_at", ""),
             created_at=_now(),
         )
-        if not self._write_manifest(manifest):
-            return self.require()
-        self.sweep()
-        return manifest
 
     def segment_records(self) -> list[dict[str, Any]]:
         """The records of the committed segments, by key."""

@@ -30,11 +30,13 @@ class SampleSet:
     """Its directory below the store's root."""
     model: str
     benchmark: str
+    partial: bool = False
+    """Also what is committed of samples that are not complete."""
 
     @property
     def artifact(self) -> Artifact:
         """The samples as evaluation wrote them."""
-        return Artifact(self.store, f"{self.campaign}/samples/{self._slug}")
+        return Artifact(self.store, f"{self.campaign}/samples/{self._slug}", partial=self.partial)
 
     @property
     def benchmark_artifact(self) -> Artifact:
