@@ -352,9 +352,10 @@ class _Trial:
         findings.left.update({f"{copy}: process {title}": count for title, count in left.items()})
 
     def _busy(self) -> Counter[str]:
-        """What runs beside idle workers and the nodes' own processes."""
+        """What runs beside idle workers and the nodes' own processes; of actors without the method they are at."""
         titles = self._cluster.processes(), self._cluster.processes(DRIVER)
-        return Counter([title for title in titles[0].values() if BUSY.match(title)] + list(titles[1].values()))
+        busy = [title.partition(".")[0] for title in titles[0].values() if BUSY.match(title)]
+        return Counter(busy + list(titles[1].values()))
 
     def _files(self) -> Counter[str]:
         """Files outside the cluster's own directory, without what differs in their names from run to run."""
