@@ -30,7 +30,8 @@ import torch.multiprocessing as multiprocessing
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import attention
-from thinkscale.learn.loop import make_optimizer, model_flops, peak_flops, train_step
+from thinkscale.learn.arithmetic import model_flops, peak_flops
+from thinkscale.learn.loop import make_optimizer, train_step
 from thinkscale.learn.masking import Sample
 from thinkscale.learn.model import PackedCausalLM, build_model
 from thinkscale.learn.packing import batches

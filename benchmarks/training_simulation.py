@@ -29,8 +29,8 @@ import numpy as np
 
 from recording import record
 from thinkscale.learn import packing
-from thinkscale.learn.loop import PEAK_FLOPS, attention_width, matrix_parameters, model_flops
-from thinkscale.learn.recompute import Recompute, plan, training_gib
+from thinkscale.learn.arithmetic import PEAK_FLOPS, attention_width, matrix_parameters, model_flops, training_gib
+from thinkscale.learn.recompute import Recompute, plan
 
 RESULTS = Path(__file__).parent / "results"
 GOAL_MINUTES = 9.0

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
 
 from thinkscale.domain.campaign import Train
+from thinkscale.learn.arithmetic import model_flops
 from thinkscale.learn.checkpoint import CheckpointFolder, SaveError
 from thinkscale.learn.export import export_weights
 from thinkscale.learn.loop import (
@@ -26,7 +27,6 @@ from thinkscale.learn.loop import (
     fit,
     learning_rate_at,
     make_optimizer,
-    model_flops,
     total_steps,
 )
 from thinkscale.learn.loss import cross_entropy

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from functools import reduce
 from importlib import resources
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 
 from thinkscale.cli import cli
 from thinkscale.domain.campaign import Campaign, PlanName, Resources
-from thinkscale.learn.loop import GPU_GIB, PEAK_FLOPS
+from thinkscale.learn.arithmetic import GPU_GIB, PEAK_FLOPS
 from thinkscale.stages.planning import make_plan, plan_table
 from thinkscale.stages.preflight import refusals
 from thinkscale.store.artifact import Artifact
@@ -180,3 +182,10 @@ def test_the_command_prints_the_plan_and_ends_with_1_where_a_run_would_be_refuse
 def test_a_deadline_that_names_no_moment_is_refused(tmp_path: Path, deadline: str) -> None:
     with pytest.raises(ValueError, match=r"deadline.* must be a moment, as 2026-12-24T18:00"):
         paper(tmp_path, f'deadline="{deadline}"')
+
+
+def test_what_a_report_loads_to_plan_and_meter_is_neither_ray_nor_torch() -> None:
+    modules = "thinkscale.stages.planning, thinkscale.stages.report, thinkscale.runtime.spend"
+    program = f"import sys, {modules}; print([name for name in ('ray', 'torch') if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -64,13 +64,3 @@ def _hindrance(config: Mapping[str, Any], family: str) -> str | None:
 def check_directory(directory: Path) -> None:
     """`check_trainable` of the model in a directory. Raises FileNotFoundError where it holds no config.json."""
     check_trainable(json.loads((directory / "config.json").read_text(encoding="utf-8")), directory.name)
-
-
-def parameter_count(config: Any) -> int:
-    """Weights in a model's matrices, by its config; of a mixture of experts those that a token meets."""
-    heads, width = config.num_attention_heads, config.hidden_size
-    head = getattr(config, "head_dim", None) or width // heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
-    layer = width * (2 * head * (heads + groups) + 3 * inner * (getattr(config, "num_experts_per_tok", None) or 1))
-    return int(config.num_hidden_layers * layer + config.vocab_size * width * (1 if config.tie_word_embeddings else 2))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from thinkscale.domain.campaign import Train
 from thinkscale.learn import packing
+from thinkscale.learn.arithmetic import model_flops, peak_flops
 from thinkscale.learn.masking import Sample
 from thinkscale.learn.model import PackedCausalLM
 
@@ -223,12 +224,6 @@ def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
     return norm
 
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
-"""Dense bfloat16 FLOP/s by datasheet, by a part of the device's name."""
-GPU_GIB = {"H100": 80, "H200": 141, "H800": 80, "A100": 80, "B200": 180, "L40S": 48}
-"""Memory by datasheet, of the largest of the name: what needs more fits nowhere."""
-
-
 def learning_rate_at(step: int, *, steps: int, peak: float, warmup_share: float) -> float:
     """Linear warm-up to `peak` over `warmup_share` of the steps, then cosine to 0.
 
@@ -238,30 +233,3 @@ def learning_rate_at(step: int, *, steps: int, peak: float, warmup_share: float)
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def attention_width(config: Any) -> int:
-    """Heads times head size of a transformers configuration."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(head * config.num_attention_heads)
-
-
-def matrix_parameters(config: Any, parameters: int) -> int:
-    """Weights that take part in matrix products: all but an embedding that is not the output as well."""
-    return parameters if config.tie_word_embeddings else parameters - config.vocab_size * config.hidden_size
-
-
-def model_flops(lengths: Iterable[int], config: Any, parameters: int, frozen: int = 0) -> float:
-    """FLOP that training needs for samples of these lengths: 6ND and causal attention; recomputation does not count.
-
-    `parameters`: all weights, a tied embedding once; `frozen`: those that need no gradient of their own.
-    """
-    still = matrix_parameters(config, frozen) if frozen else 0
-    linear = 6.0 * matrix_parameters(config, parameters) - 2.0 * still
-    quadratic: float = 6.0 * config.num_hidden_layers * attention_width(config)
-    return sum(linear * tokens + quadratic * tokens * tokens for tokens in lengths)
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, None where it is not known (a CPU)."""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)

@@ -49,29 +49,6 @@ def kept_widths(config: Any) -> tuple[float, float, float]:
     return 2 * hidden + attention + feed_forward, 2 * hidden + attention, hidden
 
 
-def cache_numbers(config: Any) -> int:
-    """Numbers that attention keeps of one token while decoding."""
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * head * (getattr(config, "num_key_value_heads", None) or heads) * config.num_hidden_layers)
-
-
-def training_gib(
-    config: Any, parameters: int, gpus: int, *, pack_tokens: int, share: float, lora: bool = False
-) -> float:
-    """Peak of a GPU: sharded state, gathered weights, a layer's gradients, a row's activations, the loss's chunk."""
-    outer = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    layer = (parameters - outer) / config.num_hidden_layers
-    # On one GPU everything stays gathered; on several two layers and what is around them.
-    gathered = 2 * parameters if gpus == 1 else 2 * (2 * layer + outer) + 6 * layer
-    nothing, _, everything = kept_widths(config)
-    kept = nothing - share * (nothing - everything)
-    activations = 2 * pack_tokens * (config.num_hidden_layers * kept + (nothing if share else 0))
-    output_gradient = 2 * config.vocab_size * config.hidden_size
-    state = (4 if lora else 16) * parameters / gpus
-    return float(state + gathered + activations + output_gradient + 2 * 2**30) / 2**30
-
-
 def _mix(layers: int, share: float, less: Recompute, more: Recompute) -> list[Recompute]:
     """`more` for a share of the layers, rounded up and spread evenly."""
     count = min(layers, -int(-(share * layers - 1e-9) // 1))

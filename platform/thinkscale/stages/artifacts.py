@@ -7,7 +7,7 @@ from typing import Any
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.learn.families import parameter_count
+from thinkscale.learn.arithmetic import parameter_count
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import ModelError, local_model

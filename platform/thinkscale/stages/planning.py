@@ -24,7 +24,7 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.reference import commented_toml
 from thinkscale.domain.source import AddedSource, Benchmark
 from thinkscale.forcing.sweep import curve_cells
-from thinkscale.learn.loop import PEAK_FLOPS, model_flops, peak_flops
+from thinkscale.learn.arithmetic import PEAK_FLOPS, model_flops, peak_flops
 from thinkscale.runtime.spend import Spending
 from thinkscale.stages.artifacts import campaign_artifact, is_complete, shape, weights
 from thinkscale.store.artifact import READERS, Artifact, ArtifactError, Manifest

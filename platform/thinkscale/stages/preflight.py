@@ -19,8 +19,7 @@ from thinkscale.domain.terms import check_terms
 from thinkscale.engines.factory import check_context
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import resolve_format
-from thinkscale.learn.loop import GPU_GIB
-from thinkscale.learn.recompute import cache_numbers, training_gib
+from thinkscale.learn.arithmetic import GPU_GIB, cache_numbers, training_gib
 from thinkscale.runtime.failure import ClusterError
 from thinkscale.runtime.segments import TASK_CPUS
 from thinkscale.runtime.session import owns_cluster
