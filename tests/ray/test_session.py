@@ -60,17 +60,17 @@ def started():
 
 wait_s = float(sys.argv.pop())
 stage = globals()[sys.argv.pop()]
-pipeline._work = lambda: {"report": stage}
+pipeline._work = lambda name: stage
 cli.main()
 """
 
 
 class Driver:
-    """`thinkscale report` of a campaign, whose stage is one of those above."""
+    """`thinkscale distill` of a campaign, whose stage is one of those above."""
 
     def __init__(self, root: Path, stage: str, wait_s: float = 3600) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WAITS, "report", str(TINY), "--root", str(root), stage, str(wait_s)],
+            [sys.executable, "-c", WAITS, "distill", str(TINY), "--root", str(root), stage, str(wait_s)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -189,7 +189,7 @@ def test_a_wrong_address_is_told_within_10_s_in_one_line(tmp_path: Path, address
     program = "from thinkscale.cli import main; main()"
     began = time.monotonic()
     out = subprocess.run(
-        [sys.executable, "-c", program, "report", str(TINY), "--root", str(tmp_path), "--address", address],
+        [sys.executable, "-c", program, "distill", str(TINY), "--root", str(tmp_path), "--address", address],
         capture_output=True,
         text=True,
     )
