@@ -1,0 +1,23 @@
+"""Every module of ours that is imported anywhere, in a function too, is there: the type checker lets it pass."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("place", ["platform", "tests", "benchmarks", "jobs"])
+def test_imported_modules_of_ours_exist(place: str) -> None:
+    found = {
+        (node.module or "", str(path.relative_to(ROOT)))
+        for path in sorted((ROOT / place).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("thinkscale.")
+    }
+    assert found
+    assert [each for each in sorted(found) if find_spec(each[0]) is None] == []
