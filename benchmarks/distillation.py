@@ -26,7 +26,7 @@ from recording import record
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from distilling import kill_and_resume, ledger
-from thinkscale.domain.campaign import Teacher
+from thinkscale.domain.models import Teacher
 from thinkscale.runtime.asking import Asking
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.store.filesystem import Store

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from thinkscale.domain.campaign import Serve
+from thinkscale.domain.models import Serve
 from thinkscale.engines.vllm import VllmEngine
 
 SHAPES = {

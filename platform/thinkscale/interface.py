@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from thinkscale.domain.campaign import FormatName, Serve, Thinker
 from thinkscale.domain.generation import Engine, Sampling, derived_seed
+from thinkscale.domain.models import FormatName, Serve, Thinker
 from thinkscale.domain.question import AnswerKind, Question, question_id
 from thinkscale.domain.sample import Budget, Thought, Verdict
 from thinkscale.engines.factory import build_engine

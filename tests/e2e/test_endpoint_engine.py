@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT
-from thinkscale.domain.campaign import Teacher
 from thinkscale.domain.generation import Engine, EngineError
+from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Attempt
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher

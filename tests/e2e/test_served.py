@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from engine_contract import CONTRACT
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Engine, Sampling
+from thinkscale.domain.models import Serve
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT, PROMPT
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Completion, Engine, EngineError, Request, Sampling
+from thinkscale.domain.models import Serve
 from thinkscale.engines.factory import build_engine
 from tiny_model import write_tiny_model
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Request, Sampling, TokenIds
+from thinkscale.domain.models import Serve
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import ModelTokenizer

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from ray import cloudpickle
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Engine, EngineDiedError, Request
+from thinkscale.domain.models import Serve
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.runtime.asks import GradeAll, answered, run_asks
 from thinkscale.runtime.engines import EngineSettings, MixedEnginesError

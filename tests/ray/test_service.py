@@ -17,8 +17,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from ray import serve
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Sampling
+from thinkscale.domain.models import Serve
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.domain.service import Service
 from thinkscale.engines.factory import build_engine

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from thinkscale.domain.campaign import Limits
 from thinkscale.domain.generation import StopAskingError
+from thinkscale.domain.models import Limits
 from thinkscale.domain.question import Question
 from thinkscale.runtime.limits import Pace
 from thinkscale.store.artifact import Artifact, ArtifactError, new_attempt

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine_contract import CONTRACT, PROMPT
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Completion, Engine, EngineError, Request, Sampling, TokenIds
+from thinkscale.domain.models import Serve
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from tiny_model import write_tiny_model

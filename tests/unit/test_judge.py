@@ -9,8 +9,8 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from thinkscale.domain.campaign import Judge
 from thinkscale.domain.generation import TokenIds
+from thinkscale.domain.models import Judge
 from thinkscale.domain.question import Question
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.engines.tokenizer import ModelTokenizer

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from families import FAMILIES as TOKENIZERS
 from thinkscale import pipeline
-from thinkscale.domain.campaign import Thinker, Train
+from thinkscale.domain.campaign import Train
+from thinkscale.domain.models import Thinker
 from thinkscale.learn.export import export_weights
 from thinkscale.learn.families import UnsupportedModelError, check_trainable
 from thinkscale.learn.model import load_model

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from thinkscale.domain.campaign import Limits
 from thinkscale.domain.generation import StopAskingError
+from thinkscale.domain.models import Limits
 from thinkscale.runtime.limits import Pace
 from thinkscale.store.filesystem import Store
 

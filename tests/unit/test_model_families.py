@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from families import FAMILIES, FIXTURES, Family
 from http_server import Running
 from thinkscale.cli import cli
-from thinkscale.domain.campaign import Model, Serve
 from thinkscale.domain.generation import Engine, Request, Sampling
+from thinkscale.domain.models import Model, Serve
 from thinkscale.domain.question import Trace
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.domain.service import Service
@@ -29,6 +29,7 @@ from thinkscale.engines.transformers import TransformersEngine
 from thinkscale.forcing.driver import Told, force
 from thinkscale.forcing.formats import ThinkingFormat, forcing_ids, literal, resolve_format
 from thinkscale.learn.masking import tokenize
+from thinkscale.runtime.failure import headline
 from thinkscale.server.api import OpenAiApi
 
 QUESTION = "What is 9 plus 6?"
@@ -323,6 +324,8 @@ def test_model_check_asks_for_a_format_that_cannot_be_found(tmp_path: Path) -> N
     directory = FAMILIES["llama3.1"].write(tmp_path)
     result = CliRunner().invoke(cli, ["model", "check", str(directory), "--json"])
     assert result.exit_code != 0
+    assert result.exception is not None
+    assert headline(result.exception).startswith("neither tokenizer nor chat template tells")  # no kind, no place
     assert "set model.format to" in str(result.exception)
 
 

@@ -16,8 +16,8 @@ import openai
 import pytest
 
 from http_server import Running
-from thinkscale.domain.campaign import Model
 from thinkscale.domain.generation import EngineDiedError, EngineError, EngineInfo
+from thinkscale.domain.models import Model
 from thinkscale.domain.service import Service
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
 from thinkscale.engines.tokenizer import ModelTokenizer

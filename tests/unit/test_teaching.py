@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from teacher_server import KEY, TeacherServer
-from thinkscale.domain.campaign import Teacher
 from thinkscale.domain.generation import StopAskingError
+from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Attempt
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher, spent_usd
 from thinkscale.store.filesystem import Store

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from thinkscale.chaos.s3 import free_ports
+from thinkscale.runtime.failure import ClusterError
 
 MARK = "THINKSCALE_CHAOS"
 STARTS_WITHIN_S = 90
@@ -23,10 +24,6 @@ OBJECT_STORE_BYTES = 200 << 20
 HEAD, DRIVER = "head", "driver"
 BUSY = re.compile(r"ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")
 """Titles of Ray's workers that hold an actor or run a task."""
-
-
-class ClusterError(RuntimeError):
-    """A node cannot be started."""
 
 
 class Cluster:

@@ -13,7 +13,7 @@ from thinkscale.cli.options import JSON, ROOT, WAIT, cli
 from thinkscale.domain.question import GRADED_KINDS, WITHHELD, AnswerKind
 
 if TYPE_CHECKING:
-    from thinkscale.domain.campaign import Judge
+    from thinkscale.domain.models import Judge
 
 
 @cli.command()
@@ -111,7 +111,7 @@ def compare(
 
 
 def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """CAMPAIGN, and as `judge` who grades its stored samples (domain.campaign.Judge; None: the rule graders)."""
+    """CAMPAIGN, and as `judge` who grades its stored samples (domain.models.Judge; None: the rule graders)."""
 
     @wraps(command)
     def judged(

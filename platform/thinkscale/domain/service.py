@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from thinkscale.domain.campaign import Gpus, Model, Serve, Share
+from thinkscale.domain.campaign import Gpus, Share
+from thinkscale.domain.models import Model, Serve
 from thinkscale.domain.source import Count, Section
 
 Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]

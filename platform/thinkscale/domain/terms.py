@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from thinkscale.domain.campaign import Campaign, Terms
+from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.models import Terms
 from thinkscale.domain.source import FilesSource
 
 

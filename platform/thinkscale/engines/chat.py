@@ -19,8 +19,8 @@ from typing import Any
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
-from thinkscale.domain.campaign import Teacher
 from thinkscale.domain.generation import EngineError, StopAskingError
+from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Status
 
 CONNECT_S = 30.0

@@ -6,8 +6,8 @@ import json
 from importlib import util
 from pathlib import Path
 
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Engine, EngineError
+from thinkscale.domain.models import Serve
 
 
 async def build_engine(directory: Path, serve: Serve, *, threads: int = 1) -> Engine:

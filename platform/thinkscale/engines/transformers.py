@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import Completion, EngineError, EngineInfo, OnTokens, Request
+from thinkscale.domain.models import Serve
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.ending import Continuation, check_request
 

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from thinkscale.domain.campaign import Serve
 from thinkscale.domain.generation import (
     Completion,
     EngineDiedError,
@@ -24,6 +23,7 @@ from thinkscale.domain.generation import (
     Sampling,
     TokenIds,
 )
+from thinkscale.domain.models import Serve
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.engines.vllm_forcing import SlotState, extra_args, forbid_first

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from thinkscale.domain.campaign import Thinker
 from thinkscale.domain.generation import TextStop, TokenIds
+from thinkscale.domain.models import Thinker
 from thinkscale.domain.sample import Budget
 from thinkscale.forcing.ending import text_stop
 
@@ -95,6 +95,10 @@ _MARKS = {"think": "</think>", "magistral": "[/THINK]", "gemma": "<channel|>", "
 """The control token by which a model is known to have been trained to think so."""
 
 
+class UnknownFormatError(ValueError):
+    """Nothing tells how a model thinks; the message says what to set."""
+
+
 def native_format(tokenizer: Tokenizer) -> ThinkingFormat | None:
     """The format that a model was trained to think in: as its export says, or by control tokens and template."""
     if tokenizer.tuned_format is not None:
@@ -108,7 +112,7 @@ def native_format(tokenizer: Tokenizer) -> ThinkingFormat | None:
 def resolve_format(model: Thinker, tokenizer: Tokenizer) -> ThinkingFormat:
     """The format that the settings name, or the one that the model was trained to think in; for other ChatML models s1.
 
-    Raises ValueError where none of them fits: the campaign must then name the format.
+    Raises UnknownFormatError where none of them fits: the campaign must then name the format.
     """
     if model.format == "custom":
         assert model.start is not None
@@ -121,7 +125,7 @@ def resolve_format(model: Thinker, tokenizer: Tokenizer) -> ThinkingFormat:
         return native
     if tokenizer.special_id("<|im_start|>") is not None:
         return S1
-    raise ValueError(
+    raise UnknownFormatError(
         "neither tokenizer nor chat template tells how the model thinks: set model.format to "
         f"{', '.join(map(repr, FORMATS))}, or to 'custom' with model.start and model.end"
     )

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from thinkscale.domain.campaign import Model
 from thinkscale.domain.generation import Sampling, TokenIds
+from thinkscale.domain.models import Model
 from thinkscale.domain.question import Trace
 from thinkscale.domain.sample import Budget
 from thinkscale.engines.tokenizer import PROBE, ModelTokenizer

@@ -16,8 +16,8 @@ from typing import Any
 
 from pyreqwest.multipart import FormBuilder, PartBuilder
 
-from thinkscale.domain.campaign import Teacher
 from thinkscale.domain.generation import EngineError, StopAskingError
+from thinkscale.domain.models import Teacher
 from thinkscale.engines.chat import AgainError, ChatEndpoint
 from thinkscale.store.filesystem import Store
 

@@ -14,8 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from thinkscale.domain.campaign import Campaign, Serve
+from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Engine, EngineDiedError, EngineError, EngineInfo
+from thinkscale.domain.models import Serve
 from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import TEMPLATE_DATE, ModelTokenizer

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from thinkscale.domain.campaign import Limits
 from thinkscale.domain.generation import StopAskingError
+from thinkscale.domain.models import Limits
 from thinkscale.store.filesystem import Store
 
 log = logging.getLogger(__name__)

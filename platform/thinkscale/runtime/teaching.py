@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from thinkscale.domain.campaign import Teacher, TokenPrices
 from thinkscale.domain.generation import EngineInfo, StopAskingError
+from thinkscale.domain.models import Teacher, TokenPrices
 from thinkscale.domain.question import Attempt
 from thinkscale.engines.chat import AgainError, ChatEndpoint, RefusedError, chat_body
 from thinkscale.forcing.reading import read_reply

@@ -14,8 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from thinkscale.domain.campaign import Campaign, Teacher
+from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Engine, Sampling, StopAskingError, derived_seed
+from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import TRACE_ANSWER, TRACES_BY, Attempt
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.tokenizer import ModelTokenizer

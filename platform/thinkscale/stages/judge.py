@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 import ray
-from thinkscale.domain.campaign import Judge
 from thinkscale.domain.generation import Engine, Request, Sampling, derived_seed
+from thinkscale.domain.models import Judge
 from thinkscale.domain.question import Question
 from thinkscale.domain.sample import Budget, Thought, Verdict
 from thinkscale.engines.tokenizer import ModelTokenizer

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale import grading
-from thinkscale.domain.campaign import Judge
+from thinkscale.domain.models import Judge
 from thinkscale.domain.question import Question
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.grading.pool import GradingPool

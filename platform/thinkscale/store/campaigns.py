@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from thinkscale.domain.campaign import Campaign, Judge
+from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.models import Judge
 from thinkscale.domain.reference import sections_in
 from thinkscale.domain.service import Service
 from thinkscale.domain.source import FilesSource
