@@ -388,6 +388,8 @@ TEXTS = [
     (r"\text{the set of all even numbers}", r"\boxed{\text{the set of all even numbers}}"),
     (r"\text{more than four words in a box}", r"\boxed{\text{more than four words in a box}}"),
     ("DNE", "Answer: The limit does not exist."),
+    ("DNE", "The limit of $f(x)$ does not exist."),
+    (r"\emptyset", "Hence there are no real solutions."),
     ("does not exist", r"\boxed{\text{DNE}}"),
     ("9:45 a.m.", "Answer: 9:45 AM"),
     ("9:45 AM", r"\boxed{9{:}45 \text{ a.m.}}"),

@@ -244,6 +244,9 @@ def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None
     return None if answer is None else Found(answer, whole)
 
 
+_NOTHING = re.compile(r"\b(does(?: not|n't) exist|no (?:real )?solutions?(?: exists?)?)[\s.$*!]*$", re.IGNORECASE)
+
+
 def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> str | None:
     """The answer of a response that announces none: what stands last."""
     stripped = _EMPTY_MARKER.sub("", text).strip()
@@ -257,6 +260,8 @@ def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> s
     if kind == "text":
         return clean("\n".join(rows[-lines:])) or None
     stripped = stripped[: len(stripped) - len(rows[-1])] + without_explanation(rows[-1])
+    if kind == "math" and (nothing := _NOTHING.search(stripped[-60:])):
+        return nothing[1]
     if kind == "integer":
         return number_text(stripped) or last_number(stripped)
     if formulas := formulas_in(stripped):
