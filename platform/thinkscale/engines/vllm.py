@@ -252,10 +252,7 @@ def _sampling_params(request: Request, eos_ids: tuple[int, ...], *, every_token:
 
 
 def _set_environment() -> None:
-    """Before vLLM is imported; what the user has set stays, but for the runner."""
-    # Logits processors by class path have two interfaces; from 0.31 on GPUs take the V2 runner and its own by
-    # default, and refuse V1 classes. All of 0.26 to 0.32 run V1 classes on the V1 runner.
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    """Before vLLM is imported; what the user has set stays."""
     for name, value in {
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",  # models are local directories: vLLM would still ask the hub about them
@@ -270,6 +267,7 @@ def _set_cpu_environment(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray sets 1 in its workers
     # Threads that spin at barriers, the default, slow each other tenfold once cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the other needs Triton
     # vLLM would bind its threads to the machine's first cores: two replicas would share one core.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     # One process for the engine core and its only worker instead of two: half the start.

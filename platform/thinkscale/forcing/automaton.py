@@ -130,9 +130,17 @@ class ForcingAutomaton:
         self._mask_values = tensor(rows, 3 * MAX_STOPS, fill=float("inf"), dtype=torch.float32)
         self._graph = self._record() if self.device.type == "cuda" else None
 
-    def assign(self, requests: Mapping[int, ForcingSpec | Sequence[int]]) -> None:
-        """Put requests into slots: their specs, or, for one that is not forced, ids that may not come first."""
+    def assign(
+        self, requests: Mapping[int, ForcingSpec | Sequence[int]], states: Mapping[int, list[int]] | None = None
+    ) -> None:
+        """Put requests into slots: their specs, or, for one that is not forced, ids that may not come first.
+
+        `states`: rows of the state of those that had begun in another slot.
+        """
         entries = [_forced(spec) if isinstance(spec, ForcingSpec) else _first(spec) for spec in requests.values()]
+        for number, slot in enumerate(requests):
+            if states and slot in states:
+                entries[number] = (states[slot], *entries[number][1:])
         where = self._upload(list(requests), torch.int64)
         targets = (self.state, self._script, self._stops, self._eos, self._first, self._openings)
         for target, column in zip(targets, zip(*entries, strict=True), strict=True):
