@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from engine_contract import CONTRACT, PROMPT
-from thinkscale.domain.generation import Completion, Engine, EngineError, Request, Sampling
+from thinkscale.domain.generation import Completion, Engine, EngineDiedError, Request, Sampling
 from thinkscale.domain.models import Serve
 from thinkscale.engines.factory import build_engine
+from thinkscale.engines.vllm import VllmEngine
 from tiny_model import write_tiny_model
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'thinkscale[vllm]'")
@@ -75,18 +76,23 @@ def test_seeded_prompts_beyond_one_step(engine: tuple[Engine, asyncio.Runner]) -
     assert runner.run(ask()) == runner.run(ask())
 
 
-def test_a_dead_engine_says_so(engine: tuple[Engine, asyncio.Runner]) -> None:
-    """Last of this module: it kills the engine's process."""
-    built, runner = engine
-
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["hung", "dead"])
+def test_a_dead_or_hung_engine_says_so(tiny_model: Path, how: signal.Signals) -> None:
     async def ask() -> None:
+        built = await build_engine(tiny_model, Serve(dtype="float32", context_tokens=512, max_concurrent_sequences=32))
+        assert isinstance(built, VllmEngine)
         long = asyncio.ensure_future(built.generate(Request(prompt_ids=PROMPT, max_tokens=500)))
         await built.generate(Request(prompt_ids=PROMPT, max_tokens=1))
-        for process in multiprocessing.active_children():
-            process.kill()
-        with pytest.raises(EngineError, match="died"):
+        built.check()
+        built.hung_s = 1.0
+        for process in built._llm.engine_core.resources.engine_manager.processes:
+            os.kill(process.pid, how)
+        with pytest.raises(EngineDiedError, match="died"):
             await long
-        with pytest.raises(EngineError, match="died"):
+        with pytest.raises(EngineDiedError, match="died"):
+            built.check()
+        with pytest.raises(EngineDiedError, match="died"):
             await built.generate(Request(prompt_ids=PROMPT, max_tokens=1))
+        await built.close()
 
-    runner.run(ask())
+    asyncio.run(asyncio.wait_for(ask(), 120))

@@ -62,6 +62,9 @@ class OwnEngine:
     async def generate(self, request: thinkscale.Request, on_tokens: object = None) -> thinkscale.Completion:
         return thinkscale.Completion(ids=self._ids[: request.max_tokens], finish="length")
 
+    def check(self) -> None:
+        return
+
     async def close(self) -> None:
         pass
 

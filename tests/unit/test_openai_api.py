@@ -414,6 +414,9 @@ class BrokenEngine:
                 on_tokens((token,))
         raise EngineDiedError("out of memory")
 
+    def check(self) -> None:
+        raise EngineDiedError("out of memory")
+
     async def close(self) -> None:
         pass
 
@@ -428,6 +431,7 @@ def test_a_dead_engine_is_an_error_that_is_passed_on(tokenizer: ModelTokenizer) 
         with pytest.raises(openai.APIError, match="out of memory"):
             list(chat(client, stream=True))
         assert len(died) == 2
+        assert get(running, "/health", {}) == 503
     finally:
         running.stop()
 

@@ -146,6 +146,9 @@ class Engine(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Raises EngineDiedError where the engine is known to have died. Returns at once."""
+
     async def close(self) -> None:
         """Free the device. No request may be under way."""
         ...

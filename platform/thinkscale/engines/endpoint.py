@@ -102,6 +102,9 @@ class EndpointEngine:
             raise EngineError(f"{self.info.device} ended a completion after {len(continuation.ids)} tokens, no stop")
         return completion
 
+    def check(self) -> None:
+        return
+
     async def close(self) -> None:
         await self._client.close()
 

@@ -94,6 +94,9 @@ class ScriptedEngine:
         finally:
             self.under_way -= 1
 
+    def check(self) -> None:
+        return
+
     async def close(self) -> None:
         pass
 

@@ -69,6 +69,9 @@ class TransformersEngine:
             self._worker = asyncio.create_task(self._work())
         return await row.done
 
+    def check(self) -> None:
+        return
+
     async def close(self) -> None:
         del self._model
         if self._torch.cuda.is_available():

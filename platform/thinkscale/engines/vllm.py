@@ -7,6 +7,7 @@ completions come out as ids, and vLLM itself loads no tokenizer.
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -45,6 +46,16 @@ CPU_STEP_TOKENS = 4096
 """Prompt tokens of one step where there is no GPU, at least."""
 
 
+TOKENS_A_MESSAGE = 8
+"""Tokens that a GPU's engine tells of at once, where somebody watches: each message costs the event loop time."""
+
+PING_EVERY_S = 5.0
+HUNG_S = {"cpu": 120.0, "cuda": 20.0}
+"""How long an engine may take to answer a ping, between two of its steps, before it counts as hung and is killed."""
+
+DEAD = "vLLM's engine process has died (out of memory?) or hung: start a new engine"
+
+
 class VllmEngine:
     """One AsyncLLM; its engine core runs in a process of its own. Bound to the event loop it was started in."""
 
@@ -54,6 +65,8 @@ class VllmEngine:
         self._asked: dict[str, asyncio.Future[SlotState]] = {}
         """Ended forced requests whose outcome is not here yet, by key."""
         self._asking: asyncio.Task[None] | None = None
+        self.hung_s = HUNG_S["cpu" if info.device == "cpu" else "cuda"]
+        self._pinging = asyncio.create_task(self._ping())
 
     @classmethod
     async def start(
@@ -87,6 +100,7 @@ class VllmEngine:
         else:
             options["gpu_memory_utilization"] = serve.gpu_memory_share
             options["tensor_parallel_size"] = serve.tensor_parallel
+            options.setdefault("stream_interval", TOKENS_A_MESSAGE)
         arguments = AsyncEngineArgs(
             model=str(directory),
             max_model_len=context_tokens,
@@ -130,8 +144,8 @@ class VllmEngine:
         watched = on_tokens is not None or request.needs_watching
         parameters = _sampling_params(request, self.info.eos_ids, every_token=watched)
         async with contextlib.aclosing(self._tokens(request.prompt_ids, parameters)) as tokens:
-            async for token in tokens:
-                completion = continuation.add(token)
+            async for come in tokens:
+                completion = continuation.add(*come)
                 if completion is not None:
                     return completion
         raise EngineError(f"vLLM ended a request after {len(continuation.ids)} tokens without a stop or its length")
@@ -169,18 +183,19 @@ class VllmEngine:
         come: list[int] = []
         try:
             async with contextlib.aclosing(self._tokens(prompt_ids, parameters)) as tokens:
-                async for token in tokens:
-                    if token in self.info.eos_ids:
+                async for new in tokens:
+                    told = tuple(itertools.takewhile(lambda token: token not in self.info.eos_ids, new))
+                    come += told
+                    if on_tokens is not None and told:
+                        on_tokens(told)
+                    if len(told) < len(new):
                         break
-                    come.append(token)
-                    if on_tokens is not None:
-                        on_tokens((token,))
         finally:
             outcome = self._outcome(key)  # also where the call was cancelled: it frees the slot
         return read_thought(await outcome, tuple(come), spec, len(prompt_ids))
 
-    async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[int, None]:
-        """A request's tokens as vLLM tells of them; closing it before its end aborts the request."""
+    async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[TokenIds, None]:
+        """A request's tokens as vLLM tells of them, some at a time; closing it before its end aborts the request."""
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -188,10 +203,9 @@ class VllmEngine:
         try:
             async with contextlib.aclosing(self._llm.generate(prompt, parameters, uuid.uuid4().hex)) as stream:
                 async for output in stream:
-                    for token in output.outputs[0].token_ids:
-                        yield token
+                    yield tuple(output.outputs[0].token_ids)
         except EngineDeadError as error:
-            raise EngineDiedError("vLLM's engine process has died (out of memory?): start a new engine") from error
+            raise EngineDiedError(DEAD) from error
         except EngineGenerateError as error:
             raise EngineError(f"vLLM failed on a request: {error.__cause__ or error}") from error
 
@@ -222,7 +236,30 @@ class VllmEngine:
                     future.set_exception(EngineError(str(problem)))
                     future.exception()  # a cancelled call never reads it
 
+    def check(self) -> None:
+        if self._llm.errored:
+            raise EngineDiedError(DEAD)
+
+    async def _ping(self) -> None:
+        """Kill an engine that hangs: whoever waits for it gets the error that its death is."""
+        import psutil  # comes with vLLM
+
+        while True:
+            await asyncio.sleep(min(PING_EVERY_S, self.hung_s))
+            try:
+                async with asyncio.timeout(self.hung_s):
+                    await self._llm.collective_rpc("thinkscale_outcomes", args=([],))
+            except TimeoutError:
+                for process in self._llm.engine_core.resources.engine_manager.processes:
+                    parent = psutil.Process(process.pid)
+                    for each in (*parent.children(recursive=True), parent):
+                        each.kill()
+                return
+            except Exception:  # it has died, which vLLM itself tells whoever waits
+                return
+
     async def close(self) -> None:
+        self._pinging.cancel()
         self._llm.shutdown()
         del self._llm
         gc.collect()  # it shuts down once more when it is deleted, which fails if that is at the interpreter's end

@@ -85,16 +85,20 @@ class _Split:
         """Tokens of the delimiter that are still to come; -1 while thinking."""
 
     def __call__(self, come: TokenIds) -> None:
+        parts: dict[Part, list[int]] = {"thinking": [], "answer": []}
         for token in come:
             if self._closing == 0:
-                self._tell(Told("answer", (token,)))
+                parts["answer"].append(token)
             elif self._closing > 0:
                 self._closing -= 1
             elif token == self._end:
                 self._closing = self._close - 1
             elif self._left > 0:  # at the cap a newline may come before the delimiter: no thinking
                 self._left -= 1
-                self._tell(Told("thinking", (token,)))
+                parts["thinking"].append(token)
+        for part, ids in parts.items():
+            if ids:
+                self._tell(Told(part, tuple(ids)))
 
 
 async def run(engine: Engine, program: Program, tell: Tell | None = None) -> Any:

@@ -109,8 +109,19 @@ class Continuation:
         self._match = None if request.stop_text is None else Match(request.stop_text)
         self.ids: list[int] = []
 
-    def add(self, token: int) -> Completion | None:
-        """Take the next id; the completion, once this id completes it."""
+    def add(self, *tokens: int) -> Completion | None:
+        """Take the next ids; the completion, once one of them completes it. Those behind that one are dropped."""
+        completion, taken = None, 0
+        for token in tokens:
+            completion = self._take(token)
+            taken += completion is None or completion.finish == "length"
+            if completion is not None:
+                break
+        if taken and self._on_tokens is not None:
+            self._on_tokens(tokens[:taken])
+        return completion
+
+    def _take(self, token: int) -> Completion | None:
         self.ids.append(token)
         for stop in self._stops.get(token, ()):
             if tuple(self.ids[-len(stop) :]) == stop:
@@ -118,8 +129,6 @@ class Continuation:
         if self._match is not None and self._match.push(token):
             ids, stop_ids = self._match.split(self.ids)
             return Completion(ids=ids, finish="stop", stop_ids=stop_ids)
-        if self._on_tokens is not None:
-            self._on_tokens((token,))
         if len(self.ids) >= self._max_tokens:
             return Completion(ids=tuple(self.ids), finish="length")
         return None

@@ -82,7 +82,7 @@ class OpenAiApi:
                 route("/v1/completions", partial(self._complete, CompletionBody, completion_choices), "POST"),
                 route("/v1/models", self._models, "GET"),
                 route("/v1/models/{name:path}", self._model, "GET"),
-                Route("/health", _health, methods=["GET"]),
+                Route("/health", self._health, methods=["GET"]),
                 Route("/metrics", self._figures, methods=["GET"]),
             ],
             exception_handlers={HTTPException: _http_error},
@@ -107,6 +107,14 @@ class OpenAiApi:
         if not isinstance(response, StreamingResponse):  # which ends its exchange itself
             exchange.end(response.status_code, outcomes)
         return response
+
+    async def _health(self, request: HttpRequest) -> Response:
+        try:
+            self._engine.check()
+        except EngineError as error:
+            problem = self._explained(error)
+            return JSONResponse(problem.body(), problem.status)
+        return Response()
 
     async def _figures(self, request: HttpRequest) -> Response:
         texts = [self.metrics.text()] if self._all_figures is None else await self._all_figures()
@@ -213,15 +221,20 @@ class OpenAiApi:
         try:
             yield _events(reply.beginning(len(choices)))
             while len(outcomes) < len(choices):
-                index, come = await queue.get()
-                if isinstance(come, Exception):
-                    problem = self._explained(come)
-                    status = problem.status
-                    yield _events([problem.body()])
-                    return
-                if isinstance(come, Outcome):
-                    outcomes[index] = come
-                yield _events(reply.part(index, come))
+                news = [await queue.get()]
+                while not queue.empty():  # under load several come at once: they go as one message
+                    news.append(queue.get_nowait())
+                events = b""
+                for index, come in news:
+                    if isinstance(come, Exception):
+                        problem = self._explained(come)
+                        status = problem.status
+                        yield events + _events([problem.body()])
+                        return
+                    if isinstance(come, Outcome):
+                        outcomes[index] = come
+                    events += _events(reply.part(index, come))
+                yield events
             status = 200
             yield _events(reply.last_part(outcomes.values())) + b"data: [DONE]\n\n"
         finally:
@@ -234,10 +247,6 @@ class OpenAiApi:
 
 def _events(bodies: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n" for body in bodies)
-
-
-async def _health(request: HttpRequest) -> Response:
-    return Response()
 
 
 async def _http_error(request: HttpRequest, error: Exception) -> Response:
