@@ -22,22 +22,39 @@ SHAPES = {
 TOKENIZER_IDS = 512
 """Ids that the tokenizer knows: one in 512 tokens of a random model ends its thinking."""
 
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
-def write_shape(name: str, directory: Path) -> Path:
-    """Config and tokenizer of a shape; the weights are vLLM's dummy ones."""
-    from tokenizers import Tokenizer, models
+
+def write_shape(name: str, directory: Path, *, weights: bool = False) -> Path:
+    """Config and tokenizer of a shape, whose end-of-text id is never sampled; random weights, or vLLM's dummy ones."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config
 
     shape = SHAPES[name]
-    words = {f"t{i}": i for i in range(TOKENIZER_IDS - 1)} | {"\n": TOKENIZER_IDS - 1}
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="t0"))).save_pretrained(
-        directory
-    )
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {text: i for i, text in enumerate([*letters, *(f"t{i}" for i in range(len(letters), TOKENIZER_IDS))])}
+    tokenizer = Tokenizer(models.BPE(words, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(directory)
     config = Qwen2Config(
         **shape, max_position_embeddings=32768, rope_theta=1e6, tie_word_embeddings=name != "7b", dtype="bfloat16"
     )
     config.architectures = ["Qwen2ForCausalLM"]
+    config.eos_token_id = SHAPES[name]["vocab_size"] - 1
     config.save_pretrained(directory)
+    if weights:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(directory)
+        torch.cuda.empty_cache()
     return directory
 
 

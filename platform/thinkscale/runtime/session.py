@@ -263,7 +263,8 @@ def _watch(
     context, node, directory = ray.get_runtime_context(), cast(Any, ray_worker._global_node), cast(Path, _directory)
     processes = [(kind, each.process) for kind in ("gcs_server", "raylet") for each in node.all_processes.get(kind, [])]
     me = ray.NodeID.from_hex(context.get_node_id())
-    gcs = None if processes else GcsClient(address=context.gcs_address)
+    address = context.gcs_address
+    gcs = None if processes else GcsClient(address=address)
     heard = time.monotonic()
     while not lost and not leaving.wait(WATCH_EVERY_S):
         why = next((f"its {kind} died" for kind, process in processes if process.poll() is not None), "")
@@ -274,7 +275,7 @@ def _watch(
             except ray.exceptions.RpcError:
                 why = f"no answer for {SILENT_S:.0f} s" if time.monotonic() - heard > SILENT_S else ""
         if why and not leaving.is_set():
-            lost.append(ClusterLostError(f"the Ray cluster at {context.gcs_address} is lost: {why}"))
+            lost.append(ClusterLostError(f"the Ray cluster at {address} is lost: {why}"))
     for _ in range(ENDING_TRIES if lost else 0):  # again, where the first one is held up in ending
         ending.interrupt(lost[0])
         if over.wait(ENDING_S / ENDING_TRIES):
