@@ -1,7 +1,5 @@
 """The s1 recipe (simple test-time scaling) as a platform on Ray.
-
-What is worth importing loads when it is first used: see docs/python.md.
-"""
+What is worth importing loads when it is first used: see docs/python.md."""
 
 from importlib import import_module
 from typing import Any

@@ -1,8 +1,6 @@
 """What is worth importing: evaluating a model on a list of questions, and forcing thinking on an engine of one's own.
-
 Everything here runs in this process, without Ray and without files. `import thinkscale` loads none of it; its names
-stand in `thinkscale` itself.
-"""
+stand in `thinkscale` itself."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ class Evaluated:
     num_waits: int
     thinking: str
     answer: str
-    thought: Thought
-    """The same in token ids: how thinking ended, which tokens were forced."""
+    thought: Thought  # the same in token ids: how thinking ended, which tokens were forced
     verdict: Verdict
 
 

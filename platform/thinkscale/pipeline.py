@@ -1,8 +1,6 @@
 """The stages in order: the table of contents of the whole system.
-
-Each stage reads artifacts and writes one; a stage whose artifact is complete does nothing. Knows nothing of
-how a stage works, only what comes before what. Importing it loads nothing heavy.
-"""
+Each stage reads artifacts and writes one; a stage whose artifact is complete does nothing. Knows nothing of how a stage
+works, only what comes before what. Importing it loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -29,14 +27,11 @@ STAGES = {
     "train": "the base model fine-tuned on the traces",
     "evaluate": "every model on every benchmark over the grid of budgets",
     "report": "the scaling curve, the costs and the samples on one page",
-}
-"""Every stage and what it makes, in order."""
+}  # every stage and what it makes, in order
 
 FIRST, LAST = next(iter(STAGES)), list(STAGES)[-1]
 
-
-OF_EVALUATION = ("benchmarks", "evaluate", "report")
-"""The stages of a campaign without a pool."""
+OF_EVALUATION = ("benchmarks", "evaluate", "report")  # the stages of a campaign without a pool
 
 _WORK = {"benchmarks": "build_benchmarks", "difficulty": "score_difficulty"}
 """The function in a stage's module, where it is not called as the stage."""

@@ -1,9 +1,6 @@
-"""Questions from procedural generators (reasoning-gym), seeded: families whose answers are unique.
-
-Owns which families there are, how each is asked so that the answer is unambiguous, and how it is graded.
-The n-th question of a family depends on the seed and the family's parameters alone, not on how many are
-made or in what pieces.
-"""
+"""Questions from procedural generators (reasoning-gym), seeded: families whose answers are unique. Owns which families
+there are, how each is asked so that the answer is unambiguous, and how it is graded. The n-th question of a family
+depends on the seed and the family's parameters alone, not on how many are made or in what pieces."""
 
 import hashlib
 import re
@@ -30,10 +27,8 @@ class Family:
     kind: AnswerKind
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Generator parameters that make its answers unambiguous; a campaign's come on top."""
-    ask: Callable[[Metadata], str] | None = None
-    """The question from the metadata; None: the generator's own wording."""
-    answer: Callable[[Metadata], str] | None = None
-    """The reference answer from the metadata; None: the generator's own."""
+    ask: Callable[[Metadata], str] | None = None  # the question from the metadata; None: the generator's own wording
+    answer: Callable[[Metadata], str] | None = None  # the reference answer from the metadata; None: the generator's own
 
 
 def _as_generated(kind: AnswerKind, *names: str) -> dict[str, Family]:
@@ -159,9 +154,7 @@ class Share:
 
 def shares(families: Sequence[str], rows: int, segment_rows: int) -> list[list[Share]]:
     """`rows` questions spread evenly over the families (the first ones get the rest), in segments.
-
-    Raises ProceduralError where a family is unknown or named twice.
-    """
+    Raises ProceduralError where a family is unknown or named twice."""
     for family in families:
         if family not in FAMILIES:
             raise ProceduralError(
@@ -179,10 +172,7 @@ def shares(families: Sequence[str], rows: int, segment_rows: int) -> list[list[S
 def generate(
     share: Share, *, source: str, seed: int, parameters: Mapping[str, Any], licence: str | None
 ) -> list[Question]:
-    """The questions of a share.
-
-    Raises ProceduralError where reasoning-gym is missing or refuses the parameters.
-    """
+    """The questions of a share. Raises ProceduralError where reasoning-gym is missing or refuses the parameters."""
     family = FAMILIES[share.family]
     chosen = {**family.parameters, **parameters}
     dataset = _dataset(share.family, seed, chosen, size=share.stop)

@@ -1,7 +1,5 @@
 """A private Ray cluster of several nodes on this machine, whose processes can be found and killed.
-
-A process is known by a variable that it inherits, whoever its parent becomes. Knows nothing of campaigns.
-"""
+A process is known by a variable that it inherits, whoever its parent becomes. Knows nothing of campaigns."""
 
 import os
 import re

@@ -15,18 +15,15 @@ from thinkscale.store.filesystem import Store
 
 IDS = ("sample_id", "id", "question_id")
 SAME_IN_MANIFESTS = ("schema", "rows", "config", "dropped")
-WEIGHT_TOLERANCE = 1e-4
-"""Between weights trained at one go and with resumptions."""
+WEIGHT_TOLERANCE = 1e-4  # between weights trained at one go and with resumptions
 ATTEMPT = re.compile(r"(?<=[-.])[0-9a-f]{8,32}(?=[./]|$)|(?<=\.probe-)[0-9a-f]+")
 """What two runs name differently in a path."""
 
 
 def compare(name: str, undisturbed: Store, disturbed: Store) -> dict[str, Counter[str]]:
     """Compare the campaigns of this name below two roots, artifact by artifact.
-
     Returns rows (dropped ones apart) and files of weights that are `lost`, `doubled` and `different`, by where; and the
-    files that are `left` below the root and that the undisturbed run has not.
-    """
+    files that are `left` below the root and that the undisturbed run has not."""
     found: dict[str, Counter[str]] = {what: Counter() for what in ("lost", "doubled", "different")}
     paths = [path.removesuffix("/manifest.json") for path in undisturbed.files(name, recursive=True)
              if path.endswith("/manifest.json")]  # fmt: skip

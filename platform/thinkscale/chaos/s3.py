@@ -1,7 +1,5 @@
-"""A real S3 server on loopback (SeaweedFS, from PyPI), and a seeded proxy that does what networks do on bad days.
-
-The proxy also counts how often each segment's rows were written: what was redone. Knows nothing of processes or kills.
-"""
+"""A real S3 server on loopback (SeaweedFS, from PyPI), and a seeded proxy that does what networks do on bad days. The
+proxy also counts how often each segment's rows were written: what was redone. Knows nothing of processes or kills."""
 
 import asyncio
 import os
@@ -25,15 +23,13 @@ from thinkscale.store.filesystem import Store, StoreError
 
 FAULTS = ("slow_down", "reset", "reset_after", "cut", "latency")
 """503 SlowDown; the connection ends before or after the server has heard the request; half an answer; a wait."""
-BURST_FAULTS = (*FAULTS, "expired")
-"""Expired credentials end a client's try for good: they come in bursts alone."""
+BURST_FAULTS = (*FAULTS, "expired")  # expired credentials end a client's try for good: they come in bursts alone
 BURST_S, BURST_SHARE, LATENCY_S = 5.0, 0.5, 2.0
 PART = re.compile(r"(?P<segment>.+/part-[^/]+)-(?P<attempt>[0-9a-f]+)\.parquet$")
 ERRORS = {"slow_down": (503, "SlowDown", "Please reduce your request rate."),
           "expired": (403, "ExpiredToken", "The provided token has expired.")}  # fmt: skip
 OF_CONNECTIONS = {"connection", "keep-alive", "transfer-encoding", "expect"}
-ADDED = {"User-Agent", "Accept", "Accept-Encoding", "Content-Type"}
-"""Headers that the client would add."""
+ADDED = {"User-Agent", "Accept", "Accept-Encoding", "Content-Type"}  # headers that the client would add
 
 
 class Proxy:
@@ -149,9 +145,7 @@ ROOT = "s3://bkt"
 
 class S3Server:
     """A server with one bucket, ROOT. While it is entered, this process's environment points at it.
-
-    `directory`: where it keeps its objects. Raises StoreError where SeaweedFS is not installed, or does not answer.
-    """
+    `directory`: where it keeps its objects. Raises StoreError where SeaweedFS is not installed, or does not answer."""
 
     def __init__(self, directory: Path) -> None:
         weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")

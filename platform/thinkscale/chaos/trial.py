@@ -1,8 +1,6 @@
 """A campaign run once in peace and then, copy after copy, under kills and faults of storage; the copies are compared.
-
 Owns when what is killed, resuming as a user would (the same command again), and the verdict. The campaign runs in
-processes of its own, as `thinkscale run` starts them.
-"""
+processes of its own, as `thinkscale run` starts them."""
 
 import itertools
 import json
@@ -36,14 +34,11 @@ TITLES = {
     "replica": (re.compile("ray::ServeReplica"),),
     # A process that is an engine; where there is none, one that holds one.
     "engine": (re.compile("VLLM::EngineCore"), re.compile(r"ray::(ServeReplica|MapWorker\(MapBatches\(_Transformer)")),
-}
-"""Of the processes that are killed as such."""
+}  # of the processes that are killed as such
 NODES, TICK_S, KILLS_A_COPY = 3, 0.2, 10
-FAULT_SHARE = 0.02
-"""Of S3's answers, in copies."""
+FAULT_SHARE = 0.02  # of S3's answers, in copies
 NODE_BACK_S, STORE_BACK_S, ENDS_WITHIN_S = 5.0, 3.0, 20.0
-RUNS_A_KILL = 5
-"""Runs in a row that may fail since the last kill."""
+RUNS_A_KILL = 5  # runs in a row that may fail since the last kill
 PATIENCE_S, HEAD_PATIENCE_S = 240.0, 60.0
 """A run hangs that takes longer, since its start or the last kill, than twice the undisturbed one and this; or than
 this alone after the cluster has lost its head."""
@@ -59,12 +54,9 @@ class ChaosError(RuntimeError):
 class Moment:
     """Of the undisturbed run."""
 
-    stage: int
-    """Its place in the order."""
-    after_s: float
-    """Since the stage began."""
-    kinds: frozenset[str]
-    """What could have been killed."""
+    stage: int  # its place in the order
+    after_s: float  # since the stage began
+    kinds: frozenset[str]  # what could have been killed
 
 
 @dataclass(kw_only=True)
@@ -77,21 +69,15 @@ class Findings:
     """How many rows are missing, by where; likewise doubled and different ones."""
     doubled: Counter[str] = field(default_factory=Counter)
     different: Counter[str] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
-    """Processes and files that an undisturbed run does not leave."""
-    redone: int = 0
-    """Segments whose rows were written again."""
-    open_segments: int = 0
-    """Over all kills, the segments that were begun or next: more may not be redone."""
-    hangs: int = 0
-    """Runs that went neither on nor out, so that they had to be ended."""
+    left: Counter[str] = field(default_factory=Counter)  # processes and files that an undisturbed run does not leave
+    redone: int = 0  # segments whose rows were written again
+    open_segments: int = 0  # over all kills, the segments that were begun or next: more may not be redone
+    hangs: int = 0  # runs that went neither on nor out, so that they had to be ended
     errors: list[str] = field(default_factory=list)
     """Copies, stages, exit codes and last words of runs that ended with an error."""
     undisturbed_s: float = 0.0
-    time_lost_s: float = 0.0
-    """By which the copies took longer, together."""
-    faults: dict[str, int] = field(default_factory=dict)
-    """Of storage, by kind."""
+    time_lost_s: float = 0.0  # by which the copies took longer, together
+    faults: dict[str, int] = field(default_factory=dict)  # of storage, by kind
 
     def as_dict(self) -> dict[str, Any]:
         """Its fields as JSON values (`asdict` would make counters of a counter's items)."""
@@ -144,13 +130,10 @@ class _Run:
 
     process: psutil.Popen
     log: Path
-    stages: list[str] = field(default_factory=list)
-    """Begun so far."""
+    stages: list[str] = field(default_factory=list)  # begun so far
     stage_began: float = 0.0
-    since: float = field(default_factory=time.monotonic)
-    """When it was started, or what it stands on was last killed."""
-    lost: str | None = None
-    """The driver or the head, once it was killed."""
+    since: float = field(default_factory=time.monotonic)  # when it was started, or what it stands on was last killed
+    lost: str | None = None  # the driver or the head, once it was killed
 
     @property
     def after_s(self) -> float:

@@ -1,8 +1,6 @@
 """Which pool questions give away a benchmark: candidates by shared n-grams or embeddings, then a verdict.
-
-Owns what counts as a leak. The plain rule (any shared 8-gram) hits boilerplate; here shared text counts by
-how rare it is, and must make up most of the benchmark question. Knows nothing of where rows come from.
-"""
+Owns what counts as a leak. The plain rule (any shared 8-gram) hits boilerplate; here shared text counts by how rare it
+is, and must make up most of the benchmark question. Knows nothing of where rows come from."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,27 +24,18 @@ from thinkscale.curate.fingerprints import (
 )
 from thinkscale.curate.normalise import Hashes, mask, mask_letters, numbers, shingles, tokens
 
-SHARED_WEIGHT = 2.0
-"""Pairs that share so much rare text are examined too, n-gram or not."""
+SHARED_WEIGHT = 2.0  # pairs that share so much rare text are examined too, n-gram or not
 SAME_NUMBERS_OVERLAP = 0.5
 """Share of the benchmark question's rare text, numbers as they are, from which a question is a leak."""
-OTHER_NUMBERS_OVERLAP = 0.75
-"""The same with numbers masked: a question reworded with other numbers."""
-LEAST_WEIGHT = 3.0
-"""Rare shingles that must be shared for a verdict on a part of the text."""
-TELLING_DIGITS = 2
-"""Digits of all numbers together from which equal numbers are no chance."""
-TELLING_NUMBERS_WORDS = 0.5
-"""Share of the pairs of words that a question with the same telling numbers must have."""
-COPY_OVERLAP = 0.5
-"""Questions with the same numbers and so much of the text count as copies of one, not as boilerplate."""
-TEMPLATE_OVERLAP = 0.8
-"""Of procedural questions with the same numbers: how much of all text must agree."""
-TEMPLATE_NUMBERS = 3
-"""Fewer numbers agree by chance: then all words must agree too."""
+OTHER_NUMBERS_OVERLAP = 0.75  # the same with numbers masked: a question reworded with other numbers
+LEAST_WEIGHT = 3.0  # rare shingles that must be shared for a verdict on a part of the text
+TELLING_DIGITS = 2  # digits of all numbers together from which equal numbers are no chance
+TELLING_NUMBERS_WORDS = 0.5  # share of the pairs of words that a question with the same telling numbers must have
+COPY_OVERLAP = 0.5  # questions with the same numbers and so much of the text count as copies of one, not as boilerplate
+TEMPLATE_OVERLAP = 0.8  # of procedural questions with the same numbers: how much of all text must agree
+TEMPLATE_NUMBERS = 3  # fewer numbers agree by chance: then all words must agree too
 
-Pair = tuple[int, int]
-"""Places of a pool question and of a benchmark question."""
+Pair = tuple[int, int]  # places of a pool question and of a benchmark question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +45,18 @@ class BenchmarkRow:
     benchmark: str
     id: str
     question: str
-    templated: bool = False
-    """Procedurally generated: the same template with other numbers is no leak."""
+    templated: bool = False  # procedurally generated: the same template with other numbers is no leak
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
     """A pool question that gives away a benchmark question, and the evidence."""
 
-    row: int
-    """Place of the pool question."""
+    row: int  # place of the pool question
     benchmark: str
     benchmark_id: str
-    overlap: float
-    """Share of the benchmark question's rare text that the pool question holds."""
-    similarity: float | None
-    """Cosine of the embeddings, where there are any."""
+    overlap: float  # share of the benchmark question's rare text that the pool question holds
+    similarity: float | None  # cosine of the embeddings, where there are any
     same_numbers: bool
 
 
@@ -273,9 +258,7 @@ def _overlap_of_leak(pair: _Pair, masked: _View, numbered: _View, *, copies: int
 
 def _shared(parts: Sequence[tuple[_View, Hashes, Hashes]], copies: int) -> tuple[float, float]:
     """How much rare text a pool question and a benchmark question share, by their shingles in each view.
-
-    And the share that it is of the benchmark question's; or of the pool question's where that is no mere fragment.
-    """
+    And the share that it is of the benchmark question's; or of the pool question's where that is no mere fragment."""
     common = sum(view.weight(_common(own, theirs), copies) for view, own, theirs in parts)
     total = sum(view.weight(theirs, copies) for view, _, theirs in parts)
     whole = sum(view.weight(own, copies) for view, own, _ in parts)

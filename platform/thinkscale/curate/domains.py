@@ -1,8 +1,6 @@
 """Domains without labels: clusters of embeddings, named by the words that mark them, or an LLM's classes.
-
 Owns the classes of the Mathematics Subject Classification (2020), the prompt, its version and the strict reading of a
-reply. Pure and seeded. Knows nothing of pools or Ray.
-"""
+reply. Pure and seeded. Knows nothing of pools or Ray."""
 
 import math
 import re
@@ -18,8 +16,7 @@ from thinkscale.curate.normalise import tokens
 from thinkscale.domain.generation import Engine, Request
 from thinkscale.forcing.formats import Tokenizer
 
-TERMS = 3
-"""Words in a cluster's name."""
+TERMS = 3  # words in a cluster's name
 LEAST_LETTERS = 3
 ITERATIONS = 25
 
@@ -45,10 +42,8 @@ def nearest(vectors: Vectors, centroids: Vectors) -> npt.NDArray[np.int64]:
 
 def cluster_names(questions: Sequence[str], labels: Sequence[int]) -> list[str]:
     """A name for each cluster: the words with the greatest TF-IDF, here share * log(share / share in all clusters).
-
     A word's share is that of the questions that have it, so that words of any question weigh nothing. Names are
-    distinct. Every cluster has a question.
-    """
+    distinct. Every cluster has a question."""
     sizes = Counter(labels)
     held: list[Counter[str]] = [Counter() for _ in range(max(sizes) + 1)]
     for question, label in zip(questions, labels, strict=True):
@@ -66,10 +61,8 @@ def cluster_names(questions: Sequence[str], labels: Sequence[int]) -> list[str]:
     return names
 
 
-PROMPT_VERSION = 1
-"""Changes with the prompt, the classes or the reading of the reply."""
-UNCLASSIFIED = "unclassified"
-"""The domain of a question whose reply names no class."""
+PROMPT_VERSION = 1  # changes with the prompt, the classes or the reading of the reply
+UNCLASSIFIED = "unclassified"  # the domain of a question whose reply names no class
 
 PROMPT = """Which class of the Mathematics Subject Classification fits the question best? The classes:
 {classes}
@@ -106,9 +99,7 @@ def read_class(reply: str) -> str | None:
 
 async def classify(engine: Engine, tokenizer: Tokenizer, question: str, *, max_tokens: int) -> tuple[str | None, int]:
     """The class of a question and the tokens decoded, greedily; no class either where the prompt does not fit.
-
-    Raises EngineError where the engine failed.
-    """
+    Raises EngineError where the engine failed."""
     ids = tokenizer.prompt_ids(class_prompt(question), None)
     if len(ids) + max_tokens > engine.info.context_tokens:
         return None, 0

@@ -1,8 +1,6 @@
 """Duplicates within a pool: exact ones by canonical text, near ones by MinHash and a check of each pair.
-
-Owns what counts as the same question and which row of a cluster is kept. Two questions that differ in their
-numbers are different questions, and so are two that share no more than a template.
-"""
+Owns what counts as the same question and which row of a cluster is kept. Two questions that differ in their numbers are
+different questions, and so are two that share no more than a template."""
 
 import hashlib
 from collections import defaultdict
@@ -15,8 +13,7 @@ import numpy as np
 from thinkscale.curate.fingerprints import PERMUTATIONS, Fingerprints, Pool, groups, jaccard, rarity, take
 from thinkscale.curate.normalise import MULTIPLIER, Hashes, canonical
 
-MISSED = 0.01
-"""Chance that a pair just at the threshold is not compared (weights of shingles apart)."""
+MISSED = 0.01  # chance that a pair just at the threshold is not compared (weights of shingles apart)
 LARGEST_BUCKET = 200
 """Of a bucket with more rows only neighbours are compared: its rows share a template, and comparing all pairs
 of a template's questions is work in the square of their number."""

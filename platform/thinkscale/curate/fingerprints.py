@@ -1,8 +1,6 @@
 """What a question is compared by, computed once a row, and many rows' of it in flat arrays.
-
-Owns the fingerprint. Duplicates and leaks are decided over a whole pool, whose fingerprints come in blocks: who
-decides holds one block and the rows that may matter, never the pool.
-"""
+Owns the fingerprint. Duplicates and leaks are decided over a whole pool, whose fingerprints come in blocks: who decides
+holds one block and the rows that may matter, never the pool."""
 
 from __future__ import annotations
 
@@ -29,8 +27,7 @@ from thinkscale.curate.normalise import (
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 64
-BOILERPLATE_ROWS = 20
-"""A shingle of so many questions says nothing about which question it is."""
+BOILERPLATE_ROWS = 20  # a shingle of so many questions says nothing about which question it is
 SKELETON_TOKENS = 6
 
 Signature = npt.NDArray[np.uint32]
@@ -42,23 +39,15 @@ class Fingerprint:
 
     shingles: Hashes
     """Distinct runs of SHINGLE_WORDS tokens, numbers masked, sorted; odd where there is a number in it, else even."""
-    numbered: Hashes
-    """Those with a number in it, the number as it is and letters that stand alone (variables) masked."""
-    text: int
-    """Of the tokens in order."""
-    bag: int
-    """Of the tokens in any order."""
-    numbers: int
-    """Of the numbers in any order."""
+    numbered: Hashes  # those with a number in it, the number as it is and letters that stand alone (variables) masked
+    text: int  # of the tokens in order
+    bag: int  # of the tokens in any order
+    numbers: int  # of the numbers in any order
     number_count: int
-    skeleton: int
-    """Of the tokens in order, numbers masked; 0 where they are too few to tell one question from another."""
-    answer: int
-    """Of the reference answer."""
-    merit: int
-    """Of a cluster of duplicates the greatest is kept: one with a solution before a longer one."""
-    minhash: Signature
-    """MinHash signature of the shingles, shape [PERMUTATIONS]."""
+    skeleton: int  # of the tokens in order, numbers masked; 0 where they are too few to tell one question from another
+    answer: int  # of the reference answer
+    merit: int  # of a cluster of duplicates the greatest is kept: one with a solution before a longer one
+    minhash: Signature  # minHash signature of the shingles, shape [PERMUTATIONS]
 
 
 def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fingerprint:
@@ -129,8 +118,7 @@ class Fingerprints:
     skeleton: Hashes
     answer: Hashes
     merit: npt.NDArray[np.int64]
-    minhash: npt.NDArray[np.uint32]
-    """Shape [rows, PERMUTATIONS]."""
+    minhash: npt.NDArray[np.uint32]  # shape [rows, PERMUTATIONS]
 
     @classmethod
     def of(cls, rows: Sequence[Fingerprint]) -> Fingerprints:
@@ -181,9 +169,7 @@ def take(pool: Pool, rows: Sequence[int]) -> Fingerprints:
 
 def rarity(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Weight of a shingle by the number of questions that have it.
-
-    1 for one or two, falling with the logarithm to 0 at BOILERPLATE_ROWS.
-    """
+    1 for one or two, falling with the logarithm to 0 at BOILERPLATE_ROWS."""
     ratio = np.maximum(counts, 1) / 2
     weights: npt.NDArray[np.float64] = np.clip(1.0 - np.log(ratio) / np.log(BOILERPLATE_ROWS / 2), 0.0, 1.0)
     return weights

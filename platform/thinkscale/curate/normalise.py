@@ -1,10 +1,8 @@
 """Text made comparable without changing what it means: normalised, canonical, and as tokens and shingles.
-
 Owns Unicode, whitespace and what counts as a word. `normalise` is what is stored and asked; `canonical` is only ever
 compared (duplicates, leaks) and also loses spacing commands, dollar signs and letter case. A token is a word, a number
 or an operator of the canonical text. Numbers are alike however they are written (`twelve`, `12`, `1,200`); `mask` makes
-all of them one. Shingles are hashed to 64 bits, the same in every process.
-"""
+all of them one. Shingles are hashed to 64 bits, the same in every process."""
 
 import hashlib
 import re
@@ -32,16 +30,13 @@ _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|emph|opera
 _WHITESPACE = re.compile(r"\s+")
 _SUPERSCRIPTS = {
     ord(sign): f"^{digit}" for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
-}
-"""NFKC would make 2\u00b2 the number 22."""
+}  # NFKC would make 2² the number 22
 _QUOTES = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212\u00d7\u00f7", "''\"\"---*/")
 
 
 def normalise(text: str) -> str:
     """NFC, plain spaces and newlines, no invisible or control characters, LaTeX's negative spaces gone.
-
-    Leading spaces of a line stay: they can carry a drawing or code.
-    """
+    Leading spaces of a line stay: they can carry a drawing or code."""
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = _CONTROL.sub("", text.translate(_INVISIBLE).translate(_SPACES))
     text = _THOUSANDS.sub(",", _NEGATIVE_SPACE.sub("", text))

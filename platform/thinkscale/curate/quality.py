@@ -1,9 +1,6 @@
 """Named rules that say what is wrong with a question. Each can be switched in `curate.quality_rules`.
-
-Owns what makes a row unusable whatever its difficulty. A rule gives the evidence, or None where the
-question passes. Patterns follow section 3 and the repository of arXiv 2501.19393, made stricter where
-theirs hit good questions.
-"""
+Owns what makes a row unusable whatever its difficulty. A rule gives the evidence, or None where the question passes.
+Patterns follow section 3 and the repository of arXiv 2501.19393, made stricter where theirs hit good questions."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,8 +9,7 @@ from thinkscale.domain.question import Question
 
 Rule = Callable[[Question], str | None]
 
-LONGEST_ANSWER = 2000
-"""Characters from which a reference answer is no answer but an essay."""
+LONGEST_ANSWER = 2000  # characters from which a reference answer is no answer but an essay
 
 _ASY = "[asy]"
 _BOXES = re.compile(r"[│┤┐└┴┬├─┼┘┌═║╔╗╚╝█░▒▓]")
@@ -68,9 +64,7 @@ def missing_field(question: Question) -> str | None:
 
 def ascii_art(question: Question) -> str | None:
     """A drawing in characters or in Asymptote code, which a language model cannot see.
-
-    As in the paper, AIME questions keep theirs: the text around it suffices there.
-    """
+    As in the paper, AIME questions keep theirs: the text around it suffices there."""
     if _ASY in question.question:
         return None if "aime" in question.source.lower() else "[asy] drawing code"
     if found := _BOXES.findall(question.question):

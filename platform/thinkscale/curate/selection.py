@@ -1,7 +1,5 @@
 """Choosing the questions to train on: named strategies with one interface, pure and seeded.
-
-Owns who is selected and why. A strategy never sees texts: domains, sources and trace lengths suffice.
-"""
+Owns who is selected and why. A strategy never sees texts: domains, sources and trace lengths suffice."""
 
 import math
 import random
@@ -28,8 +26,7 @@ class Pick:
     """One selected question; picks come in the order in which they were selected."""
 
     id: str
-    by: str
-    """`seed:<why>` or `<strategy>:<domain>`."""
+    by: str  # `seed:<why>` or `<strategy>:<domain>`
 
 
 EPSILON = 0.1
@@ -41,10 +38,8 @@ Strategy = Callable[[list[Candidate], Select, random.Random], list[Pick]]
 
 def select(candidates: Sequence[Candidate], settings: Select, seed: int, vectors: Vectors | None = None) -> list[Pick]:
     """`settings.count` distinct candidates, or all where there are fewer.
-
     The result depends on the set of candidates, the settings and the seed, not on the candidates' order. `vectors`:
-    embeddings of the candidates in their order, rows of length 1; only `facility` needs them.
-    """
+    embeddings of the candidates in their order, rows of length 1; only `facility` needs them."""
     order = sorted(range(len(candidates)), key=lambda i: candidates[i].id)
     ordered, rng = [candidates[i] for i in order], random.Random(seed)
     if settings.strategy == "facility":
@@ -56,12 +51,9 @@ def select(candidates: Sequence[Candidate], settings: Select, seed: int, vectors
 
 
 def s1(candidates: list[Candidate], settings: Select, rng: random.Random) -> list[Pick]:
-    """Algorithm 1 of arXiv 2501.19393.
-
-    Seeds first: all of `always_sources`, and of `long_sources` those with longer traces. Then, until the
-    count is reached: a domain uniformly, and within it the question of rank r (longest trace first, counted
-    from 0 among those left) with probability proportional to 2^-r.
-    """
+    """Algorithm 1 of arXiv 2501.19393. Seeds first: all of `always_sources`, and of `long_sources` those with longer
+    traces. Then, until the count is reached: a domain uniformly, and within it the question of rank r (longest trace
+    first, counted from 0 among those left) with probability proportional to 2^-r."""
     picks = [Pick(id=each.id, by=f"seed:{each.source}") for each in candidates if _is_seed(each, settings)]
     if len(picks) > settings.count:
         rng.shuffle(picks)
@@ -89,11 +81,9 @@ def uniform(candidates: list[Candidate], settings: Select, rng: random.Random) -
 
 def facility(candidates: list[Candidate], settings: Select, rng: random.Random, vectors: Vectors) -> list[Pick]:
     """Facility location weighted by difficulty: the set S that makes sum over i of w_i * max_{j in S} cos(i, j) large.
-
-    w_i is the logarithm of the trace length, so that hard regions are represented best. Chosen by stochastic
-    greedy (arXiv 1409.7938): each step takes the best of a random sample of those left, which comes within
-    1 - 1/e - EPSILON of the optimum in expectation. Represented are at most REPRESENTED random candidates.
-    """
+    w_i is the logarithm of the trace length, so that hard regions are represented best. Chosen by stochastic greedy
+    (arXiv 1409.7938): each step takes the best of a random sample of those left, which comes within 1 - 1/e - EPSILON
+    of the optimum in expectation. Represented are at most REPRESENTED random candidates."""
     shown = rng.sample(range(len(candidates)), min(REPRESENTED, len(candidates)))
     represented = vectors[shown]
     weights = np.log1p(np.array([candidates[i].trace_tokens for i in shown], dtype=np.float32)) + 1e-6

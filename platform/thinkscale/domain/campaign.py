@@ -1,8 +1,6 @@
 """A campaign: one TOML file that says everything about a run, as frozen, validated types.
-
-Owns the names, defaults and allowed values of every setting. Knows nothing of how they are used. No
-hyperparameter lives anywhere else. Secrets never stand here: they come from the environment.
-"""
+Owns the names, defaults and allowed values of every setting. Knows nothing of how they are used. No hyperparameter
+lives anywhere else. Secrets never stand here: they come from the environment."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """What is asked of an engine and what comes back, in token ids, and the interface that every engine has.
-
-Knows no tokenizer and no engine.
-"""
+Knows no tokenizer and no engine."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -20,15 +18,13 @@ class Sampling:
 
     temperature: float = 0.0
     top_p: float = 1.0
-    top_k: int = 0
-    """0: no limit."""
+    top_k: int = 0  # 0: no limit
     min_p: float = 0.0
     seed: int | None = None
     presence_penalty: float = 0.0
     """Taken from the logits of ids that this request has already generated, forced ones included. Penalties change
     greedy decoding too; only vLLM knows them."""
-    frequency_penalty: float = 0.0
-    """As presence_penalty, times how often."""
+    frequency_penalty: float = 0.0  # as presence_penalty, times how often
     repetition_penalty: float = 1.0
     """Divides the logits, where positive, of ids of prompt and generated text; multiplies them where negative."""
 
@@ -43,13 +39,11 @@ class TextStop:
     """A text that ends a generation however its tokens cut it: an automaton over ids (`forcing.ending`)."""
 
     text: str
-    length: int
-    """Of the text in bytes: the state in which it is complete. A state is how many of its bytes have come."""
+    length: int  # of the text in bytes: the state in which it is complete. A state is how many of its bytes have come.
     moves: Mapping[int, tuple[tuple[int, int], ...]]
     """By id, from each state: the state after it, and how many bytes of the id stand before the match; -1 where the
     match goes on from earlier ids. Ids that are not there lead to state 0."""
-    heads: Mapping[tuple[int, int], TokenIds]
-    """By id and bytes before the match: those bytes as ids."""
+    heads: Mapping[tuple[int, int], TokenIds]  # by id and bytes before the match: those bytes as ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +52,9 @@ class Request:
 
     prompt_ids: TokenIds
     max_tokens: int
-    stops: tuple[TokenIds, ...] = ()
-    """Sequences of ids that end the generation; the engine's end-of-text ids always do."""
-    stop_text: TextStop | None = None
-    """A text that ends it too."""
-    forbid_first: TokenIds = ()
-    """Ids that may not be the first token generated."""
+    stops: tuple[TokenIds, ...] = ()  # sequences of ids that end the generation; the engine's end-of-text ids always do
+    stop_text: TextStop | None = None  # a text that ends it too
+    forbid_first: TokenIds = ()  # ids that may not be the first token generated
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
@@ -86,23 +77,19 @@ class Completion:
 class EngineInfo:
     """What an engine's output depends on; its fingerprint stands in manifests."""
 
-    engine: str
-    """vllm, transformers, endpoint or scripted."""
+    engine: str  # vllm, transformers, endpoint or scripted
     version: str
     model: str
     dtype: str
     device: str
     context_tokens: int
-    vocab_size: int
-    """Size of the tokenizer's vocabulary: ids from here on are never sampled."""
+    vocab_size: int  # size of the tokenizer's vocabulary: ids from here on are never sampled
     eos_ids: TokenIds
-    token_ids_hash: str = ""
-    """Of the ids that the tokenizer gives for a fixed text."""
+    token_ids_hash: str = ""  # of the ids that the tokenizer gives for a fixed text
     tensor_parallel: int = 1
     model_hash: str = ""
     tokenizer_hash: str = ""
-    chat_template_hash: str = ""
-    """Of the template as it renders fixed messages."""
+    chat_template_hash: str = ""  # of the template as it renders fixed messages
     forced: str = "by continuation"
     """Where thinking is forced; campaigns fork all budgets of a question from one trace, which only this form can."""
 
@@ -136,14 +123,10 @@ class Engine(Protocol):
 
     async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
         """Continue `request.prompt_ids`; `on_tokens` is called in the event loop, before the call returns.
-
-        The completion ends at the first complete occurrence of a stop sequence or an end-of-text id,
-        or after `max_tokens` tokens. Cancelling the call drops the request from the engine.
-
-        Raises:
-            EngineError: the engine failed; the request may be tried again elsewhere.
-            ValueError: the request itself is impossible (prompt and max_tokens exceed the context).
-        """
+        The completion ends at the first complete occurrence of a stop sequence or an end-of-text id, or after
+        `max_tokens` tokens. Cancelling the call drops the request from the engine. Raises EngineError: the engine
+        failed; the request may be tried again elsewhere; ValueError: the request itself is impossible (prompt and
+        max_tokens exceed the context)."""
         ...
 
     def check(self) -> None:

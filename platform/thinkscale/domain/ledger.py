@@ -15,14 +15,12 @@ class Ledger:
     cpu_busy_s: float = 0.0
     cpu_startup_s: float = 0.0
     cpu_idle_s: float = 0.0
-    cpu_tail_s: float = 0.0
-    """Idle while the last items of the stage were still under way elsewhere."""
+    cpu_tail_s: float = 0.0  # idle while the last items of the stage were still under way elsewhere
     gpu_busy_s: float = 0.0
     gpu_startup_s: float = 0.0
     gpu_idle_s: float = 0.0
     gpu_tail_s: float = 0.0
-    reply_usd: float = 0.0
-    """Dollars that endpoints were paid."""
+    reply_usd: float = 0.0  # dollars that endpoints were paid
 
     @staticmethod
     def of(stats: Mapping[str, float]) -> Ledger:

@@ -1,7 +1,5 @@
 """The models of a campaign: the one that is trained, teachers and judges, how each thinks and how it is run.
-
-Owns their settings. Knows nothing of stages.
-"""
+Owns their settings. Knows nothing of stages."""
 
 from __future__ import annotations
 

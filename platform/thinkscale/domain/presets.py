@@ -1,12 +1,9 @@
 """Ready-made column mappings of public question sets, each as its own files have it.
-
-Used by `preset = "gsm8k"` in a pool or benchmark source; what the source states itself goes before it.
-"""
+Used by `preset = "gsm8k"` in a pool or benchmark source; what the source states itself goes before it."""
 
 from typing import Any
 
-_BOXED = r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
-"""The first boxed expression, braces two deep."""
+_BOXED = r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"  # the first boxed expression, braces two deep
 
 PRESETS: dict[str, dict[str, Any]] = {
     # deepscaler's AIME 1983-2023 and MATH: arrays of {problem, answer, ...}

@@ -8,8 +8,7 @@ AnswerKind = Literal["integer", "math", "choice", "text", "code"]
 """How an answer is compared with the reference: as an integer, as a mathematical expression, as the
 letter of an option, or as normalised text. Programs (`code`) are for training: nothing here can grade them."""
 
-WITHHELD = "withheld"
-"""Key of the metadata of questions whose texts no terminal and no report page may show."""
+WITHHELD = "withheld"  # key of the metadata of questions whose texts no terminal and no report page may show
 
 TRACE_ANSWER, TRACES_BY = "trace_answer", "traces_by"
 """Keys of the metadata of questions with a ready-made trace as solution: the trace's own answer, and who wrote it."""
@@ -21,23 +20,16 @@ GRADED_KINDS = tuple(kind for kind in ANSWER_KINDS if kind != "code")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """One question with its reference answer.
-
-    `id` is a function of the content and the source, so that it is the same in every run.
-    """
+    `id` is a function of the content and the source, so that it is the same in every run."""
 
     id: str
-    question: str
-    """What the model is asked, options rendered in."""
-    answer: str
-    """The reference answer; for `choice` the letter of the right option."""
+    question: str  # what the model is asked, options rendered in
+    answer: str  # the reference answer; for `choice` the letter of the right option
     kind: AnswerKind
-    source: str
-    """Name of the pool source or benchmark it came from."""
-    locator: str = ""
-    """Where in the source it stands: file and line, or family and index."""
+    source: str  # name of the pool source or benchmark it came from
+    locator: str = ""  # where in the source it stands: file and line, or family and index
     domain: str | None = None
-    solution: str | None = None
-    """A worked solution without delimiters, where the source carries one."""
+    solution: str | None = None  # a worked solution without delimiters, where the source carries one
     options: tuple[str, ...] = ()
     licence: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
@@ -61,16 +53,13 @@ class Attempt:
     """One attempt of a teacher at a question."""
 
     status: Status
-    words: str = ""
-    """What was wrong, in the server's words where it said something."""
+    words: str = ""  # what was wrong, in the server's words where it said something
     thinking: str = ""
     answer: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    usd: float = 0.0
-    """What this campaign paid for it."""
-    reply_id: str = ""
-    """As the server named its reply."""
+    usd: float = 0.0  # what this campaign paid for it
+    reply_id: str = ""  # as the server named its reply
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +70,7 @@ class Trace:
     question: str
     thinking: str
     answer: str
-    teacher: str
-    """`solutions` (the pool's own worked solutions) or the teacher's model name."""
+    teacher: str  # `solutions` (the pool's own worked solutions) or the teacher's model name
     domain: str | None = None
     source: str = ""
     thinking_tokens: int = 0

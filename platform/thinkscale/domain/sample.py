@@ -14,14 +14,11 @@ Waits; cap: the thinking cap was reached; overflow: the prompt left no room for 
 class Budget:
     """How much a model may and must think, in text. `forcing.formats` turns it into token ids."""
 
-    max_thinking_tokens: int | None = None
-    """Cap, in tokens between the delimiters; None: what the context leaves."""
-    waits: int = 0
-    """How many times an early end of thinking is replaced by `wait_text`."""
+    max_thinking_tokens: int | None = None  # cap, in tokens between the delimiters; None: what the context leaves
+    waits: int = 0  # how many times an early end of thinking is replaced by `wait_text`
     wait_text: str = "Wait"
     max_answer_tokens: int = 256
-    final_answer_text: str = "Final Answer:"
-    """Appended after the end delimiter when the cap cut the thinking."""
+    final_answer_text: str = "Final Answer:"  # appended after the end delimiter when the cap cut the thinking
 
     def __post_init__(self) -> None:
         if self.max_thinking_tokens is not None and self.max_thinking_tokens < 0:
@@ -42,31 +39,24 @@ class Verdict:
     """A grader's judgement of one answer."""
 
     verdict: VerdictName
-    extracted_answer: str | None
-    """What the grader read as the answer; None where there was none to read."""
-    grader: str
-    """Name and version, as `integer/1`."""
+    extracted_answer: str | None  # what the grader read as the answer; None where there was none to read
+    grader: str  # name and version, as `integer/1`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thought:
     """The result of one budget-forced generation, exact in token ids."""
 
-    thinking_ids: TokenIds
-    """Tokens between the delimiters, forced ones included."""
-    answer_ids: TokenIds
-    """Tokens after the end delimiter, the final-answer text included, the stop not."""
+    thinking_ids: TokenIds  # tokens between the delimiters, forced ones included
+    answer_ids: TokenIds  # tokens after the end delimiter, the final-answer text included, the stop not
     end: ThinkingEnd
     waits_used: int
-    forced_positions: tuple[tuple[int, int], ...] = ()
-    """[start, stop) ranges of forced tokens within thinking_ids."""
+    forced_positions: tuple[tuple[int, int], ...] = ()  # [start, stop) ranges of forced tokens within thinking_ids
     answer_finish: Literal["stop", "length", "none"] = "none"
     """How the answer ended; none where there was no answer (overflow)."""
     prompt_tokens: int = 0
-    decoded_tokens: int = 0
-    """Tokens that an engine decodes for this result where nothing is shared with other budgets."""
-    answer_decoded_tokens: int = 0
-    """The part of decoded_tokens that is the answer's, its stop included."""
+    decoded_tokens: int = 0  # tokens that an engine decodes for this result where nothing is shared with other budgets
+    answer_decoded_tokens: int = 0  # the part of decoded_tokens that is the answer's, its stop included
 
     @property
     def thinking_tokens(self) -> int:

@@ -1,7 +1,5 @@
 """What the terms of known teachers said about training other models on their output, when and where that was read.
-
-It is a memory aid, no legal advice: terms change, and the user confirms them in the campaign.
-"""
+It is a memory aid, no legal advice: terms change, and the user confirms them in the campaign."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ class TermsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTerms:
-    teachers: str
-    """A regular expression that is found in a model's name or an endpoint's URL."""
+    teachers: str  # a regular expression that is found in a model's name or an endpoint's URL
     licence: str
     may_train: bool
     said: str
@@ -84,10 +81,7 @@ def check_terms(campaign: Campaign) -> None:
 
 def teachers_terms(campaign: Campaign) -> list[dict[str, Any]]:
     """The terms under which each teacher's output is learned from, those of ready-made traces among them.
-
-    Raises:
-        TermsError: as `check_terms`.
-    """
+    Raises TermsError: as `check_terms`."""
     found = []
     for teacher in campaign.teacher:
         if teacher.source == "engine":

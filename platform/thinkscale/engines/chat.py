@@ -1,8 +1,6 @@
 """A teacher behind any OpenAI-compatible endpoint: one request, one reply, and what a failure means.
-
-Owns the request's form, the transport and the reading of errors. Knows no limits, no prices and no store: what is
-sent when, and how often, is decided above.
-"""
+Owns the request's form, the transport and the reading of errors. Knows no limits, no prices and no store: what is sent
+when, and how often, is decided above."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Status
 
 CONNECT_S = 30.0
-WORDS = 500
-"""Characters of a server's message that are kept."""
+WORDS = 500  # characters of a server's message that are kept
 
 _FILTERED = re.compile(r"content[_ ](filter|management|policy)|moderation|flagged|safety|prohibited", re.IGNORECASE)
 _TOO_LONG = re.compile(

@@ -1,7 +1,5 @@
 """Texts to unit vectors: any encoder in the Hugging Face or sentence-transformers layout, in plain transformers.
-
-Owns batching by token count and pooling as the model's own files say. Knows nothing of questions or Ray.
-"""
+Owns batching by token count and pooling as the model's own files say. Knows nothing of questions or Ray."""
 
 import json
 from collections.abc import Sequence
@@ -16,16 +14,14 @@ from thinkscale.domain.generation import EngineError
 
 TOKENISED_AT_ONCE = 2048
 PADDING = 0.1
-SMALLEST_SHARE = 8
-"""A batch of one so manieth of the tokens allowed is worth a pass of its own."""
+SMALLEST_SHARE = 8  # a batch of one so manieth of the tokens allowed is worth a pass of its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderFiles:
     """What an encoder's directory says about how its token vectors become one."""
 
-    pooling: str = "mean"
-    """mean, cls, max or lasttoken."""
+    pooling: str = "mean"  # mean, cls, max or lasttoken
     normalise: bool = True
     max_tokens: int = 512
 
@@ -103,9 +99,7 @@ class Embedder:
 
 def read_encoder_files(directory: Path) -> EncoderFiles:
     """Pooling, normalisation and length limit from a directory's own files; mean and unit length by default.
-
-    Raises EngineError where there is no config.json, or a module beyond pooling and normalisation.
-    """
+    Raises EngineError where there is no config.json, or a module beyond pooling and normalisation."""
     if not (directory / "config.json").exists():
         raise EngineError(f"{directory} holds no config.json: is it a model in the Hugging Face layout?")
     limit = int(_json(directory / "config.json").get("max_position_embeddings", 512))
@@ -122,9 +116,7 @@ def read_encoder_files(directory: Path) -> EncoderFiles:
 
 def batches_by_tokens(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Indices in batches of texts of like length, each at most `batch_tokens` with padding; the longest first.
-
-    A batch also ends where padding would take more than PADDING of it, once it is worth a pass of its own.
-    """
+    A batch also ends where padding would take more than PADDING of it, once it is worth a pass of its own."""
     batches: list[list[int]] = []
     width = filled = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,8 +1,6 @@
 """A model behind an OpenAI-compatible server that speaks token ids (vLLM, `thinkscale serve`).
-
-Owns the requests to /v1/completions and their errors. Prompts go out and completions come back as token ids:
-a server that answers in text alone is refused, for text cannot be turned back into the ids it was made of.
-"""
+Owns the requests to /v1/completions and their errors. Prompts go out and completions come back as token ids: a server
+that answers in text alone is refused, for text cannot be turned back into the ids it was made of."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from thinkscale.domain.generation import Completion, EngineError, EngineInfo, On
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.ending import Continuation, check_request
 
-NEVER = -100
-"""The logit bias that OpenAI's interface has for an id that must not come."""
+NEVER = -100  # the logit bias that OpenAI's interface has for an id that must not come
 
 
 class EndpointEngine:

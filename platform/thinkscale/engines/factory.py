@@ -12,10 +12,8 @@ from thinkscale.domain.models import Serve
 
 async def build_engine(directory: Path, serve: Serve, *, threads: int = 1) -> Engine:
     """An engine that is ready to generate, for a model in the Hugging Face layout; its `info` says which it is.
-
-    `threads`: CPU threads of an engine without a GPU. Raises EngineError where an extra is missing, or the model
-    cannot be loaded or served so.
-    """
+    `threads`: CPU threads of an engine without a GPU. Raises EngineError where an extra is missing, or the model cannot
+    be loaded or served so."""
     check_context(directory, serve.context_tokens)
     serve = serve.model_copy(update={"dtype": "bfloat16"}) if serve.dtype == "auto" else serve
     has_vllm = util.find_spec("vllm") is not None

@@ -1,8 +1,5 @@
-"""A deterministic engine without a model, for tests and dry runs.
-
-Its next-token distribution is a pure function of the whole prefix, so every way of cutting one text into
-requests gives the same text. Knows no tokenizer.
-"""
+"""A deterministic engine without a model, for tests and dry runs. Its next-token distribution is a pure function of the
+whole prefix, so every way of cutting one text into requests gives the same text. Knows no tokenizer."""
 
 import asyncio
 import hashlib
@@ -32,9 +29,7 @@ def hashed_logits(*, vocab_size: int, seed: int = 0, spread: float = 2.0) -> Nex
 
 def by_heart(texts: Sequence[TokenIds], otherwise: NextLogits) -> NextLogits:
     """A model that certainly continues a prefix of one of `texts` (the first that fits) as that text goes on.
-
-    `texts` are whole sequences: prompt, generated and forced ids. Any other prefix is left to `otherwise`.
-    """
+    `texts` are whole sequences: prompt, generated and forced ids. Any other prefix is left to `otherwise`."""
 
     def logits(prefix: TokenIds) -> Sequence[float]:
         size = len(prefix)

@@ -1,7 +1,5 @@
 """A model's chat template: what it makes of messages, and how it opens, ends and leaves out thinking.
-
-Owns the rendering, on a fixed day, and what can be read off it. Knows no token ids.
-"""
+Owns the rendering, on a fixed day, and what can be read off it. Knows no token ids."""
 
 import json
 import re

@@ -1,8 +1,6 @@
 """A model's own tokenizer and chat template, as `forcing.formats.Tokenizer`.
-
 The ids are those that the model's `tokenizer.json` gives: loaders that rebuild a tokenizer from its class get some
-families wrong without a word. Owns the check that text survives, and that no text of a user becomes a control token.
-"""
+families wrong without a word. Owns the check that text survives, and that no text of a user becomes a control token."""
 
 import hashlib
 import json
@@ -15,14 +13,7 @@ from typing import Any
 
 from thinkscale.domain.generation import TokenIds
 from thinkscale.engines.template import BUILT_IN, ChatTemplate, template_text
-from thinkscale.forcing.formats import (
-    MARKUP,
-    ThinkingFormat,
-    behind,
-    control_cuts,
-    native_format,
-    split_thinking,
-)
+from thinkscale.forcing.formats import MARKUP, ThinkingFormat, behind, control_cuts, native_format, split_thinking
 
 TEMPLATE_DATE = "2025-01-01"
 """The day that templates take for today, so that a run's prompts are the same after midnight."""
@@ -30,8 +21,7 @@ PROBE = "We need to add 9 and 6,\n\nso 15.\tIt's café naïve – 1234567 = π? 
 """A text that must survive, with what loaders get wrong: spaces, newlines, tabs, accents, digits, other scripts."""
 CONTROL = re.compile(r"<.*\|.*>|<｜.*｜>|</?(?:seed:)?think>|</?tool\w*>|\[/?THINK\]", re.DOTALL)
 """Added tokens that are for control though their files do not flag them as special."""
-_CUT = "\ufdd0"
-"""Stands in messages where control tokens must be cut; a code point that is no character."""
+_CUT = "\ufdd0"  # stands in messages where control tokens must be cut; a code point that is no character
 
 
 class TokenizerError(ValueError):

@@ -1,8 +1,6 @@
 """Generation with transformers alone, on CPU or GPU: for debugging and where vLLM does not install.
-
-Requests that wait are decoded together as one left-padded batch; the next batch starts when the last row of
-this one is done. Owns the batched decode loop. Slower than vLLM by design: no paged memory, no prefix cache.
-"""
+Requests that wait are decoded together as one left-padded batch; the next batch starts when the last row of this one is
+done. Owns the batched decode loop. Slower than vLLM by design: no paged memory, no prefix cache."""
 
 import asyncio
 from dataclasses import dataclass
@@ -15,8 +13,7 @@ from thinkscale.domain.models import Serve
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.ending import Continuation, check_request
 
-GATHER_S = 0.005
-"""How long a batch waits for company."""
+GATHER_S = 0.005  # how long a batch waits for company
 
 
 @dataclass(eq=False, slots=True)

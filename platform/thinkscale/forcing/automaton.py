@@ -1,11 +1,9 @@
 """Budget forcing as an automaton over sampled tokens, for many requests at once, on the device.
-
-The same semantics as `forcing.program.think`, said token by token: what was sampled goes in, what the
-request gets instead comes out. So it can stand inside an engine, behind its sampler, where forcing costs no
-request of its own and sampling (top-k, top-p, seeds, penalties) is untouched. All state is in tensors and a
-step is a fixed sequence of tensor operations: nothing waits for the host. Only for thinking that opens and ends at
-single tokens: what is found in the text would have to be taken back out of an engine's cache. Knows no engine.
-"""
+The same semantics as `forcing.program.think`, said token by token: what was sampled goes in, what the request gets
+instead comes out. So it can stand inside an engine, behind its sampler, where forcing costs no request of its own and
+sampling (top-k, top-p, seeds, penalties) is untouched. All state is in tensors and a step is a fixed sequence of tensor
+operations: nothing waits for the host. Only for thinking that opens and ends at single tokens: what is found in the
+text would have to be taken back out of an engine's cache. Knows no engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +16,7 @@ from thinkscale.domain.sample import Budget, ThinkingEnd, Thought
 from thinkscale.forcing.formats import ForcingIds
 
 MAX_WAITS = 16
-MAX_SCRIPT = 512
-"""Tokens of all texts of one request together: wait, delimiter, newline, final answer."""
+MAX_SCRIPT = 512  # tokens of all texts of one request together: wait, delimiter, newline, final answer
 MAX_STOPS = 8
 
 PASS, THINK, CLOSE, ANSWER, DONE = range(5)
@@ -37,23 +34,18 @@ _NAMES = (
 class ForcingSpec:
     """One request's forcing in plain lists and numbers, so that it can travel to an engine's process."""
 
-    cap: int
-    """Thinking tokens at most; what the context leaves is already taken into account."""
+    cap: int  # thinking tokens at most; what the context leaves is already taken into account
     waits: int
     max_answer: int
-    stops: list[int]
-    """Ids that end thinking."""
+    stops: list[int]  # ids that end thinking
     eos: list[int]
     wait: list[int]
     close: list[int]
     newline: list[int]
     final: list[int]
-    starts_on_newline: bool
-    """Whether the prompt ends in a newline."""
-    first: list[int] = field(default_factory=list)
-    """Ids that may not come first."""
-    openings: list[int] = field(default_factory=list)
-    """Ids that may not come in the answer."""
+    starts_on_newline: bool  # whether the prompt ends in a newline
+    first: list[int] = field(default_factory=list)  # ids that may not come first
+    openings: list[int] = field(default_factory=list)  # ids that may not come in the answer
 
     def __post_init__(self) -> None:
         script = len(self.wait) + len(self.close) * 2 + len(self.newline) + len(self.final) + 1
@@ -73,9 +65,7 @@ class ForcingSpec:
 
 def forcing_spec(prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, cap: int) -> ForcingSpec:
     """The spec of a budget. `cap`: of `forcing.program.thinking_cap`.
-
-    Raises ValueError where thinking opens or ends with several tokens.
-    """
+    Raises ValueError where thinking opens or ends with several tokens."""
     if not ids.fits_engine:
         raise ValueError("thinking opens or ends with several tokens: it cannot be forced inside the engine")
     return ForcingSpec(
@@ -96,9 +86,7 @@ def forcing_spec(prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, cap: int
 
 class ForcingAutomaton:
     """State of up to `slots` requests. Slot 0 is for requests without forcing and must not be assigned.
-
-    Per step: `set_rows` where the batch changed, `mask` before sampling, `step` after it.
-    """
+    Per step: `set_rows` where the batch changed, `mask` before sampling, `step` after it."""
 
     def __init__(
         self, slots: int, rows: int, newline_ending: Sequence[int], vocab_size: int, device: Any = "cpu"
@@ -218,8 +206,7 @@ class ForcingAutomaton:
         return tensor.to(self.device, non_blocking=True)
 
 
-Entry = tuple[list[int], ...]
-"""A slot's rows of state, script, and stops, end-of-text, forbidden first and opening ids."""
+Entry = tuple[list[int], ...]  # a slot's rows of state, script, and stops, end-of-text, forbidden first and opening ids
 
 
 def _forced(spec: ForcingSpec) -> Entry:

@@ -1,8 +1,6 @@
 """Running thinking programs on an engine, and telling their tokens as they come.
-
 Owns which tokens of a forced generation are thinking, which are the answer, and which were forced. A budget is forced
-by the automaton inside the engine where there is one, else by continuation. Knows no text and no protocol.
-"""
+by the automaton inside the engine where there is one, else by continuation. Knows no text and no protocol."""
 
 import asyncio
 from collections import deque
@@ -23,8 +21,7 @@ class Told:
 
     part: Part
     ids: TokenIds
-    forced: bool = False
-    """Whether a Wait put them there; known in the continuation form only."""
+    forced: bool = False  # whether a Wait put them there; known in the continuation form only
 
 
 Tell = Callable[[Told], None]
@@ -55,11 +52,8 @@ async def force(
     tell: Tell | None = None,
     in_engine: bool = True,
 ) -> Thought:
-    """Think about one prompt under one budget, wherever that is forced.
-
-    `in_engine`: without it the continuation form in any case, which tells forced tokens apart. Raises EngineError and
-    ValueError as the engine does.
-    """
+    """Think about one prompt under one budget, wherever that is forced. `in_engine`: without it the continuation form
+    in any case, which tells forced tokens apart. Raises EngineError and ValueError as the engine does."""
     context = engine.info.context_tokens
     if in_engine and ids.fits_engine and isinstance(engine, ForcingEngine):
         cap = thinking_cap(len(prompt_ids), budget, ids, context)
@@ -102,11 +96,8 @@ class _Split:
 
 
 async def run(engine: Engine, program: Program, tell: Tell | None = None) -> Any:
-    """Run a program to its end, its forks beside it; returns what it returns.
-
-    Requests of a program's forks are under way together; only the program's own are told of. The first error ends all
-    of them and is raised.
-    """
+    """Run a program to its end, its forks beside it; returns what it returns. Requests of a program's forks are under
+    way together; only the program's own are told of. The first error ends all of them and is raised."""
     try:
         return await _run(engine, program, tell)
     except BaseExceptionGroup as group:

@@ -1,8 +1,6 @@
 """Where a generation may begin and where it ends: the rules that every engine shares. Knows no engine.
-
 A delimiter of ordinary tokens merges with what stands around it: `</think>` may come as `</`, `think` and `>` and a
-newline in one token. So it is looked for in the text, as an automaton over ids that costs a look-up a token.
-"""
+newline in one token. So it is looked for in the text, as an automaton over ids that costs a look-up a token."""
 
 from __future__ import annotations
 
@@ -63,9 +61,7 @@ class Match:
 
     def split(self, ids: Sequence[int]) -> tuple[TokenIds, TokenIds]:
         """The ids before the text, and those of the text.
-
-        An id that holds both is the text's; what of it stands before the text is encoded anew, and stands in for it.
-        """
+        An id that holds both is the text's; what of it stands before the text is encoded anew, and stands in for it."""
         kept, rest = tuple(ids[: self.first]), tuple(ids[self.first :])
         head = self._stop.heads.get((rest[0], self._lead), ()) if self._lead else ()
         return (kept + head)[: len(ids)], rest[bool(head) :]

@@ -1,7 +1,5 @@
 """Thinking delimiters by model family, and a budget's texts as token ids.
-
-Owns where thinking starts and ends in the text of a model family. Knows no engine.
-"""
+Owns where thinking starts and ends in the text of a model family. Knows no engine."""
 
 from __future__ import annotations
 
@@ -16,24 +14,18 @@ from thinkscale.domain.models import Thinker
 from thinkscale.domain.sample import Budget
 from thinkscale.forcing.ending import text_stop
 
-MARKUP = re.compile(r"<[^<>\s]{1,80}>|\[[^\[\]\s]{1,40}\]")
-"""What a control token looks like."""
+MARKUP = re.compile(r"<[^<>\s]{1,80}>|\[[^\[\]\s]{1,40}\]")  # what a control token looks like
 
 
 class Tokenizer(Protocol):
     """What is needed of a model's tokenizer and chat template. Hashable by identity.
-
     `encode` recognises special tokens and adds none, `decode` includes them, `special_id` is the id of a control token,
-    `token_bytes` are those that an id adds to a text.
-    """
+    `token_bytes` are those that an id adds to a text."""
 
-    vocab_size: int
-    """Number of ids the tokenizer knows; a model's logits may have more."""
-    eos_ids: TokenIds
-    """Ids that end a text; the first ends the assistant's turn."""
+    vocab_size: int  # number of ids the tokenizer knows; a model's logits may have more
+    eos_ids: TokenIds  # ids that end a text; the first ends the assistant's turn
     chat_template: str
-    tuned_format: ThinkingFormat | None
-    """How the model says that it was tuned to think."""
+    tuned_format: ThinkingFormat | None  # how the model says that it was tuned to think
 
     def __hash__(self) -> int: ...
 
@@ -59,14 +51,10 @@ class ThinkingFormat:
     """How a model family delimits its thinking within the assistant's turn."""
 
     name: str
-    start: str
-    """Stands right after the assistant header."""
-    end: str
-    """What the model writes to end its thinking."""
-    end_suffix: str
-    """What stands between `end` and the answer."""
-    before_end: str = "\n"
-    """What stands between the thinking and `end`."""
+    start: str  # stands right after the assistant header
+    end: str  # what the model writes to end its thinking
+    end_suffix: str  # what stands between `end` and the answer
+    before_end: str = "\n"  # what stands between the thinking and `end`
 
     @property
     def opening(self) -> str:
@@ -111,9 +99,7 @@ def native_format(tokenizer: Tokenizer) -> ThinkingFormat | None:
 
 def resolve_format(model: Thinker, tokenizer: Tokenizer) -> ThinkingFormat:
     """The format that the settings name, or the one that the model was trained to think in; for other ChatML models s1.
-
-    Raises UnknownFormatError where none of them fits: the campaign must then name the format.
-    """
+    Raises UnknownFormatError where none of them fits: the campaign must then name the format."""
     if model.format == "custom":
         assert model.start is not None
         assert model.end is not None  # the settings' validation saw to both
@@ -133,9 +119,7 @@ def resolve_format(model: Thinker, tokenizer: Tokenizer) -> ThinkingFormat:
 
 def split_thinking(text: str, thinking_format: ThinkingFormat | None = None) -> tuple[str, str] | None:
     """Thinking and answer of a text that holds them with their delimiters; None for one that merely mentions some.
-
-    Thinking is delimited where the text begins with its opening, or where its end stands on a line of its own.
-    """
+    Thinking is delimited where the text begins with its opening, or where its end stands on a line of its own."""
     for each in [*([thinking_format] if thinking_format else []), *FORMATS.values()]:
         opening, end = re.escape(each.opening), re.escape(each.end)
         if each.end_suffix.strip():
@@ -171,21 +155,17 @@ class ForcingIds:
     end: TokenIds
     """Sequence that ends thinking when the model writes it. Where the delimiter starts with a special
     token, that token alone: it has no other meaning inside thinking, and nothing of the rest is lost."""
-    close: TokenIds
-    """Appended to end the thinking: the whole delimiter and its suffix."""
+    close: TokenIds  # appended to end the thinking: the whole delimiter and its suffix
     wait: TokenIds
     final_answer: TokenIds
-    newline: TokenIds
-    """Before `close` where the cap cut the thinking in the middle of a line."""
-    newline_ending: frozenset[int]
-    """Ids whose text ends in a newline."""
+    newline: TokenIds  # before `close` where the cap cut the thinking in the middle of a line
+    newline_ending: frozenset[int]  # ids whose text ends in a newline
     eos: TokenIds
     end_text: TextStop | None = None
     """A delimiter of ordinary tokens: found in the text, however its tokens merge with what stands around it."""
     start: TokenIds = ()
     """What opens thinking: it is never drawn in an answer, nor first in a thinking that is already open."""
-    start_text: TextStop | None = None
-    """The same where it is of ordinary tokens."""
+    start_text: TextStop | None = None  # the same where it is of ordinary tokens
 
     @property
     def fits_engine(self) -> bool:

@@ -1,8 +1,6 @@
 """Budget forcing in token ids: what is asked of an engine, step by step, for one question.
-
-Owns the semantics of caps and Waits. A program is a generator: it yields steps and is sent what came of
-them; it does no I/O and knows no engine and no clock. `forcing.driver` runs programs on any engine.
-"""
+Owns the semantics of caps and Waits. A program is a generator: it yields steps and is sent what came of them; it does
+no I/O and knows no engine and no clock. `forcing.driver` runs programs on any engine."""
 
 from __future__ import annotations
 
@@ -29,16 +27,12 @@ class Fork:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generate:
-    """Run a request; its Completion is sent back.
-
-    `marks`: once so many tokens have come (a stop that they complete not among them), the fork that the
-    function makes of them starts, while the request goes on.
-    """
+    """Run a request; its Completion is sent back. `marks`: once so many tokens have come (a stop that they complete not
+    among them), the fork that the function makes of them starts, while the request goes on."""
 
     request: Request
     part: Part
-    forced: Forced = ()
-    """What was put into the text since the last request, delimiters apart."""
+    forced: Forced = ()  # what was put into the text since the last request, delimiters apart
     marks: Mapping[int, Callable[[TokenIds], Fork]] = field(default_factory=dict)
 
 
@@ -51,12 +45,7 @@ Step = Generate | Fork | Join
 
 
 def think(
-    prompt_ids: TokenIds,
-    budget: Budget,
-    ids: ForcingIds,
-    *,
-    context_tokens: int,
-    sampling: Sampling | None = None,
+    prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, *, context_tokens: int, sampling: Sampling | None = None
 ) -> Generator[Step, Any, Thought]:
     """Think about one prompt under one budget, then answer.
 
@@ -86,13 +75,10 @@ class Trunk:
 
     prompt_ids: TokenIds
     thinking: TokenIds = ()
-    forced: tuple[tuple[int, int], ...] = ()
-    """[start, stop) ranges of forced tokens."""
+    forced: tuple[tuple[int, int], ...] = ()  # [start, stop) ranges of forced tokens
     waits_used: int = 0
-    stop_tokens: int = 0
-    """Tokens of end delimiters that the model wrote and that were dropped."""
-    fresh: bool = False
-    """Whether a Wait was just appended: the next token may not be a stop."""
+    stop_tokens: int = 0  # tokens of end delimiters that the model wrote and that were dropped
+    fresh: bool = False  # whether a Wait was just appended: the next token may not be a stop
 
     @property
     def decoded_tokens(self) -> int:
@@ -199,11 +185,7 @@ class Spoken:
 
 
 def speak(
-    prefix: TokenIds,
-    max_tokens: int,
-    ids: ForcingIds,
-    sampling: Sampling,
-    forced: Forced = (),
+    prefix: TokenIds, max_tokens: int, ids: ForcingIds, sampling: Sampling, forced: Forced = ()
 ) -> Generator[Step, Completion, Spoken]:
     """An answer in which thinking is not opened again: where the model would, it has to say something else."""
     said, refused = Spoken(), TokenIds()

@@ -1,7 +1,5 @@
 """Thinking and answer as they stand in what servers reply and in traces made elsewhere.
-
-Owns the places and marks of thinking, and what says that a reply is whole. Knows no request and no network.
-"""
+Owns the places and marks of thinking, and what says that a reply is whole. Knows no request and no network."""
 
 from __future__ import annotations
 
@@ -24,15 +22,13 @@ MARKS: tuple[Marks, ...] = (
     ("<|channel>thought", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|>"),
     ("<|im_start|>think", "<|im_start|>answer"),
-)
-"""What stands around thinking within a text, in any case."""
+)  # what stands around thinking within a text, in any case
 
 _WRAPPED = re.compile(
     r"\s*(?:<output>(.*?)(?:</output>)?|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?"
     r"|<\|start\|>assistant<\|channel\|>final<\|message\|>(.*?)(?:<\|return\|>)?)\s*",
     re.IGNORECASE | re.DOTALL,
-)
-"""An answer that is itself marked."""
+)  # an answer that is itself marked
 
 WHOLE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed"}
 CUT = {"length", "max_tokens", "max_output_tokens"}

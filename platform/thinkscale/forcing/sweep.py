@@ -1,9 +1,7 @@
 """Forked sweeps: a whole grid of caps and Waits for the price of its longest trace.
-
-A smaller cap is a prefix of a larger one, and k Waits are a prefix of k + 1. So one trunk, the longest
-trace, serves every cell of the grid, and an answer is forked at each distinct end point. Cell by cell the
-result is what `forcing.think` gives. No I/O, no engine, no clock.
-"""
+A smaller cap is a prefix of a larger one, and k Waits are a prefix of k + 1. So one trunk, the longest trace, serves
+every cell of the grid, and an answer is forked at each distinct end point. Cell by cell the result is what
+`forcing.think` gives. No I/O, no engine, no clock."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -12,24 +10,14 @@ from typing import Any
 from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.forcing.formats import ForcingIds
-from thinkscale.forcing.program import (
-    Fork,
-    Join,
-    Step,
-    Trunk,
-    answer,
-    continue_thinking,
-    overflow,
-    thinking_room,
-)
+from thinkscale.forcing.program import Fork, Join, Step, Trunk, answer, continue_thinking, overflow, thinking_room
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Cell:
     """One point of the grid."""
 
-    cap: int
-    """Thinking tokens at most."""
+    cap: int  # thinking tokens at most
     waits: int
 
 

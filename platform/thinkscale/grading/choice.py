@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from thinkscale.grading.notation import VOCABULARY, clean
 
-LONGEST_TEXT = 40_000
-"""Characters at the end of a text in which an option letter is looked for."""
+LONGEST_TEXT = 40_000  # characters at the end of a text in which an option letter is looked for
 
 _JOIN = (
     rf"(?:[?. ]?[ ]?(?:,|/|&|\+|\||;|\b(?i:{VOCABULARY['words']['joins']})\b|和|或|与|及|と)"

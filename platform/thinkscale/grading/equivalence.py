@@ -1,9 +1,7 @@
 """Whether two answers are the same: exactly for plain numbers and texts, by sympy for formulas.
-
 Owns the comparison. An answer is compared by what it means only where all of it was read; else it is the same as a
-text, or nobody knows (None). The cheap part is bounded in time; `expressions_equal` is not, and untrusted text may
-keep it busy for ever: `grading.pool` runs it in a process that can be killed.
-"""
+text, or nobody knows (None). The cheap part is bounded in time; `expressions_equal` is not, and untrusted text may keep
+it busy for ever: `grading.pool` runs it in a process that can be killed."""
 
 import re
 import unicodedata
@@ -25,8 +23,7 @@ from thinkscale.grading.notation import (
     words_of,
 )  # fmt: skip
 
-RELATIVE_TOLERANCE = 2e-6
-"""How far a decimal may be from the reference it rounds."""
+RELATIVE_TOLERANCE = 2e-6  # how far a decimal may be from the reference it rounds
 DIGITS, MOST_DIGITS = 30, 120
 """To so many digits formulas are evaluated, and their difference where it is small; two thirds of it must be 0."""
 
@@ -131,10 +128,8 @@ def nesting(text: str) -> int:
 
 def expressions_equal(reference: str, answer: str) -> bool | None:
     """Whether two formulas, lists, sets, intervals, matrices or equations are equal; None where one was not all read.
-
     Lists and sets compare in any order, tuples, vectors and intervals in theirs, each item by itself. May run for ever
-    and take any amount of memory on hostile text.
-    """
+    and take any amount of memory on hostile text."""
     left, right = _spelled(reference), _spelled(answer)
     one, other = radix(left), radix(right)
     if one is not None:

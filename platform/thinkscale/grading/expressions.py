@@ -1,10 +1,8 @@
 r"""Reading a formula as a sympy expression: all of it, or not at all.
-
-Owns the grammar of what one value can be written as, in LaTeX or plainly. The text is rewritten token by token as
-an expression of Python, which sympy's parser reads: what no rule rewrites, or Python refuses, is unread. Sums,
-integrals and limits go to latex2sympy. latex2sympy does not read the rest: it drops primes, bases (`101_2`) and
-powers of `I` without a word, takes `2(1/2)` for a mixed number and `x(2)` for a function.
-"""
+Owns the grammar of what one value can be written as, in LaTeX or plainly. The text is rewritten token by token as an
+expression of Python, which sympy's parser reads: what no rule rewrites, or Python refuses, is unread. Sums, integrals
+and limits go to latex2sympy. latex2sympy does not read the rest: it drops primes, bases (`101_2`) and powers of `I`
+without a word, takes `2(1/2)` for a mixed number and `x(2)` for a function."""
 
 import re
 from functools import lru_cache
@@ -17,8 +15,7 @@ class UnreadError(ValueError):
     """A text is no formula, or one that has no one reading."""
 
 
-LARGEST = 50_000
-"""Bits of a power of numbers, and arguments of a factorial or binomial coefficient."""
+LARGEST = 50_000  # bits of a power of numbers, and arguments of a factorial or binomial coefficient
 _TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\*\*| |.", re.DOTALL)
 _FUNCTIONS = {name: function for function, names in VOCABULARY["functions"].items() for name in names.split()}
 _LETTERS = VOCABULARY["formulas"]["letters"].split()

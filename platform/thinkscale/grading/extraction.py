@@ -1,10 +1,7 @@
-r"""Reading the answer out of a model's response, as text.
-
-Owns where an answer stands: in `\boxed{}`, after "Answer:", "Final Answer:" or "the answer is", after
-`####`, or plainly at the end; of several explicit answers the last one counts. What stands around it (the sentence,
-an explanation after it) is left away, and only that: a hedge stays. Knows nothing of what is right. Every scan is
-linear in the length of the response.
-"""
+r"""Reading the answer out of a model's response, as text. Owns where an answer stands: in `\boxed{}`, after "Answer:",
+"Final Answer:" or "the answer is", after `####`, or plainly at the end; of several explicit answers the last one
+counts. What stands around it (the sentence, an explanation after it) is left away, and only that: a hedge stays. Knows
+nothing of what is right. Every scan is linear in the length of the response."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,14 +9,7 @@ from dataclasses import dataclass
 
 from thinkscale.domain.question import AnswerKind
 from thinkscale.grading.choice import option_letters
-from thinkscale.grading.notation import (
-    PLAIN,
-    VOCABULARY,
-    clean,
-    is_prose,
-    number,
-    number_text,
-)
+from thinkscale.grading.notation import PLAIN, VOCABULARY, clean, is_prose, number, number_text
 from thinkscale.grading.sentences import (
     expression_in,
     formulas_in,
@@ -31,10 +21,8 @@ from thinkscale.grading.sentences import (
     without_explanation,
 )
 
-TAIL_CHARACTERS = 40_000
-"""Only so much of the end of a response is read: an answer stands at the end."""
-LONGEST_ANSWER = 2_000
-"""Characters; what is longer is no answer."""
+TAIL_CHARACTERS = 40_000  # only so much of the end of a response is read: an answer stands at the end
+LONGEST_ANSWER = 2_000  # characters; what is longer is no answer
 MOST_CANDIDATES = 60
 """So many boxes and so many markers at the end are looked at: what a text repeats more often is no answer."""
 
@@ -45,11 +33,9 @@ _NEXT_QUESTION = re.compile(
     r"\n[ \t#*]{0,9}(?:(?:next|new) )?(?:question|problem|exercise|q|human|user|instruction|frage|问题)"
     r"[ \t]?\d{0,3}[ \t*]{0,3}:",
     re.IGNORECASE,
-)
-"""A base model goes on to write itself the next question after its answer."""
+)  # a base model goes on to write itself the next question after its answer
 
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox) ?(?:\{|(\d+)\b)")
-
 
 _WORDS = VOCABULARY["words"]
 _MARKER = re.compile(
@@ -76,7 +62,6 @@ _HASHES = re.compile(r"^####[ \t]*(\S[^\n]{0,200})$", re.MULTILINE)
 _EMPTY_MARKER = re.compile(r"(?:\b(?:the|final|my)\s+){0,3}\banswers?[\s:*_#]*\Z", re.IGNORECASE)
 _LEAD_IN = re.compile(r"[\s:*_#>`\"“”'=-]*?(?=[^\s:*_#>`\"“”'=])")
 
-
 _NEGATED = re.compile(
     r"\W{0,9}?(?:(?:not|neither|never|nicht|keine?r?|n't|isn't|non?|pas|не)\b|不是|不选|[~¬]|\\neg|\\lnot)",
     re.IGNORECASE,
@@ -85,13 +70,11 @@ _NEGATED = re.compile(
 _NOT_A_NUMBER = re.compile(r"\W{0,9}not\W{1,4}\d", re.IGNORECASE)
 _DENIED = re.compile(r"(?:n['’]t|not)(?: be| equal)?\W{1,4}[\d.,/]+\W*$")
 
-
 _COMMENT = re.compile(
     r"(?:in)?(?:correct|valid|right|wrong|not\s+(?:given|clear|known|unique|correct)|indeed|therefore|thus|clearly|simply|given"
     r"|obtained|found|verified|the(?=\s*$)|as|that)\b",
     re.IGNORECASE,
-)
-"""What follows "the answer is" where it announces no answer."""
+)  # what follows "the answer is" where it announces no answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +87,7 @@ class Found:
 
 def extract(kind: AnswerKind, response: str, options: Sequence[str] = (), *, lines: int = 1) -> str | None:
     """The answer that a response gives, or None where it gives none.
-
-    `lines`: how many lines an answer of kind `text` has.
-    """
+    `lines`: how many lines an answer of kind `text` has."""
     found = find(kind, response, options, lines=lines)
     return None if found is None else found.answer
 

@@ -1,7 +1,5 @@
 """What kind of thing an answer is: a value, a list, a set, a vector, an interval, a matrix, an equation.
-
-Owns the structure around values, as text. Compares nothing and reads no value.
-"""
+Owns the structure around values, as text. Compares nothing and reads no value."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from dataclasses import dataclass
 
 from thinkscale.grading.expressions import UnreadError
 
-MOST_ITEMS = 200
-"""Of a list that is compared item by item."""
+MOST_ITEMS = 200  # of a list that is compared item by item
 _NAME = re.compile(
     r"(?=[^A-Za-z]*[A-Za-z])(?:\\?[A-Za-z]+|_ ?(?:\w|\{[^{}]*\})|\(\d+\)|\^ ?\{? ?-1 ?\}?|[ '():/|,{}+-])+"
 )
@@ -32,10 +29,8 @@ class Form:
     a union, and rows and columns of a matrix."""
     text: str
     items: tuple[str | Form, ...] = ()
-    signs: tuple[str, ...] = ()
-    """Of a relation, between its sides."""
-    name: str = ""
-    """What an interval was said of."""
+    signs: tuple[str, ...] = ()  # of a relation, between its sides
+    name: str = ""  # what an interval was said of
 
     @property
     def names(self) -> bool:

@@ -1,7 +1,5 @@
 """What an LLM judge is asked about a response, and how its reply is read.
-
-The rule graders of `grading.verdict` come first; a judge is for answers that rules cannot compare.
-"""
+The rule graders of `grading.verdict` come first; a judge is for answers that rules cannot compare."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from thinkscale.domain.question import Question
 from thinkscale.domain.sample import VerdictName
 from thinkscale.grading.extraction import answer_part
 
-PROMPT_VERSION = 2
-"""Changes with the prompt or the reading of the reply; it is part of the grader's name."""
+PROMPT_VERSION = 2  # changes with the prompt or the reading of the reply; it is part of the grader's name
 
 PROMPT = """You compare a response's final answer with the reference answer of a question.
 
@@ -35,8 +32,7 @@ VERDICT: correct
 VERDICT: wrong
 VERDICT: unanswered"""
 
-RESPONSE_CHARACTERS = 6_000
-"""So much of the end of a response is shown."""
+RESPONSE_CHARACTERS = 6_000  # so much of the end of a response is shown
 
 _TAG = re.compile(r"</?\s*(?:response|reference|question)\s*>", re.IGNORECASE)
 _VERDICT = re.compile(r"[\s*_`#>-]*VERDICT[\s*]*:[\s*]*(correct|wrong|unanswered)[\s*_`.]*", re.IGNORECASE)

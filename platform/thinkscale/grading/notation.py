@@ -1,8 +1,6 @@
 r"""The many ways to write one answer, brought to one form.
-
-Owns the reading of numbers with their units, LaTeX wrappings and option letters as text. Knows neither
-references nor verdicts, and evaluates nothing but plain numbers. Every rule takes time linear in its text.
-"""
+Owns the reading of numbers with their units, LaTeX wrappings and option letters as text. Knows neither references nor
+verdicts, and evaluates nothing but plain numbers. Every rule takes time linear in its text."""
 
 import re
 import tomllib
@@ -14,8 +12,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-LONGEST_NUMBER = 400
-"""Characters of a number that is still read as one."""
+LONGEST_NUMBER = 400  # characters of a number that is still read as one
 
 VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("vocabulary.toml").read_text("utf-8"))
 """Words and signs that the graders know."""
@@ -23,8 +20,7 @@ VOCABULARY: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath
 PLAIN = {
     code: unicodedata.normalize("NFKC", chr(code))
     for code in (0xFE63, *range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))
-}
-"""Letters, digits and signs of full width, as Chinese and Japanese texts have them, and of mathematical alphabets."""
+}  # letters, digits and signs of full width, as Chinese and Japanese texts have them, and of mathematical alphabets
 _GREEK = VOCABULARY["formulas"]["letters"].split()
 _UNICODE = str.maketrans(
     {
@@ -103,8 +99,7 @@ class Quantity:
     """An exact number and what it counts."""
 
     value: Fraction
-    unit: str = ""
-    """As it is written; empty where the number stands alone."""
+    unit: str = ""  # as it is written; empty where the number stands alone
 
 
 _UNITS = {
@@ -113,8 +108,7 @@ _UNITS = {
     for names, factor in units.items()
     for name in names.split()
 }
-_LETTER_UNITS = frozenset("mgshLlJNWVKCFA")
-"""Units of one letter; any other single letter after a number is a variable."""
+_LETTER_UNITS = frozenset("mgshLlJNWVKCFA")  # units of one letter; any other single letter after a number is a variable
 _NO_UNITS = frozenset(VOCABULARY["words"]["no_units"].split())
 _SMALL_WORDS = ("of", "in", "a", "by", "at", "on")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3}
@@ -169,19 +163,15 @@ _ORDINALS = ("st", "nd", "rd", "th")
 
 def number(text: str) -> Fraction | None:
     """The exact value of a text that is one number, with or without a unit; None for anything else.
-
-    A percent sign is dropped: `50%` is 50.
-    """
+    A percent sign is dropped: `50%` is 50."""
     found = quantity(text)
     return None if found is None else found.value
 
 
 def quantity(text: str) -> Quantity | None:
     """The number and the unit of a text that is nothing else; None for anything else.
-
-    Letters that touch a number are a unit only where they are the name of one: `7xy` is a product. A single letter
-    is one where it could be (`5m`): `is_product` says which texts would rather be products.
-    """
+    Letters that touch a number are a unit only where they are the name of one: `7xy` is a product. A single letter is
+    one where it could be (`5m`): `is_product` says which texts would rather be products."""
     if len(text) > LONGEST_NUMBER or not (text := clean(text)):
         return None
     currency, previous = "", None

@@ -1,7 +1,5 @@
 """A pool of processes that compare answers, which no answer can hang or kill.
-
-Owns the limits of time and memory. Knows nothing of what a verdict is beside its name.
-"""
+Owns the limits of time and memory. Knows nothing of what a verdict is beside its name."""
 
 import os
 import pickle
@@ -76,10 +74,8 @@ def compare_forever(descriptor: int) -> None:
 
 class GradingPool:
     """Grades many responses; a comparison that hangs or kills its process is `ungradable`, and costs no other.
-
-    A context manager. Plain numbers, letters and texts are judged in the caller's process; the processes
-    start with the first answer that needs algebra. Threads may share a pool; they take turns in its processes.
-    """
+    A context manager. Plain numbers, letters and texts are judged in the caller's process; the processes start with the
+    first answer that needs algebra. Threads may share a pool; they take turns in its processes."""
 
     MEMORY_BYTES = 3 << 30
     START_S = 120.0

@@ -1,7 +1,5 @@
 """The value that an announced answer says: without the sentence, the explanation or the formulas' signs around it.
-
-Owns what stands around a value and is left away, and only that: a hedge stays. Every scan is linear.
-"""
+Owns what stands around a value and is left away, and only that: a hedge stays. Every scan is linear."""
 
 import re
 from collections.abc import Sequence

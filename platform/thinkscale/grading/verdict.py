@@ -1,7 +1,4 @@
-"""Verdicts on answers: what they mean, and the rule graders by kind.
-
-Knows no models, samples or storage.
-"""
+"""Verdicts on answers: what they mean, and the rule graders by kind. Knows no models, samples or storage."""
 
 import re
 from collections.abc import Sequence
@@ -20,13 +17,10 @@ GRADERS: dict[AnswerKind, str] = {
     "choice": "choice/3",
     "text": "text/3",
     "code": "none/1",
-}
-"""Name and version of the rule grader of each kind; the version changes when a verdict could."""
-
+}  # name and version of the rule grader of each kind; the version changes when a verdict could
 
 _FOR_ALL = re.compile(r"[\s,]{0,9}(?:\\text ?\{\s{0,9})?for (?:all|any|every|each)\b.*", re.DOTALL)
-DEEPEST_NESTING = 40
-"""Brackets within brackets that algebra is asked to read; beyond, parsing takes exponential time."""
+DEEPEST_NESTING = 40  # brackets within brackets that algebra is asked to read; beyond, parsing takes exponential time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +35,7 @@ class Graded:
 
 def grade(kind: AnswerKind, reference: str, response: str, options: Sequence[str] = ()) -> Verdict:
     """Judge one response, in this process and without a time limit: untrusted text belongs into a GradingPool.
-
-    `reference`: the right answer; for `choice` the letter of the option (or its text).
-    """
+    `reference`: the right answer; for `choice` the letter of the option (or its text)."""
     verdict, plain_reference, answer = judge_plainly(
         Graded(kind=kind, reference=reference, response=response, options=tuple(options))
     )
@@ -55,9 +47,7 @@ def grade(kind: AnswerKind, reference: str, response: str, options: Sequence[str
 
 def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
     """The verdict where it shows without algebra; else None, and the reference and answer to compare.
-
-    Bounded in time.
-    """
+    Bounded in time."""
     kind, reference = item.kind, _reference(item.kind, item.reference)
     found = find(kind, item.response, item.options, lines=reference.strip().count("\n") + 1)
     answer = None if found is None else found.answer

@@ -1,24 +1,19 @@
 """Parallel scaling from stored samples: majority vote over equivalent answers and pass@k.
-
-Owns the formulas. Knows nothing of how an answer was graded: it sees, per sample, a key that equal
-answers share (None: no answer) and whether the answer is right.
-"""
+Owns the formulas. Knows nothing of how an answer was graded: it sees, per sample, a key that equal answers share (None:
+no answer) and whether the answer is right."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import comb
 
-Vote = tuple[str | None, bool]
-"""The answer's key and whether it is right."""
+Vote = tuple[str | None, bool]  # the answer's key and whether it is right
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Probability that k of the n samples, drawn without replacement, hold a right one.
-
     The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374): 1 - C(n-c, k) / C(n, k), in exact integers. Raises
-    ValueError where k is not in 1..n, or c not in 0..n.
-    """
+    ValueError where k is not in 1..n, or c not in 0..n."""
     if not 1 <= k <= num_samples or not 0 <= num_correct <= num_samples:
         raise ValueError(f"pass@{k} of {num_samples} samples, {num_correct} correct: needs 1 <= k <= n, 0 <= c <= n")
     return float(1 - Fraction(comb(num_samples - num_correct, k), comb(num_samples, k)))
@@ -26,13 +21,9 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 def majority_at_k(votes: Sequence[Vote], k: int) -> float:
     """Expected accuracy of the majority vote of k samples drawn without replacement from n, exactly.
-
-    Sums over all ways to draw k, ties broken uniformly. The subsets are never listed: a polynomial over
-    (votes cast, samples drawn) gives, for each size m of the majority, the number of subsets in which a
-    group has m votes and no group more; cost O(groups * k^3) integer operations.
-
-    Raises ValueError where k is not in 1..n.
-    """
+    Sums over all ways to draw k, ties broken uniformly. The subsets are never listed: a polynomial over (votes cast,
+    samples drawn) gives, for each size m of the majority, the number of subsets in which a group has m votes and no
+    group more; cost O(groups * k^3) integer operations. Raises ValueError where k is not in 1..n."""
     if not 1 <= k <= len(votes):
         raise ValueError(f"majority of {k} of {len(votes)} samples: needs 1 <= k <= n")
     counts = Counter(key for key, _ in votes if key is not None)
@@ -62,9 +53,7 @@ def _draws(groups: Sequence[int], unanswered: int, limit: int, most: int) -> dic
 
 def group_equivalent(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> list[str | None]:
     """For each answer the first answer that it equals, so that `1/2` and `0.5` vote together; None stays None.
-
-    `equal`: compares two different answers; each is compared with one of every group found so far.
-    """
+    `equal`: compares two different answers; each is compared with one of every group found so far."""
     groups: dict[str, str] = {}
     for answer in answers:
         if answer is not None and answer not in groups:

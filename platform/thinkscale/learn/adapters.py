@@ -1,7 +1,5 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) by peft: added to frozen layers, merged into them at export.
-
-Owns which matrices are adapted, how adapters begin, and a merged weight. Knows no files.
-"""
+Owns which matrices are adapted, how adapters begin, and a merged weight. Knows no files."""
 
 import math
 from typing import Any

@@ -34,9 +34,7 @@ def matrix_parameters(config: Any, parameters: int) -> int:
 
 def model_flops(lengths: Iterable[int], config: Any, parameters: int, frozen: int = 0) -> float:
     """FLOP that training needs for samples of these lengths: 6ND and causal attention; recomputation does not count.
-
-    `parameters`: all weights, a tied embedding once; `frozen`: those that need no gradient of their own.
-    """
+    `parameters`: all weights, a tied embedding once; `frozen`: those that need no gradient of their own."""
     still = matrix_parameters(config, frozen) if frozen else 0
     linear = 6.0 * matrix_parameters(config, parameters) - 2.0 * still
     quadratic: float = 6.0 * config.num_hidden_layers * attention_width(config)

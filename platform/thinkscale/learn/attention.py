@@ -1,9 +1,7 @@
 """Variable-length causal attention for packed rows, registered with transformers.
-
 Owns how a packed row's segments attend: each to itself alone. Several ranks may share a row, for samples longer than
 one rank's share of a step: each holds a slice of the tokens, and for attention they trade tokens for heads and back
-(the all-to-all of "DeepSpeed Ulysses", arXiv 2309.14509). Knows no model family.
-"""
+(the all-to-all of "DeepSpeed Ulysses", arXiv 2309.14509). Knows no model family."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,10 +19,8 @@ class RowGroup:
     """The ranks that share this rank's rows."""
 
     size: int
-    index: int
-    """Which slice is this rank's."""
-    group: Any
-    """The process group; None in a group of one."""
+    index: int  # which slice is this rank's
+    group: Any  # the process group; None in a group of one
 
 
 ALONE = RowGroup(size=1, index=0, group=None)
@@ -32,9 +28,7 @@ ALONE = RowGroup(size=1, index=0, group=None)
 
 def row_group(size: int) -> RowGroup:
     """Groups of `size` neighbouring ranks (of one host, as launchers number them). All ranks must call it.
-
-    Raises ValueError where the number of ranks is not a multiple of `size`.
-    """
+    Raises ValueError where the number of ranks is not a multiple of `size`."""
     if size == 1:
         return ALONE
     ranks = dist.get_world_size()
@@ -77,11 +71,8 @@ def register() -> None:
 
 
 def use_kernel(name: Kernel | None = None) -> Kernel:
-    """Choose the CUDA kernel of this process.
-
-    `name`: by default FA4 where the package flash-attn-4 is installed and this GPU has it (twice as fast on
-    Hopper), else torch's FA2. Returns the kernel in use, for the record.
-    """
+    """Choose the CUDA kernel of this process. `name`: by default FA4 where the package flash-attn-4 is installed and
+    this GPU has it (twice as fast on Hopper), else torch's FA2. Returns the kernel in use, for the record."""
     global _kernel
     _kernel = name or ("FA4" if flash4.is_usable() else "FA2")
     return _kernel

@@ -1,9 +1,7 @@
 """Checkpoints that survive a killed worker: sharded model, optimizer and history in one directory a step.
-
-Owns where they lie, which is the newest whole one, how many are kept, and that training need not wait for
-their upload. A checkpoint is whole once its `.metadata` is there, which torch.distributed.checkpoint (DCP)
-writes last. Shards are read by name and place, so that a run resumes on another number of ranks. Knows no Ray.
-"""
+Owns where they lie, which is the newest whole one, how many are kept, and that training need not wait for their upload.
+A checkpoint is whole once its `.metadata` is there, which torch.distributed.checkpoint (DCP) writes last. Shards are
+read by name and place, so that a run resumes on another number of ranks. Knows no Ray."""
 
 import errno
 import io
@@ -53,10 +51,8 @@ def lasting_cause(error: BaseException) -> str | None:
 
 class CheckpointFolder:
     """`<path>/step-N-<attempt>/` on any file system that pyarrow knows.
-
-    Every attempt may go on from what another one wrote, but none writes into another's directories, and none
-    removes what was written beside it: only its own and what it found when it began.
-    """
+    Every attempt may go on from what another one wrote, but none writes into another's directories, and none removes
+    what was written beside it: only its own and what it found when it began."""
 
     def __init__(
         self,
@@ -84,9 +80,7 @@ class CheckpointFolder:
 
     def save(self, model: PackedCausalLM, optimizer: torch.optim.Optimizer, history: Sequence[StepMetrics]) -> None:
         """Write the state after `history`, after the one before it is whole; all ranks call it.
-
-        Raises SaveError where this checkpoint (or, asynchronous, the one before) cannot be written.
-        """
+        Raises SaveError where this checkpoint (or, asynchronous, the one before) cannot be written."""
         self.finish()
         self._check()
         step = len(history)
@@ -108,9 +102,7 @@ class CheckpointFolder:
 
     def finish(self) -> None:
         """Wait until the last checkpoint is whole, and remove those older than the one before it; all ranks call it.
-
-        Raises SaveError where it cannot be written. The one before it is intact.
-        """
+        Raises SaveError where it cannot be written. The one before it is intact."""
         if self._pending is None:
             return
         (step, write), self._pending = self._pending, None
@@ -224,9 +216,7 @@ class _ArrowFiles(FileSystemBase):
 
 class _Writing:
     """A stream that remembers why a write failed instead of raising it through torch's writer.
-
-    That reports such errors as its own, without the cause, and on Python 3.12 the process dies of it later.
-    """
+    That reports such errors as its own, without the cause, and on Python 3.12 the process dies of it later."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -1,8 +1,6 @@
 """The fine-tuned model in the Hugging Face layout.
-
-Owns the files that a serving engine loads. Weights are gathered one parameter at a time, so that no host
-holds more than one file of them. Knows no artifact: it hands over one finished local file after another.
-"""
+Owns the files that a serving engine loads. Weights are gathered one parameter at a time, so that no host holds more
+than one file of them. Knows no artifact: it hands over one finished local file after another."""
 
 import json
 import shutil
@@ -29,8 +27,7 @@ COPIED = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-)
-"""Files of the base model that hold for the tuned one as well, where it has them."""
+)  # files of the base model that hold for the tuned one as well, where it has them
 
 
 def export_weights(

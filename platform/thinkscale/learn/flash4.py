@@ -1,8 +1,6 @@
 """FlashAttention-4 (package flash-attn-4) over packed rows, as an operator that torch.compile can place.
-
-Owns the calls into that package. Called directly because torch's own activation of it breaks with the
-package's releases. Knows no model.
-"""
+Owns the calls into that package. Called directly because torch's own activation of it breaks with the package's
+releases. Knows no model."""
 
 import importlib.util
 from functools import lru_cache

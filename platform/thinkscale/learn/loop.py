@@ -1,8 +1,6 @@
 """The training loop: optimizer steps over packed batches, with the paper's optimizer and schedule.
-
 Owns the learning rate by step, a step's arithmetic, its metrics, and when to checkpoint. Runs on one process or on
-every rank of a process group, on CPUs and GPUs alike; knows no Ray and no artifact.
-"""
+every rank of a process group, on CPUs and GPUs alike; knows no Ray and no artifact."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ from thinkscale.learn.model import PackedCausalLM
 if TYPE_CHECKING:
     from thinkscale.learn.checkpoint import CheckpointFolder
 
-PAD_MULTIPLE = 128
-"""On GPUs rows are padded to whole tiles of a matrix product."""
+PAD_MULTIPLE = 128  # on GPUs rows are padded to whole tiles of a matrix product
 
 
 class StoppedError(RuntimeError):
@@ -41,21 +38,16 @@ class NonFiniteLossError(RuntimeError):
 class StepMetrics:
     """One optimizer step, over all ranks."""
 
-    step: int
-    """Steps done, this one included."""
+    step: int  # steps done, this one included
     steps: int
     epoch: float
-    loss: float
-    """Mean over the batch's tokens that have a loss, in nats."""
+    loss: float  # mean over the batch's tokens that have a loss, in nats
     learning_rate: float
-    grad_norm: float
-    """Before clipping."""
-    tokens: int
-    """Input tokens of the batch, padding not counted."""
+    grad_norm: float  # before clipping
+    tokens: int  # input tokens of the batch, padding not counted
     seconds: float
     ranks: int
-    mfu: float | None
-    """Model FLOP/s over the devices' peak; None where that is not known."""
+    mfu: float | None  # model FLOP/s over the devices' peak; None where that is not known
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,17 +67,11 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
 ) -> list[StepMetrics]:
     """Fine-tune in place, from the newest checkpoint where there is one.
-
-    Every rank calls it with the same samples. The order of samples depends on `settings.seed` alone, so
-    that a resumed run, on however many ranks, sees what an undisturbed one would have seen.
-
-    `should_stop`: asked after every step, on every rank; a yes on any of them stops all, once they have saved. Returns
-    the metrics of every step, those before a resume included.
-
-    Raises:
-        NonFiniteLossError: the weights are then as before that step, and every checkpoint begun is whole.
-        StoppedError: `should_stop` said yes.
-    """
+    Every rank calls it with the same samples. The order of samples depends on `settings.seed` alone, so that a resumed
+    run, on however many ranks, sees what an undisturbed one would have seen. `should_stop`: asked after every step, on
+    every rank; a yes on any of them stops all, once they have saved. Returns the metrics of every step, those before a
+    resume included. Raises NonFiniteLossError: the weights are then as before that step, and every checkpoint begun is
+    whole; StoppedError: `should_stop` said yes."""
     optimizer = make_optimizer(model, settings)
     history = checkpoints.load_latest(model, optimizer) if checkpoints else []
     steps = total_steps(len(samples), settings)
@@ -158,18 +144,13 @@ def train_step(
     learning_rate: float,
 ) -> StepMetrics:
     """One optimizer step over a global batch, of which this rank computes its packed rows.
-
-    The loss is the mean over all loss tokens of the global batch, wherever they are computed.
-    """
+    The loss is the mean over all loss tokens of the global batch, wherever they are computed."""
     began = time.perf_counter()
     ranks, rank, group = dist.get_world_size(), dist.get_rank(), model.row_group
     cuda = model.device.type == "cuda"
     flops = [model_flops([s.input_tokens], model.config, model.parameter_count, model.frozen_count) for s in batch]
     rows = packing.pack(
-        flops,
-        [s.input_tokens for s in batch],
-        ranks=ranks // group.size,
-        pack_tokens=settings.pack_tokens * group.size,
+        flops, [s.input_tokens for s in batch], ranks=ranks // group.size, pack_tokens=settings.pack_tokens * group.size
     )[rank // group.size]
     # FSDP averages gradients over ranks; the mean is over the batch's tokens, so undo that here.
     scale = ranks / sum(s.loss_tokens for s in batch)
@@ -226,9 +207,7 @@ def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
 
 def learning_rate_at(step: int, *, steps: int, peak: float, warmup_share: float) -> float:
     """Linear warm-up to `peak` over `warmup_share` of the steps, then cosine to 0.
-
-    `step`: from 0. The warm-up's first step already learns: it has the rate peak / warm-up steps.
-    """
+    `step`: from 0. The warm-up's first step already learns: it has the rate peak / warm-up steps."""
     warmup = math.ceil(steps * warmup_share)
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -1,27 +1,18 @@
 """Cross-entropy over a large vocabulary without ever holding all logits.
-
-The gradients with respect to the hidden states and the output matrix are computed in the forward
-pass, a chunk of positions at a time, so that no logits are kept or computed twice (the scheme of
-"Cut Your Losses in Large-Vocabulary Language Models", arXiv 2411.09009, and of fused linear
-cross-entropies). Knows no model.
-"""
+The gradients with respect to the hidden states and the output matrix are computed in the forward pass, a chunk of
+positions at a time, so that no logits are kept or computed twice (the scheme of "Cut Your Losses in Large-Vocabulary
+Language Models", arXiv 2411.09009, and of fused linear cross-entropies). Knows no model."""
 
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30}
-"""Of logits in float32 that a chunk may amount to."""
+CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30}  # of logits in float32 that a chunk may amount to
 
 
 def cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    scale: float,
-    *,
-    chunk_bytes: int | None = None,
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, *, chunk_bytes: int | None = None
 ) -> torch.Tensor:
     """`scale` times the summed cross-entropy of `hidden @ weight.T` against `targets`.
 

@@ -1,8 +1,5 @@
-"""Traces as token ids with a loss mask.
-
-Owns what fine-tuning sees of a trace: the chat template with the question, the assistant's turn, the
-end of the turn, and where the loss begins. Knows no model and no batch.
-"""
+"""Traces as token ids with a loss mask. Owns what fine-tuning sees of a trace: the chat template with the question, the
+assistant's turn, the end of the turn, and where the loss begins. Knows no model and no batch."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -44,8 +41,7 @@ class Tokenized:
     """The samples of a set of traces, and what the context's limit did to them."""
 
     samples: tuple[Sample, ...]
-    cut: int
-    """Samples that lost their tail."""
+    cut: int  # samples that lost their tail
     dropped: tuple[str, ...]
     """Question ids of samples that did not fit: all too long under `drop`; under `cut`, those whose
     question alone fills the context."""
@@ -61,9 +57,7 @@ def tokenize(
     overlong: Literal["cut", "drop"],
 ) -> Tokenized:
     """Every trace as a sample of at most `context_tokens` ids.
-
-    Raises ValueError where the tokenizer has no end-of-text token.
-    """
+    Raises ValueError where the tokenizer has no end-of-text token."""
     if not tokenizer.eos_ids:
         raise ValueError("the tokenizer has no end-of-text token: a fine-tuned model would never stop")
     samples: list[Sample] = []
@@ -83,10 +77,8 @@ def tokenize(
 
 def _sample(trace: Trace, tokenizer: Tokenizer, prompt_ids: PromptIds, thinking_format: ThinkingFormat) -> Sample:
     """The prompt's ids exactly as evaluation gives them, then the rest of the turn.
-
-    Thinking, delimiter and answer are encoded apart, so that the delimiter is the one that budget forcing appends.
-    A trace that holds its delimiters is split at them; one that mentions a delimiter keeps it as text.
-    """
+    Thinking, delimiter and answer are encoded apart, so that the delimiter is the one that budget forcing appends. A
+    trace that holds its delimiters is split at them; one that mentions a delimiter keeps it as text."""
     question = prompt_ids(trace.question, None)
     prompt = prompt_ids(trace.question, thinking_format)
     thinking, answer = split_trace(trace, thinking_format)

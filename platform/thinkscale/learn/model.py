@@ -1,8 +1,6 @@
 """A causal language model ready to be fine-tuned: sharded, in mixed precision, over packed rows.
-
-Owns which model families are supported, how weights get from safetensors into shards, and the
-wrapping (FSDP2, recomputation of activations, compilation). Knows no optimizer and no data.
-"""
+Owns which model families are supported, how weights get from safetensors into shards, and the wrapping (FSDP2,
+recomputation of activations, compilation). Knows no optimizer and no data."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +31,7 @@ from thinkscale.learn.recompute import Recompute
 STATE_SHARE = 2 / 3
 """A step's weights and gradients are gathered and reduced once, not once a row, where they and the optimizer's
 state take at most so much of a device's memory."""
-HOST_STATE_BYTES = 24 << 30
-"""What may be taken where training runs on CPUs."""
+HOST_STATE_BYTES = 24 << 30  # what may be taken where training runs on CPUs
 
 
 def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
@@ -45,9 +42,7 @@ def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tens
 
 class PackedCausalLM(nn.Module):
     """A transformers decoder and its output matrix, over one packed row at a time.
-
-    Parameters bear the names of the Hugging Face layout. Tied output weights are one parameter here.
-    """
+    Parameters bear the names of the Hugging Face layout. Tied output weights are one parameter here."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -96,9 +91,7 @@ class PackedCausalLM(nn.Module):
 
     def set_accumulating(self, accumulating: bool) -> None:
         """Whether more rows of the step follow this one.
-
-        Where the whole weights fit, they stay gathered and the gradients unreduced until the last row.
-        """
+        Where the whole weights fit, they stay gathered and the gradients unreduced until the last row."""
         self._holds_gradients, self._more_rows = self._more_rows, accumulating
         if self._keeps_whole:
             root: Any = self
@@ -120,9 +113,7 @@ class PackedCausalLM(nn.Module):
 
 def read_config(directory: Path) -> Any:
     """The model's transformers configuration.
-
-    Raises UnsupportedModelError where a family or a variant is not supported.
-    """
+    Raises UnsupportedModelError where a family or a variant is not supported."""
     from transformers import AutoConfig
 
     check_directory(directory)
@@ -131,16 +122,10 @@ def read_config(directory: Path) -> Any:
 
 def load_model(directory: Path, settings: Train, *, device: torch.device, context_parallel: int = 1) -> PackedCausalLM:
     """The model of a local Hugging Face directory, sharded over all ranks, in float32 master weights.
-
-    Started on the meta device; each rank then reads only its own slices of the safetensors files, so
-    that no host ever holds the whole model in float32. Without a process group a group of one is made.
-
-    `context_parallel`: neighbouring ranks that share a row's tokens.
-
-    Raises:
-        UnsupportedModelError: the family is not supported, or its heads cannot be shared by so many ranks.
-        FileNotFoundError: the directory holds no safetensors, or weights are missing.
-    """
+    Started on the meta device; each rank then reads only its own slices of the safetensors files, so that no host ever
+    holds the whole model in float32. Without a process group a group of one is made. `context_parallel`: neighbouring
+    ranks that share a row's tokens. Raises UnsupportedModelError: the family is not supported, or its heads cannot be
+    shared by so many ranks; FileNotFoundError: the directory holds no safetensors, or weights are missing."""
     model = build_model(read_config(directory), settings, device=device, context_parallel=context_parallel)
     _load_weights(model, directory, settings.seed)
     return model
@@ -210,10 +195,8 @@ def _state_bytes(model: PackedCausalLM, ranks: int) -> int:
 
 class _ReduceScatter(DefaultReduceScatter):  # type: ignore[misc]
     """FSDP's own, but for whose memory it takes.
-
-    Reduced gradients would come from the memory of a stream of their own, which activations never get back: on a
-    full device the allocator then unmaps all it has cached, twice a step, while everything waits.
-    """
+    Reduced gradients would come from the memory of a stream of their own, which activations never get back: on a full
+    device the allocator then unmaps all it has cached, twice a step, while everything waits."""
 
     def __init__(self, compute: torch.cuda.Stream) -> None:
         self._compute = compute

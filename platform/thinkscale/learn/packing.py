@@ -1,8 +1,6 @@
 """Which samples make an optimizer step, and how they are packed into rows, balanced across ranks.
-
-Owns the order of an epoch, the assignment of samples to ranks and rows, and a row's arrays. Packing
-changes neither a batch's composition nor any token's weight. Knows no model.
-"""
+Owns the order of an epoch, the assignment of samples to ranks and rows, and a row's arrays. Packing changes neither a
+batch's composition nor any token's weight. Knows no model."""
 
 from __future__ import annotations
 
@@ -23,22 +21,15 @@ Ints = npt.NDArray[np.int64]
 class Row:
     """Samples laid end to end. T input tokens, S segments, M positions with a loss."""
 
-    ids: Ints
-    """(T,)"""
-    positions: Ints
-    """(T,), from 0 in every segment."""
-    bounds: Ints
-    """(S + 1,): where the segments begin, and T."""
-    loss_positions: Ints
-    """(M,): indices into T of the positions whose next token is in the loss."""
-    targets: Ints
-    """(M,): those next tokens."""
+    ids: Ints  # (T,)
+    positions: Ints  # (T,), from 0 in every segment
+    bounds: Ints  # (S + 1,): where the segments begin, and T
+    loss_positions: Ints  # (M,): indices into T of the positions whose next token is in the loss
+    targets: Ints  # (M,): those next tokens
 
     def slice(self, index: int, of: int) -> Row:
         """One of `of` equal slices of the tokens; the bounds stay those of the whole row.
-
-        Raises ValueError where the tokens are not a multiple of `of`.
-        """
+        Raises ValueError where the tokens are not a multiple of `of`."""
         tokens = len(self.ids)
         if tokens % of:
             raise ValueError(f"a row of {tokens} tokens has no {of} equal slices")
@@ -60,14 +51,10 @@ def batches(count: int, batch_sequences: int, *, epoch: int, seed: int) -> list[
 
 
 def pack(costs: Sequence[float], lengths: Sequence[int], *, ranks: int, pack_tokens: int) -> list[list[list[int]]]:
-    """Rows for every rank: `rows[rank][micro_step]` lists positions in `lengths`.
-
-    Every rank gets the same number of rows (ranks work in lock-step, one row at a time), as few as fit
-    `pack_tokens`; samples go, the costliest first, to the row that has least to do. A sample longer
-    than `pack_tokens` has a row of its own. A row may be empty when there are fewer samples than ranks.
-
-    `costs`: what each sample costs to compute, in any unit (`loop.model_flops`).
-    """
+    """Rows for every rank: `rows[rank][micro_step]` lists positions in `lengths`. Every rank gets the same number of
+    rows (ranks work in lock-step, one row at a time), as few as fit `pack_tokens`; samples go, the costliest first, to
+    the row that has least to do. A sample longer than `pack_tokens` has a row of its own. A row may be empty when there
+    are fewer samples than ranks. `costs`: what each sample costs to compute, in any unit (`loop.model_flops`)."""
     micro_steps = max(1, math.ceil(sum(min(n, pack_tokens) for n in lengths) / (pack_tokens * ranks)))
     while (rows := _fill(costs, lengths, micro_steps * ranks, pack_tokens)) is None:
         micro_steps += 1
@@ -98,9 +85,7 @@ def _fill(costs: Sequence[float], lengths: Sequence[int], count: int, pack_token
 
 def row(samples: Sequence[Sample], *, multiple_of: int = 1) -> Row:
     """The arrays of one row, padded at the end, as a segment of its own, to a multiple of `multiple_of`.
-
-    An empty row is one token without loss: its rank still takes part in the collectives.
-    """
+    An empty row is one token without loss: its rank still takes part in the collectives."""
     inputs = [sample.ids[:-1] for sample in samples]
     tokens = sum(len(ids) for ids in inputs)
     padding = -tokens % multiple_of if inputs else multiple_of

@@ -1,15 +1,12 @@
 """How much of each layer is recomputed in the backward pass, row by row.
-
-A row's activations shall need no more memory than a full row does at the campaign's setting. Dropping a
-layer's feed-forward activations frees the most memory for the least arithmetic, so that comes first, and
-whole layers only when it is not enough; a short row recomputes nothing. Knows no data.
-"""
+A row's activations shall need no more memory than a full row does at the campaign's setting. Dropping a layer's
+feed-forward activations frees the most memory for the least arithmetic, so that comes first, and whole layers only when
+it is not enough; a short row recomputes nothing. Knows no data."""
 
 from enum import IntEnum
 from typing import Any
 
-SPARE_USED = 0.75
-"""Of the spare room; the rest is for a longer row's passing values."""
+SPARE_USED = 0.75  # of the spare room; the rest is for a longer row's passing values
 
 
 class Recompute(IntEnum):

@@ -1,8 +1,6 @@
 """Which samples the report carries: the first of them in its page, more in files beside it.
-
-Both have a size limit. Owns the choice: whole questions, under every model and budget, picked by a hash of
-their ids so that the choice is the same in every run and does not depend on the order of the parts.
-"""
+Both have a size limit. Owns the choice: whole questions, under every model and budget, picked by a hash of their ids so
+that the choice is the same in every run and does not depend on the order of the parts."""
 
 from __future__ import annotations
 
@@ -17,16 +15,12 @@ import pyarrow as pa
 
 from thinkscale.curate.normalise import hash_text as _hash
 
-EMBEDDED_BYTES = 2_800_000
-"""Of compressed samples in the page; base64 makes a third more of it."""
+EMBEDDED_BYTES = 2_800_000  # of compressed samples in the page; base64 makes a third more of it
 EMBEDDED_ROWS = 20_000
-BESIDE_BYTES = 60_000_000
-"""Of compressed samples in files beside the page."""
+BESIDE_BYTES = 60_000_000  # of compressed samples in files beside the page
 BESIDE_ROWS = 200_000
-PAGE_BYTES, PAGE_ROWS = 1_500_000, 10_000
-"""Of one such file."""
-LONGEST_TEXT = 60_000
-"""Characters of one thinking trace that the page shows."""
+PAGE_BYTES, PAGE_ROWS = 1_500_000, 10_000  # of one such file
+LONGEST_TEXT = 60_000  # characters of one thinking trace that the page shows
 
 COLUMNS = [
     "question_id", "model", "benchmark", "sample", "max_thinking_tokens", "num_waits", "status", "error", "end",
@@ -38,9 +32,7 @@ Row = dict[str, Any]
 
 class SampleBrowser:
     """Collects rows part by part; keeps the questions with the smallest hashes that fit the limits.
-
-    `withheld`: ids of questions whose samples are shown without what they say.
-    """
+    `withheld`: ids of questions whose samples are shown without what they say."""
 
     def __init__(
         self,
@@ -97,9 +89,7 @@ class SampleBrowser:
         later: tuple[int, int] = (PAGE_BYTES, PAGE_ROWS),
     ) -> Iterator[list[Row]]:
         """The kept rows in pages of at most so many (compressed bytes, rows), or one question; at least one page.
-
-        The rows of a page are by benchmark, question, model, budget and sample.
-        """
+        The rows of a page are by benchmark, question, model, budget and sample."""
         page: list[bytes] = []
         room = first
         for question in sorted(self._rows, key=_hash):

@@ -1,7 +1,5 @@
 """Two runs, or two models of one run, over the same questions: what differs and whether it is more than chance.
-
-Owns the pairing. Knows no files and draws nothing.
-"""
+Owns the pairing. Knows no files and draws nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,30 +22,23 @@ class Comparison:
     benchmark: str
     model_a: str
     model_b: str
-    budget: str
-    """The budget in words; `all budgets`: the mean over the budgets that both have."""
+    budget: str  # the budget in words; `all budgets`: the mean over the budgets that both have
     questions: int
-    unpaired: int
-    """Questions that only one of the two has."""
+    unpaired: int  # questions that only one of the two has
     accuracy_a: float
     accuracy_b: float
-    difference: float
-    """B - A, in 0..1."""
+    difference: float  # B - A, in 0..1
     low: float
     high: float
-    questions_better: int
-    """Questions on which B is right more often."""
+    questions_better: int  # questions on which B is right more often
     questions_worse: int
     p_mcnemar: float
-    gate: Gate
-    """B is better or worse where the interval of the difference excludes 0."""
+    gate: Gate  # B is better or worse where the interval of the difference excludes 0
 
 
 def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> list[Comparison]:
     """Compare two runs, each of one model, budget by budget and over all budgets together.
-
-    Empty where they share no benchmark, budget and question. Raises ValueError where a run holds several models.
-    """
+    Empty where they share no benchmark, budget and question. Raises ValueError where a run holds several models."""
     grids_a, grids_b = _grids(tally_a, "the first run"), _grids(tally_b, "the second run")
     found = []
     for benchmark in [name for name in grids_a if name in grids_b]:
@@ -92,10 +83,8 @@ _ENGINE_FACTS = ("engine", "version", "dtype", "device", "tensor_parallel", "tok
 
 def engine_differences(engines_a: Iterable[Mapping[str, Any]], engines_b: Iterable[Mapping[str, Any]]) -> list[str]:
     """How the engines that drew two runs' samples differ, one line a fact; empty where they do not.
-
-    A difference that is due to them cannot be told from one that is due to the models. The model's own hash
-    is not compared: models are what runs are compared for.
-    """
+    A difference that is due to them cannot be told from one that is due to the models. The model's own hash is not
+    compared: models are what runs are compared for."""
     sides, lines = (list(engines_a), list(engines_b)), []
     for fact in _ENGINE_FACTS:
         values = [", ".join(sorted({str(engine.get(fact, "not recorded")) for engine in side})) for side in sides]

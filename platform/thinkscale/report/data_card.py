@@ -1,8 +1,6 @@
 """The data card of a curated set: what is in it, where it came from, what was dropped and why, what it may be used for.
-
-Owns the card's text. A directory with this README.md and the Parquet parts is a data set that
-`datasets.load_dataset` reads as it is.
-"""
+Owns the card's text. A directory with this README.md and the Parquet parts is a data set that `datasets.load_dataset`
+reads as it is."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,9 +34,7 @@ def data_card(
     costs: Sequence[ModelCost],
 ) -> str:
     """Markdown with the front matter of a Hugging Face data set. It shows a `funnel.png` beside it.
-
-    `licences`: `source`, `licence` and `rows` of each pair among them.
-    """
+    `licences`: `source`, `licence` and `rows` of each pair among them."""
     settings = campaign.select
     table = _licence_rows(licences)
     spent = "\n".join(

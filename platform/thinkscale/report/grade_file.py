@@ -1,7 +1,5 @@
 """Grading any file of references and responses: JSONL, JSON, CSV or Parquet in, the same rows with verdicts out.
-
-Owns the file formats. Knows nothing of how an answer is judged, and nothing of campaigns.
-"""
+Owns the file formats. Knows nothing of how an answer is judged, and nothing of campaigns."""
 
 import io
 import json

@@ -1,9 +1,6 @@
-"""From samples to the points of a scaling curve.
-
-Owns what accuracy, thinking tokens, Control, Scaling and Performance mean over the samples table, and accuracy by
-domain and difficulty of the questions. Works on one part of the table after the other, so that a million samples need
-little memory. Draws nothing.
-"""
+"""From samples to the points of a scaling curve. Owns what accuracy, thinking tokens, Control, Scaling and Performance
+mean over the samples table, and accuracy by domain and difficulty of the questions. Works on one part of the table
+after the other, so that a million samples need little memory. Draws nothing."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -44,13 +41,10 @@ class Point:
     mean_answer_tokens: float
     correct: int
     failed: int
-    unanswered: int
-    """Without the failed ones."""
+    unanswered: int  # without the failed ones
     ungradable: int
-    capped: int
-    """Samples whose thinking was cut at the cap."""
-    within_cap: int
-    """Samples whose thinking tokens do not exceed the cap."""
+    capped: int  # samples whose thinking was cut at the cap
+    within_cap: int  # samples whose thinking tokens do not exceed the cap
 
     @property
     def budget(self) -> str:
@@ -64,14 +58,12 @@ class CurveMetrics:
 
     model: str
     benchmark: str
-    control: float
-    """Share of samples whose thinking kept its cap, mean over budgets, in %."""
+    control: float  # share of samples whose thinking kept its cap, mean over budgets, in %
     scaling: float | None
     """Slope of the least-squares line, in points of accuracy per doubling of the thinking tokens used; None: there are
     no two budgets that differ in them. The paper takes the mean slope over all pairs of budgets, per token: two
     budgets that use almost the same tokens then outweigh all others, and short thinking gets huge slopes."""
-    performance: float
-    """The best accuracy of any budget, in %."""
+    performance: float  # the best accuracy of any budget, in %
     performance_low: float
     performance_high: float
     """The 95% interval of that budget's accuracy. It does not count that the budget was picked for being best."""
@@ -84,9 +76,7 @@ def budget_label(max_thinking_tokens: int | None, num_waits: int) -> str:
 
 def tally(samples: pa.Table | Iterable[pa.Table]) -> pa.Table:
     """One row per model, benchmark, budget and question with counts of its samples, sorted by these.
-
-    `samples`: the samples table, or its parts one after the other.
-    """
+    `samples`: the samples table, or its parts one after the other."""
     tallies: list[pa.Table] = []
     for part in [samples] if isinstance(samples, pa.Table) else samples:
         tallies.append(_sum(_indicators(part)))
@@ -231,8 +221,7 @@ def point_label(point: Point) -> str:
     return f"+{point.num_waits}" if point.num_waits else cap
 
 
-DIFFICULTY_KEYS = ("level", "difficulty")
-"""Keys of a question's metadata that say how hard it is."""
+DIFFICULTY_KEYS = ("level", "difficulty")  # keys of a question's metadata that say how hard it is
 MOST_GROUPS = 60
 
 
@@ -241,8 +230,7 @@ class GroupAccuracy:
     """One model on the questions of one group, at the budget of its largest cap without waits."""
 
     benchmark: str
-    by: str
-    """domain, or a key of the questions' metadata."""
+    by: str  # domain, or a key of the questions' metadata
     group: str
     model: str
     questions: int

@@ -1,7 +1,5 @@
 """The model card of a fine-tuned model: what it was made from, under which terms, how, and what it was seen to do.
-
-Owns the card's text. Takes the model's manifest and, once there are some, the results; stores nothing.
-"""
+Owns the card's text. Takes the model's manifest and, once there are some, the results; stores nothing."""
 
 from __future__ import annotations
 

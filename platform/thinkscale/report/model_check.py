@@ -1,7 +1,5 @@
 """What is known of a model before anything is paid for it: tokenizer, template, thinking format, training.
-
-Owns the checks. Reads tokenizer and config alone; nothing of them needs the weights.
-"""
+Owns the checks. Reads tokenizer and config alone; nothing of them needs the weights."""
 
 import json
 from pathlib import Path
@@ -23,9 +21,7 @@ QUESTION, THINKING, ANSWER = "What is 9 plus 6?", "We add 9 and 6.\n\nThat is 15
 
 def check_model(model: Model, directory: Path) -> dict[str, Any]:
     """What `thinkscale model check` prints of a model whose tokenizer and config are in the directory.
-
-    Raises ValueError where there is no tokenizer or chat template, or the format must be named.
-    """
+    Raises ValueError where there is no tokenizer or chat template, or the format must be named."""
     tokenizer = ModelTokenizer(directory, date=model.date, strict=False)
     thinking_format = resolve_format(model, tokenizer)
     ids = forcing_ids(tokenizer, thinking_format, Budget())

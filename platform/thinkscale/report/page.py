@@ -1,8 +1,6 @@
 """The report of a campaign as files: a self-contained HTML page, more samples beside it, its curve as PNG and SVG.
-
-Owns what the page says. Takes tables and manifests, returns bytes; reads and stores nothing. Text that models
-wrote reaches the page only as data, never as HTML.
-"""
+Owns what the page says. Takes tables and manifests, returns bytes; reads and stores nothing. Text that models wrote
+reaches the page only as data, never as HTML."""
 
 from __future__ import annotations
 

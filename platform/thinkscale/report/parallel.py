@@ -1,7 +1,5 @@
 """Parallel scaling: what majority vote and pass@k make of several samples of each question.
-
-Owns the reading of votes from stored samples. The formulas are `grading.voting`'s.
-"""
+Owns the reading of votes from stored samples. The formulas are `grading.voting`'s."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,8 +14,7 @@ from thinkscale.grading.voting import Vote, group_equivalent, majority_at_k, pas
 from thinkscale.report.metrics import QUESTION, Point
 from thinkscale.report.statistics import mean_interval
 
-COLUMNS = [*QUESTION, "verdict", "extracted_answer"]
-"""The columns of `store.schemas.SAMPLES` that votes are read from."""
+COLUMNS = [*QUESTION, "verdict", "extracted_answer"]  # the columns of `store.schemas.SAMPLES` that votes are read from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,13 +26,11 @@ class ParallelPoint:
     budget: str
     k: int
     questions: int
-    majority: float
-    """Expected accuracy of the majority vote of k samples, equivalent answers voting together."""
+    majority: float  # expected accuracy of the majority vote of k samples, equivalent answers voting together
     low: float
     high: float
     pass_at_k: float
-    mean_thinking_tokens: float
-    """Of the k samples together."""
+    mean_thinking_tokens: float  # of the k samples together
 
 
 class Votes:
@@ -56,9 +51,7 @@ class Votes:
 
     def points(self, found: Iterable[Point], *, seed: int = 0) -> list[ParallelPoint]:
         """For each point with several samples per question, k = 1, 2, 4, ... and all of them.
-
-        Questions that have fewer samples than the others of their budget are left out.
-        """
+        Questions that have fewer samples than the others of their budget are left out."""
         several = [point for point in found if point.samples > point.questions]
         if not several:
             return []

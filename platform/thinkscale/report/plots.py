@@ -1,7 +1,5 @@
 """The printed plots as PNG and SVG: scaling curves, and the funnel of a curation.
-
-Owns their look. Takes points and steps, knows nothing of where they come from.
-"""
+Owns their look. Takes points and steps, knows nothing of where they come from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Grading stored samples again, and listing where two gradings disagree.
-
-Owns the verdict columns of a samples table. Needs no model and no device: it works on what is stored.
-"""
+Owns the verdict columns of a samples table. Needs no model and no device: it works on what is stored."""
 
 from __future__ import annotations
 
@@ -28,8 +26,7 @@ class Disagreement:
     second: Verdict
 
 
-Grade = Callable[[Sequence[tuple[Question, str]]], Sequence[Verdict]]
-"""Judges questions' responses, in their order."""
+Grade = Callable[[Sequence[tuple[Question, str]]], Sequence[Verdict]]  # judges questions' responses, in their order
 
 
 def by_rules(pool: GradingPool) -> Grade:
@@ -71,10 +68,7 @@ def with_verdicts(part: pa.Table, verdicts: Sequence[Verdict | None]) -> pa.Tabl
 
 def disagreements(first: pa.Table, second: pa.Table) -> list[Disagreement]:
     """Where two gradings of the same rows differ in their verdict.
-
-    Raises:
-        ValueError: the tables do not hold the same samples in the same order.
-    """
+    Raises ValueError: the tables do not hold the same samples in the same order."""
     key = ["model", "benchmark", "sample_id"]
     if not first.select(key).equals(second.select(key)):
         raise ValueError("two gradings can be compared only over the same samples in the same order")

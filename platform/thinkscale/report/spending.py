@@ -1,8 +1,6 @@
 """What the stages of a campaign held, dropped and cost, from their manifests.
-
-Owns the reading of manifests for the report, and accuracies that others have published (arXiv 2501.19393v3, table 1,
-in %), to be drawn beside a curve as what they are: not measured here. Knows the ledger's names and no stage.
-"""
+Owns the reading of manifests for the report, and accuracies that others have published (arXiv 2501.19393v3, table 1, in
+%), to be drawn beside a curve as what they are: not measured here. Knows the ledger's names and no stage."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,9 +78,7 @@ _OTHER_NAMES = {"aime2024": "aime24", "gpqad": "gpqadiamond"}
 
 def published(benchmarks: Iterable[str]) -> list[dict[str, Any]]:
     """The figures of those benchmarks that have some, known by their names (`AIME24`, `math-500`, ...).
-
-    Each has the benchmark's name in the campaign, the model, its accuracy (0..1) and the source.
-    """
+    Each has the benchmark's name in the campaign, the model, its accuracy (0..1) and the source."""
     found = []
     for benchmark in benchmarks:
         name = re.sub(r"[^a-z0-9]", "", benchmark.lower())

@@ -1,8 +1,6 @@
 """Uncertainty of accuracies and of their differences, clustered by question.
-
-Owns intervals, tests and the gate. Knows nothing of samples: it sees one value per question, the mean over
-that question's samples, so that samples of one question are never taken for independent ones.
-"""
+Owns intervals, tests and the gate. Knows nothing of samples: it sees one value per question, the mean over that
+question's samples, so that samples of one question are never taken for independent ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,14 +29,10 @@ class Interval:
 
 
 def mean_interval(values: Values | Sequence[float], *, seed: int = 0, draws: int = DRAWS) -> Interval:
-    """Mean accuracy over questions, each value in 0..1, with its interval.
-
-    A Bayesian bootstrap over questions (Rubin 1981) with half a pseudo-question at 0 and half at 1. For single
-    right-or-wrong samples it is exactly Jeffreys' interval, so that 30 right answers out of 30 do not look
-    certain, where the plain bootstrap's interval has no width and near 0 or 1 covers far less than 95%.
-
-    Raises ValueError where there is no value.
-    """
+    """Mean accuracy over questions, each value in 0..1, with its interval. A Bayesian bootstrap over questions (Rubin
+    1981) with half a pseudo-question at 0 and half at 1. For single right-or-wrong samples it is exactly Jeffreys'
+    interval, so that 30 right answers out of 30 do not look certain, where the plain bootstrap's interval has no width
+    and near 0 or 1 covers far less than 95%. Raises ValueError where there is no value."""
     return _bayesian_bootstrap(np.asarray(values, dtype=np.float64), (0.0, 1.0), seed, draws)
 
 
@@ -46,10 +40,8 @@ def difference_interval(
     before: Values | Sequence[float], after: Values | Sequence[float], *, seed: int = 0, draws: int = DRAWS
 ) -> Interval:
     """Mean of after - before over the same questions, with its interval: the paired bootstrap.
-
     Half a pseudo-question at each of -1, 0 and 1 stands for what few questions cannot show. Raises ValueError where
-    there is no value, or the two differ in length.
-    """
+    there is no value, or the two differ in length."""
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"a paired comparison of {len(first)} and {len(second)} questions: they must be the same")
@@ -80,10 +72,8 @@ def gate(difference: Interval) -> Gate:
 
 def mcnemar(before: Values | Sequence[float], after: Values | Sequence[float]) -> float:
     """Two-sided p-value of the exact McNemar test over the same questions; 1 where no question differs.
-
-    With several samples per question it is the exact sign test on the questions whose rates differ, of which
-    McNemar's is the case of one sample.
-    """
+    With several samples per question it is the exact sign test on the questions whose rates differ, of which McNemar's
+    is the case of one sample."""
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     better, worse = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
     return min(1.0, 2 * float(bdtr(min(better, worse), better + worse, 0.5)))

@@ -1,9 +1,7 @@
 """Many asks of engines that may die: which go next, which are tried again, and which are given up.
-
-An ask is one row put to an engine. An engine's death is nobody's try: what was under way goes again, and what
-died twice is suspected: suspects run with nothing else under way, in ever smaller groups, until the one that
-kills engines stands alone. Knows neither rows nor engines nor Ray; lives in one event loop.
-"""
+An ask is one row put to an engine. An engine's death is nobody's try: what was under way goes again, and what died
+twice is suspected: suspects run with nothing else under way, in ever smaller groups, until the one that kills engines
+stands alone. Knows neither rows nor engines nor Ray; lives in one event loop."""
 
 import asyncio
 import heapq
@@ -18,14 +16,11 @@ from thinkscale.domain.generation import EngineDiedError, EngineError, StopAskin
 
 log = logging.getLogger(__name__)
 
-TRIES = 4
-"""Times that an ask is put to an engine that fails on it without dying."""
+TRIES = 4  # times that an ask is put to an engine that fails on it without dying
 DEATHS_UNSUSPECTED = 1
 """Engines that may die under an ask before it is suspected: nodes are taken back and processes killed."""
-DEATHS_ALONE = 2
-"""Engines that an ask must kill alone before it is given up."""
-GROUPS = 8
-"""Parts into which suspects are split."""
+DEATHS_ALONE = 2  # engines that an ask must kill alone before it is given up
+GROUPS = 8  # parts into which suspects are split
 GIVEN_UP_IN_A_ROW = 3
 """Asks given up for deaths without an answer between them, at which the engine is at fault and not the rows."""
 FAILED_SHARE, FAILED_LEAST = 0.2, 50
@@ -51,8 +46,7 @@ class _Ask:
     tries: int = 0
     deaths: int = 0
     deaths_alone: int = 0
-    company: int = 0
-    """Suspects that it runs with, itself included; 0: it runs among others."""
+    company: int = 0  # suspects that it runs with, itself included; 0: it runs among others
 
 
 class Asking:

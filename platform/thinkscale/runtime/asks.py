@@ -1,9 +1,7 @@
 """Rows in, each put to an engine, what comes back collected into committed segments.
-
-Difficulty, domains, distillation and evaluation are each an `Asks` on it. Two kinds of engines stand below: actors
-of Ray Data, which take whole segments, and replicas of Ray Serve, which take rows. What is asked next, what is
-tried again and what is given up is the same on both (`asking`).
-"""
+Difficulty, domains, distillation and evaluation are each an `Asks` on it. Two kinds of engines stand below: actors of
+Ray Data, which take whole segments, and replicas of Ray Serve, which take rows. What is asked next, what is tried again
+and what is given up is the same on both (`asking`)."""
 
 import asyncio
 import heapq
@@ -69,14 +67,9 @@ def run_asks(
     actors: Actors,
     rows: Callable[[pa.Table], list[Any]] = pa.Table.to_pylist,
 ) -> None:
-    """Ask about the rows of every segment that is not committed, on a pool of Ray Data's actors.
-
-    `actors`: how many there may be, of which size; each holds one engine, kept full by several segments.
-
-    Raises:
-        EngineError: no engine can be built, or so much fails that it is at fault.
-        MixedEnginesError: committed segments are of another engine.
-    """
+    """Ask about the rows of every segment that is not committed, on a pool of Ray Data's actors. `actors`: how many
+    there may be, of which size; each holds one engine, kept full by several segments. Raises EngineError: no engine can
+    be built, or so much fails that it is at fault; MixedEnginesError: committed segments are of another engine."""
     if not stage.pending:
         return
     room = settings.room
@@ -169,8 +162,7 @@ class Rounds(Protocol):
     label: str
     asks: Asks
     output: Artifact
-    resumed: int
-    """Rows of earlier runs."""
+    resumed: int  # rows of earlier runs
 
     def more(self) -> list[Segment]:
         """The next round's segments; called at first, and once all of the last round's are committed."""

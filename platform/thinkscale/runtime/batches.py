@@ -1,8 +1,6 @@
 """A teacher's requests by way of a Batch API: submitted together, polled, and resumed by the batch's id.
-
-Owns which requests went in which batch: written to the root before a batch is submitted, and found again by the
-batch's metadata where a crash came before its id was written. Knows no prices and no questions.
-"""
+Owns which requests went in which batch: written to the root before a batch is submitted, and found again by the batch's
+metadata where a crash came before its id was written. Knows no prices and no questions."""
 
 from __future__ import annotations
 
@@ -21,11 +19,9 @@ from thinkscale.domain.models import Teacher
 from thinkscale.engines.chat import AgainError, ChatEndpoint
 from thinkscale.store.filesystem import Store
 
-QUIET_S = 2.0
-"""A batch is submitted once no request has come for so long, or as many wait as limits.concurrency says."""
+QUIET_S = 2.0  # a batch is submitted once no request has come for so long, or as many wait as limits.concurrency says
 FIRST_POLL_S, LAST_POLL_S = 1.0, 60.0
-TRIES = 6
-"""Of one call in a row."""
+TRIES = 6  # of one call in a row
 OVER = {"completed", "expired", "cancelled", "failed"}
 
 

@@ -1,7 +1,5 @@
 """What fine-tuning's workers and their driver tell each other, and what of it is shown.
-
-Owns the actor between them, the progress lines and TensorBoard's curves. Knows nothing of training.
-"""
+Owns the actor between them, the progress lines and TensorBoard's curves. Knows nothing of training."""
 
 import threading
 from typing import Any

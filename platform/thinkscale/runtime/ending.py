@@ -1,8 +1,6 @@
 """Ending this process from outside, in order: SIGTERM, the loss of its cluster, of its lease on the campaign.
-
-A signal's handler raises SystemExit in the main thread: that alone gets out of waits inside Ray and asyncio, though
-Ray passes on another one in its place. So the reason is kept here. Knows no Ray.
-"""
+A signal's handler raises SystemExit in the main thread: that alone gets out of waits inside Ray and asyncio, though Ray
+passes on another one in its place. So the reason is kept here. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -13,16 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-TERMINATED = 143
-"""Exit code after SIGTERM, as shells count."""
+TERMINATED = 143  # exit code after SIGTERM, as shells count
 
-reason: BaseException | None = None
-"""Why this process is to end, once something outside asked it to."""
+reason: BaseException | None = None  # why this process is to end, once something outside asked it to
 _heard = False
-_told: BaseException | None = None
-"""What a thread wants the main thread to end for."""
-_ordered: BaseException | None = None
-"""What `in_order` was called for."""
+_told: BaseException | None = None  # what a thread wants the main thread to end for
+_ordered: BaseException | None = None  # what `in_order` was called for
 winding_up: BaseException | None = None
 """Why nothing new is to be begun, once that is so; what is under way goes on until `interrupt` or `in_order`."""
 
@@ -30,9 +24,7 @@ winding_up: BaseException | None = None
 @contextmanager
 def listening() -> Iterator[None]:
     """Have SIGTERM and `interrupt` end what the main thread is at, and Ctrl-C raise KeyboardInterrupt as ever.
-
-    Ray sets handlers of its own and leaves them: enter this after it has. From other threads it does nothing.
-    """
+    Ray sets handlers of its own and leaves them: enter this after it has. From other threads it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

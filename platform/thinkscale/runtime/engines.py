@@ -1,7 +1,5 @@
 """An engine and the event loop it lives on, for processes whose own code runs in threads.
-
-Owns how an engine is built from a campaign's settings, what tells it from others, and that a dead one is replaced.
-"""
+Owns how an engine is built from a campaign's settings, what tells it from others, and that a dead one is replaced."""
 
 from __future__ import annotations
 
@@ -40,12 +38,9 @@ class EngineSettings:
     reference: str
     serve: Serve
     threads: int
-    date: str = TEMPLATE_DATE
-    """What a chat template that prints a date takes for today."""
-    endpoint: str | None = None
-    """Base URL of a server that serves `reference`; None: the engine runs here."""
-    key_variable: str = "THINKSCALE_TEACHER_API_KEY"
-    """Environment variable with the server's API key."""
+    date: str = TEMPLATE_DATE  # what a chat template that prints a date takes for today
+    endpoint: str | None = None  # base URL of a server that serves `reference`; None: the engine runs here
+    key_variable: str = "THINKSCALE_TEACHER_API_KEY"  # environment variable with the server's API key
     teacher: EndpointSettings | None = None
     """A teacher that is asked over the network, without a tokenizer or a model here."""
 

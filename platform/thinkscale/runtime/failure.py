@@ -1,7 +1,5 @@
 """What a failure tells and leaves: one line, wherever and in whatever it was raised, and the logs beside it.
-
-Knows Ray's wrappers by their shape alone, so that the command line can use it without loading Ray.
-"""
+Knows Ray's wrappers by their shape alone, so that the command line can use it without loading Ray."""
 
 from __future__ import annotations
 
@@ -70,9 +68,7 @@ def tell(error: BaseException, line: str | None = None) -> None:
 
 def keep_logs(error: BaseException, store: Store, campaign: str, logs: Mapping[str, Path]) -> str:
     """Keep the whole error and the logs below the campaign, or on the local disk; returns a sentence with where.
-
-    `logs`: files by the names that they get.
-    """
+    `logs`: files by the names that they get."""
     attempt = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     text = "".join(traceback.format_exception(error)).encode()
 

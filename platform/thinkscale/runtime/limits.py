@@ -1,8 +1,6 @@
 """When the next request may go to an endpoint: rates and daily quotas, counted in the root.
-
 Owns the counts and their arithmetic. They are reserved for a few requests ahead by a conditional replacement of one
-object, so that they hold over actors, campaigns and restarts: a crash loses at most what was reserved.
-"""
+object, so that they hold over actors, campaigns and restarts: a crash loses at most what was reserved."""
 
 from __future__ import annotations
 
@@ -21,10 +19,8 @@ from thinkscale.store.filesystem import Store
 
 log = logging.getLogger(__name__)
 
-AHEAD_S = 2.0
-"""So much time's requests are reserved at once."""
-LONG_S = 900.0
-"""A server that wants a longer wait than this has a quota of its own that is used up."""
+AHEAD_S = 2.0  # so much time's requests are reserved at once
+LONG_S = 900.0  # a server that wants a longer wait than this has a quota of its own that is used up
 
 
 class Pace:
@@ -56,10 +52,7 @@ class Pace:
 
     async def admit(self, tokens: int) -> int:
         """Wait until a request of about so many tokens may go; returns the tokens that were counted for it.
-
-        Raises:
-            StopAskingError: the day's quota is used up and limits.at_quota is "end".
-        """
+        Raises StopAskingError: the day's quota is used up and limits.at_quota is "end"."""
         if not self._is_counted and self._clock() >= self._not_before:
             return tokens
         async with self._turn:

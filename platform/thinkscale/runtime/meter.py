@@ -1,7 +1,5 @@
 """Metering the devices that a stage holds: busy, starting, idle and tail seconds (domain.ledger).
-
-Knows nothing of prices and nothing of what the devices do.
-"""
+Knows nothing of prices and nothing of what the devices do."""
 
 import time
 from collections import Counter, defaultdict
@@ -10,12 +8,10 @@ from typing import Literal
 
 
 class Meter:
-    """Device-seconds of a pool of equal workers, taken in slices, so that each committed segment carries
-    what was spent since the one before and a resumed stage sums to what all its runs held.
-
-    Seconds go to the works that have items under way, by their share of these; those in which there is nothing
-    under way go to the work that takes its slice next.
-    """
+    """Device-seconds of a pool of equal workers, taken in slices, so that each committed segment carries what was spent
+    since the one before and a resumed stage sums to what all its runs held. Seconds go to the works that have items
+    under way, by their share of these; those in which there is nothing under way go to the work that takes its slice
+    next."""
 
     def __init__(
         self, *, workers: int, cpus_each: float, gpus_each: float, clock: Callable[[], float] = time.monotonic

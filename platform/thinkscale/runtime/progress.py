@@ -1,7 +1,5 @@
 """Saying what a stage is doing: rows done, rate and time left. Bars on a terminal, elsewhere a line every few seconds.
-
-Owns the forms: bars, plain lines, JSON lines, nothing. Knows nothing of what stages there are.
-"""
+Owns the forms: bars, plain lines, JSON lines, nothing. Knows nothing of what stages there are."""
 
 from __future__ import annotations
 
@@ -13,12 +11,10 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 LINE_EVERY_S = 5.0
-MEASURED_S = 0.5
-"""A rate over less time says nothing."""
+MEASURED_S = 0.5  # a rate over less time says nothing
 
 Form = Literal["text", "json", "quiet"]
-form: Form = "text"
-"""Of this process's progress; text: bars on a terminal, plain lines elsewhere."""
+form: Form = "text"  # of this process's progress; text: bars on a terminal, plain lines elsewhere
 _bars: _Bars | None = None
 
 

@@ -1,8 +1,5 @@
-"""Replicas: engines in actors of Ray Serve, for a campaign used through handles.
-
-Owns how one is built, healed and ended, how many there are, of which size, and that they end with the campaign. Knows
-nothing of their work.
-"""
+"""Replicas: engines in actors of Ray Serve, for a campaign used through handles. Owns how one is built, healed and
+ended, how many there are, of which size, and that they end with the campaign. Knows nothing of their work."""
 
 import asyncio
 import dataclasses
@@ -38,12 +35,9 @@ DRAIN_S = 4 * 3600.0
 RELEASE_AFTER_S = 60.0
 METER_EVERY_S = 5.0
 
-START_ATTEMPTS = 2
-"""Times that Serve tries to build a replica: a model that does not load will not load the tenth time."""
+START_ATTEMPTS = 2  # times that Serve tries to build a replica: a model that does not load will not load the tenth time
 
-
-_owners: dict[str, Any] = {}
-"""Owner actors of this process by application: they live as long as it does."""
+_owners: dict[str, Any] = {}  # owner actors of this process by application: they live as long as it does
 
 
 class Owner:
@@ -102,9 +96,7 @@ async def metered_replicas(
     campaign: Campaign, model_reference: str, name: str, meter: Meter
 ) -> AsyncIterator[tuple[Any, EngineInfo]]:
     """Replicas as `start_replicas` gives them, with what their engines are; they end with the block.
-
-    What is metered is those that are held, for replicas are let go as the queue drains.
-    """
+    What is metered is those that are held, for replicas are let go as the queue drains."""
 
     async def watch() -> None:
         while True:
@@ -134,9 +126,7 @@ def _deployments(name: str) -> Iterable[Any]:
 
 def needed_replicas(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     """Serve's policy: as many replicas as the calls under way need, once there were any; until then all.
-
-    Runs in Serve's controller, which may lack this package: Serve pickles it by value.
-    """
+    Runs in Serve's controller, which may lack this package: Serve pickles it by value."""
     calls, settings = context.total_num_requests, cast(AutoscalingConfig, context.config)
     if not (calls or context.policy_state.get("worked")):
         return context.capacity_adjusted_max_replicas, {}  # some may still be starting, or wait for a node
@@ -152,9 +142,7 @@ def stop_replicas(name: str) -> None:
 
 def run_application(app: Application, name: str, *, route_prefix: str | None, what: str) -> Any:
     """Run a Serve application; returns its handle once it is up.
-
-    Raises RuntimeError with the cause where `what` cannot be started; nothing of it stays.
-    """
+    Raises RuntimeError with the cause where `what` cannot be started; nothing of it stays."""
     try:
         # A call by gRPC costs a third of one that goes through Ray's object store.
         return serve.run(app, name=name, route_prefix=route_prefix, logging_config=QUIET).options(_by_reference=False)
@@ -189,8 +177,7 @@ def _replica_resources(campaign: Campaign) -> dict[str, float]:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OWNERS = "thinkscale-owners"
-"""Ray namespace of the actors that stand for the processes that started replicas."""
+OWNERS = "thinkscale-owners"  # Ray namespace of the actors that stand for the processes that started replicas
 
 WATCH_EVERY_S = 2.0
 
@@ -198,12 +185,9 @@ DYING_S = 0.5
 
 
 class Replica:
-    """One engine and its tokenizer. Its node resolves the model reference for itself.
-
-    Serve applications outlive the job that started them. Replicas that work for a campaign must not hold GPUs
-    after it was killed: once their `owner`, a named actor of that job, is gone, they drop their work and delete
-    their application.
-    """
+    """One engine and its tokenizer. Its node resolves the model reference for itself. Serve applications outlive the
+    job that started them. Replicas that work for a campaign must not hold GPUs after it was killed: once their `owner`,
+    a named actor of that job, is gone, they drop their work and delete their application."""
 
     async def __init__(self, settings: EngineSettings, owner: str | None = None) -> None:  # type: ignore[misc]
         directory = local_model(settings.reference)
@@ -238,10 +222,8 @@ class Replica:
 
     def note(self, error: EngineError) -> None:
         """Take note of an error of the engine: it may have been its end, and then it is this process's.
-
         Calls under way get their errors first. Serve sees a process that is gone at once, a sick one only at its next
-        checks, and would send it calls until then.
-        """
+        checks, and would send it calls until then."""
         if isinstance(error, EngineDiedError) and not self._died:
             self._died = str(error)
             asyncio.get_running_loop().call_later(DYING_S, os._exit, 1)

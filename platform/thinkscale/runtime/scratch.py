@@ -1,8 +1,6 @@
 """Directories on the local disk that go with their owner.
-
-An owner holds a lock on a file in its directory, which the kernel lets go of however the owner ends. What nobody
-holds any longer is swept at the next start, with the processes that still work in it.
-"""
+An owner holds a lock on a file in its directory, which the kernel lets go of however the owner ends. What nobody holds
+any longer is swept at the next start, with the processes that still work in it."""
 
 import fcntl
 import os
@@ -17,8 +15,7 @@ from pathlib import Path
 OWNER = ".thinkscale-owner"
 """The file that the owner of a directory holds locked. Where it is, it was locked from the beginning."""
 REMOVALS = 25
-SHORT = "/tmp"
-"""Where paths are short enough for Ray's sockets (107 bytes)."""
+SHORT = "/tmp"  # where paths are short enough for Ray's sockets (107 bytes)
 
 
 @contextmanager

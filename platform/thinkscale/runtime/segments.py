@@ -1,9 +1,7 @@
 """The durable map: segments of an artifact, each read, transformed and committed once, on Ray Data.
-
 Owns which segments are pending, how they run, and resuming. A segment travels as one row (its key, then its tables as
 bytes), so that Ray Data can neither split nor merge one. Rows that are dropped are never lost: each has the stage, a
-named reason and the evidence. Knows nothing of what the rows mean.
-"""
+named reason and the evidence. Knows nothing of what the rows mean."""
 
 import logging
 import pickle
@@ -48,8 +46,7 @@ class Actors:
     most: int
     cpus: float = 1
     gpus: float = 0
-    at_once: int = 1
-    """Segments under way in one actor; more than one needs a transform that may run in several threads."""
+    at_once: int = 1  # segments under way in one actor; more than one needs a transform that may run in several threads
 
 
 TOLD = (ValueError, ModelError, ArtifactError, EngineError, StoreError)
@@ -199,11 +196,7 @@ class _Writer:
 
 def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[str, float]) -> pa.Table:
     output.commit_segment(
-        _value(batch, "key"),
-        result.kept,
-        dropped=result.dropped,
-        stats={**stats, **result.stats},
-        extra=result.extra,
+        _value(batch, "key"), result.kept, dropped=result.dropped, stats={**stats, **result.stats}, extra=result.extra
     )
     dropped = 0 if result.dropped is None else result.dropped.num_rows
     return _done(batch, note=f"{dropped:,} dropped" if dropped else "")

@@ -21,22 +21,16 @@ import ray
 from thinkscale.runtime import ending, scratch
 from thinkscale.runtime.failure import ClusterError, ClusterLostError
 
-OBJECT_STORE_BYTES = 1 << 30
-"""Of a private cluster; what does not fit is spilled to disk."""
-START_BYTES = 256 << 20
-"""Free disk that a private cluster wants for its sockets, logs and spilled objects."""
-JOIN_S = 4.0
-"""Time that each step of asking a cluster whether it is one may take."""
+OBJECT_STORE_BYTES = 1 << 30  # of a private cluster; what does not fit is spilled to disk
+START_BYTES = 256 << 20  # free disk that a private cluster wants for its sockets, logs and spilled objects
+JOIN_S = 4.0  # time that each step of asking a cluster whether it is one may take
 WATCH_EVERY_S = 1.0
-SILENT_S = 20.0
-"""After so long without an answer a joined cluster is lost."""
+SILENT_S = 20.0  # after so long without an answer a joined cluster is lost
 ENDING_S = 8.0
-ENDING_TRIES = 3
-"""The time, and the signals in it, that the main thread has to end after a loss."""
+ENDING_TRIES = 3  # the time, and the signals in it, that the main thread has to end after a loss
 
 _session: ExitStack | None = None
-_directory: Path | None = None
-"""Of this process, while it is connected."""
+_directory: Path | None = None  # of this process, while it is connected
 _private = False
 
 

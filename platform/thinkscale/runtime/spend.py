@@ -1,7 +1,5 @@
-"""What a campaign's runs hold while they go, stage by stage, and the limits that end a run in order.
-
-Owns `<campaign>/spent.json`: device-seconds over all runs, lost work included, which no manifest knows. Knows no stage.
-"""
+"""What a campaign's runs hold while they go, stage by stage, and the limits that end a run in order. Owns
+`<campaign>/spent.json`: device-seconds over all runs, lost work included, which no manifest knows. Knows no stage."""
 
 from __future__ import annotations
 
@@ -23,8 +21,7 @@ from thinkscale.store.filesystem import Store, StoreError
 
 LOOK_EVERY_S, LEAVE_S = 0.5, 2.0
 KEEP_EVERY_S = 30.0
-NEARLY = 0.95
-"""Share of a limit from which on nothing new is begun: what is under way may end until all of it is used."""
+NEARLY = 0.95  # share of a limit from which on nothing new is begun: what is under way may end until all of it is used
 
 
 class LimitError(RuntimeError):

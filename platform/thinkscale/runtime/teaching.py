@@ -1,7 +1,5 @@
 """Attempts of a teacher behind an endpoint: paid for once, within its limits, each with what became of it.
-
-Owns the order of things: look whether a reply is stored, wait for the limits, send, try again, store, then use.
-"""
+Owns the order of things: look whether a reply is stored, wait for the limits, send, try again, store, then use."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ from thinkscale.store.replies import Replies, request_key
 
 LONGEST_PAUSE_S = 60.0
 BATCH_PRICE = 0.5
-CHARACTERS_A_TOKEN = 4
-"""About; of prompts, before a reply says how many there were."""
+CHARACTERS_A_TOKEN = 4  # about; of prompts, before a reply says how many there were
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +32,7 @@ class EndpointSettings:
     teacher: Teacher
     store: Store
     campaign: str
-    usd_left: float | None = None
-    """What this run may still cost; None: whatever it takes."""
+    usd_left: float | None = None  # what this run may still cost; None: whatever it takes
 
 
 class EndpointTeacher:
@@ -64,10 +60,7 @@ class EndpointTeacher:
 
     async def attempt(self, question: str, number: int) -> Attempt:
         """One attempt at a question, of several by number.
-
-        Raises:
-            StopAskingError: no further request shall be made; what was under way is stored.
-        """
+        Raises StopAskingError: no further request shall be made; what was under way is stored."""
         body = chat_body(self._teacher, question)
         key = request_key(str(self._teacher.endpoint), body, number)
         record = await self._replies.get(key)

@@ -1,8 +1,6 @@
 """OpenAI's HTTP interface over one engine, with budget forcing: an ASGI application.
-
-Owns routes, keys, prompts, answers and streams. Knows nothing of Ray: what runs it admits requests, and
-cancels one whose client has gone, at which the engine drops it.
-"""
+Owns routes, keys, prompts, answers and streams. Knows nothing of Ray: what runs it admits requests, and cancels one
+whose client has gone, at which the engine drops it."""
 
 import asyncio
 import contextlib
@@ -27,15 +25,7 @@ from thinkscale.domain.service import Service
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import ThinkingFormat
 from thinkscale.server.bodies import ApiError, BodyT, ChatBody, CompletionBody, parse
-from thinkscale.server.choices import (
-    Choice,
-    Delta,
-    Outcome,
-    Served,
-    chat_choices,
-    completion_choices,
-    run_choice,
-)
+from thinkscale.server.choices import Choice, Delta, Outcome, Served, chat_choices, completion_choices, run_choice
 from thinkscale.server.metrics import GONE, Exchange, Metrics, summed
 from thinkscale.server.replies import Reply
 

@@ -1,8 +1,6 @@
 """Bodies of OpenAI's requests as this server understands them, and what they ask of an engine.
-
-Owns which fields there are, their limits, and how `thinking` shares a completion's length out. A field that
-is unknown or asks for what is not there is refused: an answer that silently ignored it would be wrong.
-"""
+Owns which fields there are, their limits, and how `thinking` shares a completion's length out. A field that is unknown
+or asks for what is not there is refused: an answer that silently ignored it would be wrong."""
 
 import json
 from collections.abc import Mapping
@@ -220,8 +218,7 @@ _ABSENT = {
     "response_format": "JSON mode: the only type is text",
     "tools": "tool calls",
     "tool_choice": "tool calls: none and auto are taken",
-}
-"""What clients ask for of other servers, and no engine here gives."""
+}  # what clients ask for of other servers, and no engine here gives
 
 BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
 

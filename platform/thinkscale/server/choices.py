@@ -1,7 +1,5 @@
 """What a request of the OpenAI interface asks of the engine, choice by choice, and what comes of it.
-
-Owns prompts, the sharing out of lengths, and stop texts. Knows nothing of HTTP and of the shape of answers.
-"""
+Owns prompts, the sharing out of lengths, and stop texts. Knows nothing of HTTP and of the shape of answers."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, contr
 from thinkscale.forcing.program import Spoken, speak, thinking_room
 from thinkscale.server.bodies import ApiError, ChatBody, CompletionBody, Thinking, budget
 
-DEFAULT_COMPLETION_TOKENS = 16
-"""OpenAI's default length of /v1/completions."""
+DEFAULT_COMPLETION_TOKENS = 16  # openAI's default length of /v1/completions
 MAX_FORCED_TOKENS = 400
 """Of Wait and final-answer text together: an engine that forces inside holds 512, delimiters included."""
 
@@ -56,19 +53,15 @@ class Outcome:
     content: str
     finish: Literal["stop", "length"]
     prompt_tokens: int
-    prompt_number: int
-    """Choices of one prompt share it."""
+    prompt_number: int  # choices of one prompt share it
     answer_tokens: int
-    token_ids: TokenIds = ()
-    """Of a plain completion: all ids, its stop included."""
-    rest: Delta | None = None
-    """What a stream has not told yet."""
+    token_ids: TokenIds = ()  # of a plain completion: all ids, its stop included
+    rest: Delta | None = None  # what a stream has not told yet
     reasoning: str | None = None
     thinking_tokens: int = 0
     forced_tokens: int = 0
     waits_used: int = 0
-    end: str | None = None
-    """How thinking ended (`domain.sample.ThinkingEnd`)."""
+    end: str | None = None  # how thinking ended (`domain.sample.ThinkingEnd`)
 
 
 Emit = Callable[[Delta], None]
@@ -307,7 +300,7 @@ def _forced(
     if sampling.penalises_generated and (stop_texts or not ids.fits_engine):
         raise ApiError(
             "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format that "
-            "opens or ends thinking with several tokens: those are decoded in several requests",
+            "opens or ends thinking with several tokens: those are decoded in several requests"
         )
     limits = Budget(max_answer_tokens=1)
     room = 1 + thinking_room(len(prompt), limits, ids, served.info.context_tokens)

@@ -1,7 +1,5 @@
 """What a service tells of itself: figures for Prometheus, and a line for each request, without any text of it.
-
-Owns names and meanings of both. Knows nothing of Ray: who gathers the figures of several replicas sums them here.
-"""
+Owns names and meanings of both. Knows nothing of Ray: who gathers the figures of several replicas sums them here."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from thinkscale.server.choices import Outcome
 from thinkscale.server.replies import usage
 
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
-GONE = 499
-"""The status that is counted where the client has gone before its answer was complete."""
+GONE = 499  # the status that is counted where the client has gone before its answer was complete
 
 
 class Metrics:

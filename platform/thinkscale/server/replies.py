@@ -8,8 +8,7 @@ from typing import Any
 from thinkscale.server.bodies import ChatBody, CompletionBody
 from thinkscale.server.choices import Delta, Outcome
 
-REASONING = ("reasoning_content", "reasoning")
-"""What clients call the thinking: both names are given."""
+REASONING = ("reasoning_content", "reasoning")  # what clients call the thinking: both names are given
 
 
 class Reply:

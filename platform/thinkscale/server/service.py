@@ -1,7 +1,5 @@
 """A model served over HTTP by Ray Serve: replicas that speak OpenAI's interface.
-
-Owns admission, autoscaling, draining and keys. `from_config` is what `serve deploy` and KubeRay import.
-"""
+Owns admission, autoscaling, draining and keys. `from_config` is what `serve deploy` and KubeRay import."""
 
 import logging
 import os

@@ -1,8 +1,6 @@
 """Two stored campaigns against each other: what they share, as rows of a table and as a report page.
-
-Reads both campaigns and pairs their samples by model and benchmark. Needs no Ray. Knows nothing of the
-statistics and nothing of how a page is made.
-"""
+Reads both campaigns and pairs their samples by model and benchmark. Needs no Ray. Knows nothing of the statistics and
+nothing of how a page is made."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -25,17 +23,12 @@ class NotComparableError(ValueError):
     """Two campaigns share nothing, or differ in what a comparison takes for equal; the message says in what."""
 
 
-Pair = tuple[SampleSet, SampleSet]
-"""What two campaigns have of the same model and benchmark."""
+Pair = tuple[SampleSet, SampleSet]  # what two campaigns have of the same model and benchmark
 
 
 def pairs(first: tuple[Store, str], second: tuple[Store, str]) -> list[Pair]:
-    """The sample sets that two campaigns both have complete.
-
-    Raises:
-        ArtifactError: a campaign has no complete samples.
-        NotComparableError: they share no model on the same benchmark.
-    """
+    """The sample sets that two campaigns both have complete. Raises ArtifactError: a campaign has no complete samples;
+    NotComparableError: they share no model on the same benchmark."""
     before, after = ({(s.model, s.benchmark): s for s in sample_sets(*place)} for place in (first, second))
     if shared := [(before[key], after[key]) for key in before if key in after]:
         return shared
@@ -61,9 +54,7 @@ def grading_notes(found: Sequence[Pair]) -> list[str]:
 
 def comparisons(found: Sequence[Pair], *, seed: int = 0) -> list[Comparison]:
     """The second campaign against the first, by model, benchmark and budget. Reads part by part.
-
-    Raises NotComparableError where they share no question under the same budget.
-    """
+    Raises NotComparableError where they share no question under the same budget."""
     rows = [
         row
         for pair in found
@@ -76,9 +67,7 @@ def comparisons(found: Sequence[Pair], *, seed: int = 0) -> list[Comparison]:
 
 def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, bytes]:
     """The files of a report page with both campaigns' curves; dollars at the first campaign's prices.
-
-    Raises ArtifactError where a campaign has no report, whose manifest tells the campaign's settings.
-    """
+    Raises ArtifactError where a campaign has no report, whose manifest tells the campaign's settings."""
     campaigns = [_campaign(samples) for samples in found[0]]
     names = [campaign.name for campaign in campaigns]
     if names[0] == names[1]:

@@ -1,8 +1,6 @@
 """Near duplicates and benchmark leaks: fingerprints in segments on Ray Data, then one decision over all of them.
-
-Owns the artifacts `fingerprints` and `unique`. The driver reads fingerprints a part at a time, and texts and
-embeddings only where it must; what is a duplicate or a leak is decided in `curate`.
-"""
+Owns the artifacts `fingerprints` and `unique`. The driver reads fingerprints a part at a time, and texts and embeddings
+only where it must; what is a duplicate or a leak is decided in `curate`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

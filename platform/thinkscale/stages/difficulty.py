@@ -1,7 +1,5 @@
 """Difficulty: models attempt each question, the weakest first; a question that one of them solves is dropped.
-
-Owns what is asked and what becomes of the answers.
-"""
+Owns what is asked and what becomes of the answers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,9 +23,7 @@ from thinkscale.store.stage import begin_stage, slices
 
 def score_difficulty(campaign: Campaign, store: Store) -> bool:
     """`difficulty`: what each model of the cascade failed; a question that one of them solves is dropped.
-
-    Every model but the last writes an artifact of its own, `difficulty-<n>`, that the next one reads.
-    """
+    Every model but the last writes an artifact of its own, `difficulty-<n>`, that the next one reads."""
     source = campaign_artifact(campaign, store, "unique")
     models, did = campaign.difficulty.models, False
     for place, model in enumerate(models, 1):
@@ -73,8 +69,7 @@ class Attempted:
     texts: list[str]
     prompt_tokens: int
     decoded_tokens: int
-    is_unread: bool
-    """The prompt leaves no room for an answer."""
+    is_unread: bool  # the prompt leaves no room for an answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +77,7 @@ class Attempts:
     """Attempts at questions by one model; dropped are the solved ones, and at last the unread ones."""
 
     campaign: Campaign
-    name: str
-    """As in `difficulty.models`, for the reason of drops."""
+    name: str  # as in `difficulty.models`, for the reason of drops
 
     def key(self, row: Question) -> str:
         return row.id

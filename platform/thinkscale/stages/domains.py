@@ -1,8 +1,6 @@
 """Domains for the questions that come without one: clusters of their embeddings, or an LLM classifier.
-
-Owns the artifact `domains`: the rows of `difficulty`, each with a domain and who gave it. The pool's own labels
-stay. What a cluster's name or a classifier's reply is, others decide.
-"""
+Owns the artifact `domains`: the rows of `difficulty`, each with a domain and who gave it. The pool's own labels stay.
+What a cluster's name or a classifier's reply is, others decide."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +24,7 @@ from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import DOMAINS, table
 from thinkscale.store.stage import Column, Segment, Slice, begin_stage, slices, stored_vectors, vector_blocks
 
-FITTED = 20_000
-"""Random questions that clusters are fitted to and named by; the others go to the nearest."""
+FITTED = 20_000  # random questions that clusters are fitted to and named by; the others go to the nearest
 
 
 def label_domains(campaign: Campaign, store: Store) -> Artifact:

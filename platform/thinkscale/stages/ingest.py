@@ -1,8 +1,5 @@
-"""Sources to questions: the pool that curation starts from, on Ray Data.
-
-Owns the artifacts `ingested` and `pool`. How files are read is the store's, which rows
-are good is decided in `curate`.
-"""
+"""Sources to questions: the pool that curation starts from, on Ray Data. Owns the artifacts `ingested` and `pool`. How
+files are read is the store's, which rows are good is decided in `curate`."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,9 +31,7 @@ INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata(
 
 def ingest(campaign: Campaign, store: Store) -> bool:
     """`pool`: every source read, normalised and checked for quality, exact duplicates (of text and answer) dropped.
-
-    Raises IngestError where a file cannot be opened or read on, a column is unknown, or no row is left.
-    """
+    Raises IngestError where a file cannot be opened or read on, a column is unknown, or no row is left."""
     ingested, output = (campaign_artifact(campaign, store, name) for name in ("ingested", "pool"))
     did = _read_sources(campaign, ingested)
 

@@ -1,7 +1,5 @@
 """A model that grades stored answers, in place of the rule graders or after them.
-
-Owns what it is asked about, and the verdicts that its replies make. Knows nothing of regradings.
-"""
+Owns what it is asked about, and the verdicts that its replies make. Knows nothing of regradings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """What a campaign will take: hours, minutes and dollars of each stage before anything is spent, and what it took.
-
 Owns the way from rows to dollars, and which rate is taken: the campaign's ([plan]), else that of earlier artifacts
-below the root, else the package's (`rates.toml`). Every figure is an array of three: low, likely, high.
-"""
+below the root, else the package's (`rates.toml`). Every figure is an array of three: low, likely, high."""
 
 from __future__ import annotations
 
@@ -35,12 +33,9 @@ from thinkscale.store.locations import IngestError
 from thinkscale.store.models import ModelError
 
 Three = npt.NDArray[np.float64]
-MEASURED_BETWEEN = (0.8, 1.25)
-"""Of what earlier artifacts give: other questions are longer, other machines slower."""
-MEASURED_S = 60.0
-"""Device-seconds below which an artifact tells no rate: warming up is most of them."""
-SPREAD = 1.4
-"""Mean of the squared lengths over the square of their mean, of traces as s1's."""
+MEASURED_BETWEEN = (0.8, 1.25)  # of what earlier artifacts give: other questions are longer, other machines slower
+MEASURED_S = 60.0  # device-seconds below which an artifact tells no rate: warming up is most of them
+SPREAD = 1.4  # mean of the squared lengths over the square of their mean, of traces as s1's
 NOTHING = (0.0, 0.0, 0.0)
 
 
@@ -49,14 +44,12 @@ class StagePlan:
     """What one stage will hold and cost; figures are low, likely, high."""
 
     stage: str
-    work: str
-    """In words."""
+    work: str  # in words
     minutes: tuple[float, ...] = NOTHING
     cpu_hours: tuple[float, ...] = NOTHING
     gpu_hours: tuple[float, ...] = NOTHING
     usd: tuple[float, ...] = NOTHING
-    rates: tuple[str, ...] = ()
-    """What it was counted with, and where each figure comes from."""
+    rates: tuple[str, ...] = ()  # what it was counted with, and where each figure comes from
 
 
 def make_plan(campaign: Campaign, store: Store, stages: Collection[str]) -> list[StagePlan]:

@@ -1,7 +1,5 @@
 """What would fail in a later stage, refused before the first one: terms, files, models, room on the cluster.
-
-Owns the order of these checks. What is complete needs nothing any more, so it is not asked for.
-"""
+Owns the order of these checks. What is complete needs nothing any more, so it is not asked for."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Grading a campaign's stored samples again, and where that differs from the stored verdicts.
-
-Reads samples, writes regradings. The rule graders run in this process: no Ray, no model and no device. Knows nothing
-of how an answer is judged.
-"""
+Reads samples, writes regradings. The rule graders run in this process: no Ray, no model and no device. Knows nothing of
+how an answer is judged."""
 
 from __future__ import annotations
 
@@ -108,13 +106,9 @@ def audit(
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[Question, Disagreement]]:
     """Every stored verdict that the installed graders, or a judge, would not give, with its question.
-
-    Stored are the verdicts that evaluation gave, whether they were regraded since or not. What a judge says is kept
-    as a regrading that does not count, so that nothing is asked twice; the rule graders' verdicts are not.
-
-    Raises:
-        ArtifactError: as `regrade`.
-    """
+    Stored are the verdicts that evaluation gave, whether they were regraded since or not. What a judge says is kept as
+    a regrading that does not count, so that nothing is asked twice; the rule graders' verdicts are not. Raises
+    ArtifactError: as `regrade`."""
     if judge is None:
         with GradingPool(processes=os.cpu_count() or 1) as pool:
             for samples in sample_sets(store, campaign):

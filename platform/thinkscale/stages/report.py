@@ -1,7 +1,5 @@
 """The report of a campaign: reads what the stages stored, writes the page, the plots and the summary.
-
-Knows nothing of how a page or a plot is made.
-"""
+Knows nothing of how a page or a plot is made."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,13 +22,9 @@ from thinkscale.store.schemas import SAMPLES
 
 
 def report(campaign: Campaign, store: Store) -> bool:
-    """Write `<campaign>/report/`: report.html, curve.png, curve.svg, summary.txt.
-
-    Nothing is done where the report of these very artifacts is there; one of older artifacts is replaced. Its
-    manifest records the whole campaign, so that later pages can tell the settings from the root alone.
-
-    Raises ArtifactError where no samples are complete.
-    """
+    """Write `<campaign>/report/`: report.html, curve.png, curve.svg, summary.txt. Nothing is done where the report of
+    these very artifacts is there; one of older artifacts is replaced. Its manifest records the whole campaign, so that
+    later pages can tell the settings from the root alone. Raises ArtifactError where no samples are complete."""
     samples = _samples(campaign, store)
     manifests = stage_manifests(campaign, store) | sample_manifests(samples)
     output = Artifact(store, f"{campaign.name}/report")
@@ -177,11 +171,7 @@ def _accuracies(found: Sequence[Point]) -> list[str]:
 
 
 def _summary(
-    campaign: Campaign,
-    store: Store,
-    found: Sequence[Point],
-    rows: Sequence[Comparison],
-    manifests: dict[str, Manifest],
+    campaign: Campaign, store: Store, found: Sequence[Point], rows: Sequence[Comparison], manifests: dict[str, Manifest]
 ) -> str:
     lines = _accuracies(found)
     if rows:

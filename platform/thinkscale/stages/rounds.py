@@ -1,9 +1,7 @@
 """What is sampled of one benchmark by one model: segments, rounds of samples, when enough are drawn, the commits.
-
 Segments hold the same questions and samples in every run, so that a resumed evaluation draws what is missing and
-decides on further rounds as the first one would have. A sample is one question over the whole grid of budgets.
-Knows nothing of replicas.
-"""
+decides on further rounds as the first one would have. A sample is one question over the whole grid of budgets. Knows
+nothing of replicas."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,9 +30,7 @@ from thinkscale.store.stage import Segment
 
 class BenchmarkRun:
     """One model on one benchmark.
-
-    `known_tokens`: gives the thinking tokens that earlier samples of a question took, by its id.
-    """
+    `known_tokens`: gives the thinking tokens that earlier samples of a question took, by its id."""
 
     def __init__(
         self,
@@ -74,11 +70,8 @@ class BenchmarkRun:
         self._done = done
 
     def more(self) -> list[Segment]:
-        """The segments of the next round that are not committed; empty where enough is drawn.
-
-        Only to be called at first and when a round's last segment is committed: the next one is decided on from all
-        that is committed.
-        """
+        """The segments of the next round that are not committed; empty where enough is drawn. Only to be called at
+        first and when a round's last segment is committed: the next one is decided on from all that is committed."""
         while (upto := self._upto()) > self.samples:
             planned = self._segments(self.samples, upto)
             found = [segment for segment in planned if segment.key not in self._done]
@@ -177,8 +170,7 @@ class Item:
     benchmark: str
     question: Question
     sample: int
-    expected_tokens: float = 0.0
-    """Of thinking."""
+    expected_tokens: float = 0.0  # of thinking
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,7 @@ from thinkscale.store.stage import WHOLE, begin_stage, stored_vectors
 
 def select(campaign: Campaign, store: Store) -> bool:
     """`selected`: the questions to train on, by the campaign's strategy, in the order in which they were chosen.
-
-    Before it `domains`, where the campaign labels questions itself.
-    """
+    Before it `domains`, where the campaign labels questions itself."""
     source, output = label_domains(campaign, store), campaign_artifact(campaign, store, "selected")
     embeddings = campaign_artifact(campaign, store, "embeddings")
     inputs = {"questions": source} | ({"embeddings": embeddings} if campaign.select.strategy == "facility" else {})

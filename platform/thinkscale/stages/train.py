@@ -1,7 +1,5 @@
 """Fine-tuning: traces in, a model in the Hugging Face layout out.
-
-Reads the traces, tokenizes them, has `runtime.train_workers` fit the model, and commits it with its card.
-"""
+Reads the traces, tokenizes them, has `runtime.train_workers` fit the model, and commits it with its card."""
 
 from __future__ import annotations
 
@@ -41,12 +39,9 @@ RESOURCE_SETTINGS = {
 
 def train(campaign: Campaign, store: Store) -> bool:
     """Fine-tune the campaign's base model on its traces; resumes where an earlier run stopped.
-
-    Raises:
-        ArtifactError: the traces are not there, or the model was begun with another configuration.
-        TrainingError: no trace fits, the vocabulary does not match, or the loss is not finite.
-        thinkscale.store.models.ModelError: the base model cannot be had.
-    """
+    Raises ArtifactError: the traces are not there, or the model was begun with another configuration; TrainingError: no
+    trace fits, the vocabulary does not match, or the loss is not finite; ModelError: the base
+    model cannot be had."""
     traces, artifact = (campaign_artifact(campaign, store, name) for name in ("traces", "model"))
     traces_manifest, committed = traces.require(), artifact.manifest()
     if committed is None:

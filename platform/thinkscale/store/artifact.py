@@ -1,10 +1,8 @@
 """Artifacts: directories of Parquet whose manifest, written last, is the commit.
-
-A stage commits its work in segments. A segment's rows lie in `part-*.parquet` (and the rows it dropped
-in `dropped/part-*.parquet`); the segment counts once its record `segments/<key>.json` exists, which is
-created conditionally: of two writers of a segment one wins, and the other's files are removed after the
-commit. No file that a manifest lists is ever written twice. Knows nothing of what the rows mean.
-"""
+A stage commits its work in segments. A segment's rows lie in `part-*.parquet` (and the rows it dropped in
+`dropped/part-*.parquet`); the segment counts once its record `segments/<key>.json` exists, which is created
+conditionally: of two writers of a segment one wins, and the other's files are removed after the commit. No file that a
+manifest lists is ever written twice. Knows nothing of what the rows mean."""
 
 from __future__ import annotations
 
@@ -46,13 +44,11 @@ class ConfigDriftError(ArtifactError):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    path: str
-    """Relative to the artifact."""
+    path: str  # relative to the artifact
     size: int
     sha256: str
     rows: int | None = None
-    name: str | None = None
-    """What readers ask for, where the path carries an attempt."""
+    name: str | None = None  # what readers ask for, where the path carries an attempt
     at: str | None = None
     """The artifact below the same root where it lies, if not this one: what was taken over stays where it is."""
 
@@ -62,19 +58,14 @@ class Manifest:
     """What a committed artifact holds and where it came from."""
 
     artifact: str
-    schema: str
-    """Schema name and version, as `questions/1`."""
+    schema: str  # schema name and version, as `questions/1`
     rows: int
     files: list[StoredFile]
-    inputs: dict[str, str]
-    """Fingerprints of the artifacts read, by name."""
-    config: dict[str, Any]
-    """The resolved part of the campaign that this stage's rows depend on."""
+    inputs: dict[str, str]  # fingerprints of the artifacts read, by name
+    config: dict[str, Any]  # the resolved part of the campaign that this stage's rows depend on
     config_fingerprint: str
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Rows dropped, by reason."""
-    stats: dict[str, float] = field(default_factory=dict)
-    """Sums over the segments: seconds, tokens, dollars."""
+    dropped: dict[str, int] = field(default_factory=dict)  # rows dropped, by reason
+    stats: dict[str, float] = field(default_factory=dict)  # sums over the segments: seconds, tokens, dollars
     extra: dict[str, Any] = field(default_factory=dict)
     """Stage-specific facts: engine fingerprint, teacher's terms, ..."""
     code_version: str = __version__
@@ -159,10 +150,8 @@ class Artifact:
         self, config: Mapping[str, Any], inputs: Mapping[str, str], plan: Mapping[str, Any] | None = None
     ) -> set[str]:
         """Start or resume writing; returns the keys of the segments that are already committed.
-
         `plan`: what tells the segments' keys, and what each holds, from those of another plan. Raises ConfigDriftError
-        where the artifact was begun with another config, other inputs or another plan.
-        """
+        where the artifact was begun with another config, other inputs or another plan."""
         self.store.check()
         spec = _as_json({"config": config, "inputs": inputs, **({} if plan is None else {"plan": plan})})
         marker = f"{self.path}/stage.json"
@@ -254,10 +243,8 @@ class Artifact:
         expected_segments: set[str] | None = None,
     ) -> Manifest:
         """Write the manifest over all committed segments and `files`; the artifact is then complete.
-
-        `stats` and `extra` are added to those of the segments.
-        A second commit of the same artifact returns the first one's manifest.
-        """
+        `stats` and `extra` are added to those of the segments. A second commit of the same artifact returns the first
+        one's manifest."""
         spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
         records = self.segment_records()
         if expected_segments is not None and (keys := {r["key"] for r in records}) != expected_segments:

@@ -1,8 +1,6 @@
 """Benchmarks: any source of questions as Parquet of one schema (QUESTIONS), for a campaign or for all of a root.
-
-Owns which rows can be a benchmark's and where the benchmarks of a root lie, `<root>/benchmarks/<name>`. Knows
-nothing of models or samples.
-"""
+Owns which rows can be a benchmark's and where the benchmarks of a root lie, `<root>/benchmarks/<name>`. Knows nothing
+of models or samples."""
 
 import json
 import re
@@ -37,14 +35,9 @@ def dataset_path(path: str) -> str:
 
 def add_benchmark(store: Store, source: FilesSource, limit: int | None = None) -> tuple[Manifest, list[dict[str, Any]]]:
     """Build the benchmark of the source's name under the root; nothing is written before all of it is read.
-
-    Returns the manifest, and the rows that are not in it (schema DROPPED).
-
-    Raises:
-        IngestError: a file cannot be opened or read on, a column is in none of its rows (the message lists those
-            there are), or no row can be used.
-        ConfigDriftError: a benchmark of this name was made of something else.
-    """
+    Returns the manifest, and the rows that are not in it (schema DROPPED). Raises IngestError: a file cannot be opened
+    or read on, a column is in none of its rows (the message lists those there are), or no row can be used;
+    ConfigDriftError: a benchmark of this name was made of something else."""
     store.check_writable()
     questions, bad = read_benchmark(source, limit)
     output = added_benchmark(store, source.name)
@@ -57,9 +50,7 @@ def read_benchmark(
     source: FilesSource | ReasoningGymSource, limit: int | None
 ) -> tuple[list[Question], list[dict[str, Any]]]:
     """The first `limit` usable questions of a source, normalised, and the rows before them that are not usable.
-
-    Raises IngestError as `add_benchmark`.
-    """
+    Raises IngestError as `add_benchmark`."""
     if isinstance(source, FilesSource) and (source.kind == "code" or CODE_SETS.search(source.name)):
         raise IngestError(
             f"benchmark {source.name!r} asks for programs, which cannot be graded here: such questions can be in a "

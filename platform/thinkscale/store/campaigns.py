@@ -27,10 +27,7 @@ class CampaignError(ValueError):
 
 def load_campaign(name_or_path: str, overrides: Sequence[str] = ()) -> Campaign:
     """A packaged campaign's name (`demo`) or a TOML file's path, with `key.path=value` overrides.
-
-    Raises:
-        CampaignError: no such campaign, broken TOML, an unknown key, a wrong type, an impossible value.
-    """
+    Raises CampaignError: no such campaign, broken TOML, an unknown key, a wrong type, an impossible value."""
     where, raw = _read(name_or_path)
     return _validated(Campaign, raw, overrides, where)
 

@@ -1,7 +1,5 @@
 """obstore's clients, built under the environment as it is, and the same behind pyarrow's interface.
-
-Owns credentials, retries and the numbers of errors. Knows nothing of roots and paths.
-"""
+Owns credentials, retries and the numbers of errors. Knows nothing of roots and paths."""
 
 from __future__ import annotations
 
@@ -32,8 +30,7 @@ LASTING = (
     ({errno.EDQUOT, errno.EFBIG}, "QuotaExceeded", "the quota is used up on {}", "raise it or free some"),
     ({errno.EKEYEXPIRED}, "ExpiredToken|RequestExpired", "the credentials for {} have expired", "renew them"),
     ({errno.EACCES, errno.EPERM, errno.EROFS}, "code: 40[13]", "no permission on {}", "give it"),
-)
-"""What the next try would meet again: error numbers, an object store's words, what is told, what to do."""
+)  # what the next try would meet again: error numbers, an object store's words, what is told, what to do
 
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",

@@ -1,7 +1,5 @@
 """One interface to a local directory, S3, Google Cloud Storage and Azure: whole-object writes, plain and conditional.
-
-Owns paths, retries, atomicity and the words for what can go wrong. Knows nothing of what the bytes mean.
-"""
+Owns paths, retries, atomicity and the words for what can go wrong. Knows nothing of what the bytes mean."""
 
 from __future__ import annotations
 
@@ -30,19 +28,16 @@ if TYPE_CHECKING:
     from thinkscale.store.lease import Lease
 
 REMOTE = ("s3://", "gs://", "az://")
-PROBE_RETRIES = 1
-"""Of the first write to a root: a wrong endpoint shall be named soon."""
-PART_BYTES = 16 << 20
-"""Of a large upload; more where it would take more than the 10,000 parts that S3 allows."""
+PROBE_RETRIES = 1  # of the first write to a root: a wrong endpoint shall be named soon
+PART_BYTES = 16 << 20  # of a large upload; more where it would take more than the 10,000 parts that S3 allows
 
 
 @dataclass(frozen=True)
 class Store:
     """A root that holds campaigns: a directory, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
-
     Credentials and endpoint come from the environment (AWS_*, GOOGLE_*, AZURE_*), never from the URI. A Store is
-    picklable: each process opens its own client. Every method raises StoreError where a read or write fails for good.
-    """
+    picklable: each process opens its own client. Every method raises StoreError where a read or write fails for
+    good."""
 
     uri: str
     lease: Lease | None = field(default=None, compare=False, repr=False)
@@ -169,9 +164,7 @@ class Store:
 
     def replace(self, path: str, expected: bytes, data: bytes) -> bool:
         """Replace an object only if it holds what is expected, which it never held before; say whether this call did.
-
-        Raises FileNotFoundError where there is no object.
-        """
+        Raises FileNotFoundError where there is no object."""
         if self.is_remote:
             objects, key = self._at(path)
             with self._told("reading", path):
@@ -205,10 +198,8 @@ class Store:
 
     def check_writable(self) -> None:
         """Write, conditionally write again and delete a probe object.
-
         Raises StoreError where the root cannot be written, or ignores conditional writes (some S3 servers acknowledge
-        `If-None-Match` and overwrite all the same; commits there would not be safe).
-        """
+        `If-None-Match` and overwrite all the same; commits there would not be safe)."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             self.create(probe, b"1", retries=PROBE_RETRIES)

@@ -1,7 +1,5 @@
 """Rows of files as they stand, format by format: each a mapping of the file's own fields, or an Unreadable.
-
-Owns parsing and places (file and line). Knows nothing of column mappings.
-"""
+Owns parsing and places (file and line). Knows nothing of column mappings."""
 
 import csv
 import io
@@ -25,8 +23,7 @@ class Unreadable:
 
     locator: str
     error: str
-    text: str
-    """The beginning of what stands there."""
+    text: str  # the beginning of what stands there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +32,8 @@ class FilePart:
 
     location: Location
     format: str
-    rows: int
-    """An estimate for JSON arrays and CSV."""
-    start: int = 0
-    """First byte (JSONL) or row group (Parquet)."""
+    rows: int  # an estimate for JSON arrays and CSV
+    start: int = 0  # first byte (JSONL) or row group (Parquet)
     stop: int | None = None
     first_line: int = 1
 
@@ -52,9 +47,7 @@ RawRow = tuple[str, Mapping[str, Any] | Unreadable]
 
 def file_parts(location: Location, segment_rows: int) -> list[FilePart]:
     """The file in parts that can be read apart: lines of JSON by `segment_rows`, Parquet by row groups, others whole.
-
-    Raises IngestError where the file cannot be opened or its format is unknown.
-    """
+    Raises IngestError where the file cannot be opened or its format is unknown."""
     try:
         file_format = location.format()
     except OSError as error:
@@ -111,9 +104,7 @@ def _line_parts(location: Location, segment_rows: int) -> list[FilePart]:
 
 def raw_rows(part: FilePart) -> Iterator[RawRow]:
     """The rows of a part in order, each with its place.
-
-    Raises IngestError where the file cannot be read on: a JSON array that breaks, a file that vanished.
-    """
+    Raises IngestError where the file cannot be read on: a JSON array that breaks, a file that vanished."""
     location = part.location
     readers = {"jsonl": _jsonl, "json": _json_array, "csv": _csv, "tsv": _csv, "parquet": _parquet_rows}
     try:
@@ -151,9 +142,7 @@ def _json_lines(lines: Any, location: Location, first_line: int) -> Iterator[Raw
 
 def _json_array(part: FilePart, location: Location) -> Iterator[RawRow]:
     """Element by element, so that a broken array is told by its line and nothing after it is guessed.
-
-    One object is what it wraps: a list of rows, or columns as pandas and others write them.
-    """
+    One object is what it wraps: a list of rows, or columns as pandas and others write them."""
     with location.open_stream() as stream:
         data = stream.read()
     try:
@@ -209,9 +198,7 @@ def _wrapped(text: str, location: Location) -> Iterator[RawRow]:
 
 def _rows_in(found: dict[str, Any]) -> list[Any]:
     """Rows of `{"data": [row, ...]}`, of columns (lists, or objects by index), of `{"0": row, ...}`, or the row itself.
-
-    Raises ValueError where there are several lists of rows, or columns of different lengths.
-    """
+    Raises ValueError where there are several lists of rows, or columns of different lengths."""
     values = list(found.values())
     names, data = found.get("columns"), found.get("data")
     if isinstance(names, list) and isinstance(data, list):  # pandas' orient="split"

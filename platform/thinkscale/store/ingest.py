@@ -1,8 +1,6 @@
 """Reading sources of questions: files of several formats and places, and procedural generators.
-
-Owns column mappings and the pieces in which workers read. Knows nothing of quality or duplicates:
-each row comes out as a Question as it stands in the source, or as an Unreadable with its place.
-"""
+Owns column mappings and the pieces in which workers read. Knows nothing of quality or duplicates: each row comes out as
+a Question as it stands in the source, or as an Unreadable with its place."""
 
 import hashlib
 import json
@@ -20,8 +18,7 @@ from thinkscale.store.locations import IngestError, Location, expand
 from thinkscale.store.options import Options, read_options
 from thinkscale_demo.procedural import Share, generate, shares
 
-SNIFFED_ROWS = 200
-"""A mapped column that none of a file's first so many rows has is refused as unknown."""
+SNIFFED_ROWS = 200  # a mapped column that none of a file's first so many rows has is refused as unknown
 
 __all__ = ["IngestError", "Piece", "Unreadable", "plan", "read", "source_fingerprints"]
 
@@ -35,8 +32,7 @@ _OPTION_LETTER = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Z])[.):])\s*")
 _LETTERS = re.compile(r"\(?([A-Z])\)?(?:[ ,;/&]*(?:and )?\(?([A-Z])\)?){1,25}")
 CODE_SETS = re.compile(
     r"usaco|live_?code_?bench|human_?eval|mbpp|codeforces|code_?contests|codeelo|swe-?bench|bigcodebench", re.I
-)
-"""Names of sets whose answers are programs."""
+)  # names of sets whose answers are programs
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 _FINAL_LINE = re.compile(r"\n####[^\n]*\s*\Z")
 
@@ -46,21 +42,14 @@ class Piece:
     """What one worker reads of a source at a time. Picklable."""
 
     source: FilesSource | ReasoningGymSource
-    rows: int
-    """As far as known beforehand; an estimate for JSON arrays and CSV."""
-    part: FilePart | None = None
-    """Of files."""
+    rows: int  # as far as known beforehand; an estimate for JSON arrays and CSV
+    part: FilePart | None = None  # of files
     shares: tuple[Share, ...] = ()
 
 
 def plan(source: FilesSource | ReasoningGymSource, segment_rows: int) -> list[Piece]:
-    """The pieces of a source, the same for the same content.
-
-    Raises:
-        IngestError: a path matches nothing or cannot be opened, a format is unknown, a mapped column is in
-            none of the first rows.
-        ProceduralError: a family is unknown.
-    """
+    """The pieces of a source, the same for the same content. Raises IngestError: a path matches nothing or cannot be
+    opened, a format is unknown, a mapped column is in none of the first rows; ProceduralError: a family is unknown."""
     if isinstance(source, ReasoningGymSource):
         return [
             Piece(source=source, rows=sum(s.stop - s.start for s in segment), shares=tuple(segment))
@@ -96,9 +85,7 @@ def _locations(source: FilesSource) -> list[Location]:
 
 def read(piece: Piece) -> Iterator[Question | Unreadable]:
     """The rows of a piece in order.
-
-    Raises IngestError where the file cannot be read on (a JSON array that breaks, a file that vanished).
-    """
+    Raises IngestError where the file cannot be read on (a JSON array that breaks, a file that vanished)."""
     if isinstance(piece.source, ReasoningGymSource):
         source = piece.source
         for share in piece.shares:
@@ -242,9 +229,7 @@ def _text(value: Any) -> str:
 
 def reference_text(value: Any) -> str:
     """The reference answer; of a list that gives several, all of them.
-
-    Raises ValueError for several texts of which nobody knows whether one or all of them are the answer.
-    """
+    Raises ValueError for several texts of which nobody knows whether one or all of them are the answer."""
     if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str | int | float) for item in value):
         distinct = list(dict.fromkeys(str(item).strip() for item in value))
         if any(len(item.split()) > 3 for item in distinct):

@@ -1,9 +1,7 @@
 """One driver works at a time on a campaign: a lease in the root, renewed by its holder, taken over from the dead.
-
-`<campaign>/lease.json` names the holder. It is only ever created or replaced conditionally, so that of two drivers
-one wins, and its age is told by the store's clock alone. Every commit and deletion of a store that carries a lease
-looks at it first. Knows nothing of what a driver does.
-"""
+`<campaign>/lease.json` names the holder. It is only ever created or replaced conditionally, so that of two drivers one
+wins, and its age is told by the store's clock alone. Every commit and deletion of a store that carries a lease looks at
+it first. Knows nothing of what a driver does."""
 
 from __future__ import annotations
 
@@ -22,8 +20,7 @@ from typing import Any
 
 from thinkscale.store.filesystem import Store, StoreError
 
-LEASE_S = 60.0
-"""After so long without renewal a holder counts as dead."""
+LEASE_S = 60.0  # after so long without renewal a holder counts as dead
 
 
 class LeaseHeldError(StoreError):
@@ -38,8 +35,7 @@ class LeaseLostError(StoreError):
 class Holder:
     host: str
     pid: int
-    process: str
-    """Tells the process from every other, of other machines, containers and times too."""
+    process: str  # tells the process from every other, of other machines, containers and times too
     id: str
     started: str
     renewals: int = 0

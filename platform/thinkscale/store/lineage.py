@@ -1,7 +1,5 @@
 """What became of a question, and of all of them: the stages' kept and dropped rows and manifests, read back.
-
-Owns the order in which curation's artifacts follow each other. Knows nothing of how a stage decides.
-"""
+Owns the order in which curation's artifacts follow each other. Knows nothing of how a stage decides."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -29,17 +27,13 @@ class FunnelStep:
 @dataclass(frozen=True, kw_only=True)
 class ModelCost:
     """What one model's attempts cost, and what they would have cost over the first model's questions too.
-
-    The latter is an estimate: as much for each question as for those that the model was asked.
-    """
+    The latter is an estimate: as much for each question as for those that the model was asked."""
 
     model: str
     questions: int
     solved: int
-    tokens: int
-    """Of prompts and answers."""
-    usd: float
-    """By the campaign's prices; 0 without prices."""
+    tokens: int  # of prompts and answers
+    usd: float  # by the campaign's prices; 0 without prices
     tokens_over_all: int
     usd_over_all: float
 
@@ -50,8 +44,7 @@ class Sighting:
 
     artifact: str
     kept: bool
-    text: str
-    """What the stage found, in one line."""
+    text: str  # what the stage found, in one line
 
 
 def curated_artifacts(campaign: Campaign) -> list[str]:

@@ -1,7 +1,5 @@
 """Where a source's files lie: a local path, s3://, gs://, az:// or hf://datasets/..., patterns expanded.
-
-Owns opening and listing. Knows nothing of what is in the files but their format's name.
-"""
+Owns opening and listing. Knows nothing of what is in the files but their format's name."""
 
 import fnmatch
 import json
@@ -35,9 +33,7 @@ class Location:
 
     def format(self) -> str:
         """jsonl, json (an array or one object), csv, tsv or parquet, by the name; `.json` by its first line.
-
-        Raises IngestError where the name ends in none of FORMATS, or the text is not UTF-8 but UTF-16.
-        """
+        Raises IngestError where the name ends in none of FORMATS, or the text is not UTF-8 but UTF-16."""
         ending = _ending(self.url)
         if ending not in FORMATS:
             raise IngestError(f"{self.url}: unknown format; a file's name must end in one of {', '.join(FORMATS)}")
@@ -91,9 +87,7 @@ def _is_object(text: bytes) -> bool:
 
 def expand(path: str) -> list[Location]:
     """The files that a path names, by name: itself, those that match its `*` and `?`, or a directory's data files.
-
-    Raises IngestError where there is none, or the place cannot be listed.
-    """
+    Raises IngestError where there is none, or the place cannot be listed."""
     if match := _HUB.fullmatch(path):
         names = _hub_files(path, match)
     elif path.startswith(REMOTE):

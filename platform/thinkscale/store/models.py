@@ -1,7 +1,5 @@
 """Model references resolved to local directories in the Hugging Face layout.
-
-Owns downloads and the export of weights that ship inside Python packages. Knows nothing of engines.
-"""
+Owns downloads and the export of weights that ship inside Python packages. Knows nothing of engines."""
 
 import fcntl
 import glob
@@ -18,10 +16,8 @@ from typing import Any
 from thinkscale.store.artifact import Manifest, StoredFile, fingerprint
 from thinkscale.store.filesystem import REMOTE, Store, StoreError
 
-TEXTS = (".json", ".txt", ".model", ".jinja")
-"""Endings of the files of a model that are no weights."""
-DOWNLOADS = 4
-"""Files of one model that come at once."""
+TEXTS = (".json", ".txt", ".model", ".jinja")  # endings of the files of a model that are no weights
+DOWNLOADS = 4  # files of one model that come at once
 
 
 class ModelError(RuntimeError):
@@ -132,9 +128,7 @@ def _downloaded(root: str, directory: str, manifest: Manifest | None, weights: b
 
 def _cached(name: str, version: str, fill: Callable[[Path], None]) -> Path:
     """A directory of the cache, made once by one process of this machine; it appears complete.
-
-    `fill`: writes into a directory that may hold what a try before it, cut short, has left.
-    """
+    `fill`: writes into a directory that may hold what a try before it, cut short, has left."""
     models = cache_directory() / "models"
     target, unfinished = models / f"{name}-{version}", models / f".{name}@{version}"
     models.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,6 @@
 """The options of a multiple choice question, in the forms that files have them.
-
 Owns what is read as options: a list, an object by letter, labels beside texts, one string with letters or lines, and
-any of these printed as JSON, Python or numpy. What is in no such form is refused in words, never dropped.
-"""
+any of these printed as JSON, Python or numpy. What is in no such form is refused in words, never dropped."""
 
 import ast
 import json
@@ -30,9 +28,7 @@ class Options:
 
 def read_options(value: Any) -> Options:
     """The options that a field holds; none where it is empty.
-
-    Raises ValueError where it holds something else; the message says what.
-    """
+    Raises ValueError where it holds something else; the message says what."""
     if str(value).strip().lower() in ("", "none", "null", "nan", "[]", "{}"):
         return Options()
     found = _read(value)

@@ -1,9 +1,7 @@
 """A campaign's stored samples, with the verdicts that count.
-
-Owns where samples and their regradings lie and which regrading counts. A regrading is an artifact of verdicts
-alone (schema VERDICTS), row by row those of the samples' parts; each lies under its own fingerprint and is
-never changed, and `current.json` beside them names the one that counts. Knows nothing of how an answer is judged.
-"""
+Owns where samples and their regradings lie and which regrading counts. A regrading is an artifact of verdicts alone
+(schema VERDICTS), row by row those of the samples' parts; each lies under its own fingerprint and is never changed, and
+`current.json` beside them names the one that counts. Knows nothing of how an answer is judged."""
 
 from __future__ import annotations
 
@@ -26,12 +24,10 @@ class SampleSet:
     """The samples of one model on one benchmark, complete or not."""
 
     store: Store
-    campaign: str
-    """Its directory below the store's root."""
+    campaign: str  # its directory below the store's root
     model: str
     benchmark: str
-    partial: bool = False
-    """Also what is committed of samples that are not complete."""
+    partial: bool = False  # also what is committed of samples that are not complete
 
     @property
     def artifact(self) -> Artifact:
@@ -82,11 +78,8 @@ class SampleSet:
         return [manifest.config] if regrading is not None else list(manifest.extra.get("grading", []))
 
     def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The samples part by part, with the verdicts that count.
-
-        `columns`: columns of SAMPLES; None: all. Raises ArtifactError where the samples are not complete, or a file is
-        missing or damaged.
-        """
+        """The samples part by part, with the verdicts that count. `columns`: columns of SAMPLES; None: all. Raises
+        ArtifactError where the samples are not complete, or a file is missing or damaged."""
         regrading = self.regrading()
         if regrading is None or (columns is not None and not set(columns) & set(_REPLACED)):
             yield from self.artifact.iter_tables(columns)
@@ -127,11 +120,7 @@ def locate_campaign(campaign: str, root: str | None = None) -> tuple[Store, str]
 
 def sample_sets(store: Store, campaign: str) -> list[SampleSet]:
     """The complete samples that lie in a campaign's directory, by model and benchmark.
-
-    Raises:
-        CampaignError: there is no such campaign.
-        ArtifactError: it has none.
-    """
+    Raises CampaignError: there is no such campaign; ArtifactError: it has none."""
     check_campaign(store, campaign)
     found = []
     for directory in store.directories(f"{campaign}/samples"):

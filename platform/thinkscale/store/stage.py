@@ -1,10 +1,8 @@
 """The writing of one artifact: what is planned, what of it is done, and the commit that ends it.
-
-Owns segments as units of work and the ritual around them. A plan is fixed with the configuration when an artifact
-is begun: a run that would cut the work otherwise is refused, for rows would be lost or doubled. Knows nothing of
-how segments run. A committed artifact is read by slices, or a column by the row's place: for decisions over all of it
-that look at few rows' texts.
-"""
+Owns segments as units of work and the ritual around them. A plan is fixed with the configuration when an artifact is
+begun: a run that would cut the work otherwise is refused, for rows would be lost or doubled. Knows nothing of how
+segments run. A committed artifact is read by slices, or a column by the row's place: for decisions over all of it that
+look at few rows' texts."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,10 +23,8 @@ class Segment:
     """A unit of work. Its key and content are the same in every run."""
 
     key: str
-    rows: int
-    """For the progress."""
-    work: Any
-    """What `read` needs. Picklable."""
+    rows: int  # for the progress
+    work: Any  # what `read` needs. Picklable.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +32,7 @@ class Slice:
     """Rows of a committed artifact that follow each other, perhaps over several parts."""
 
     artifact: Artifact
-    ranges: tuple[tuple[StoredFile, int, int], ...]
-    """Part, first row, row after the last."""
+    ranges: tuple[tuple[StoredFile, int, int], ...]  # part, first row, row after the last
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         return pa.concat_tables(
@@ -45,8 +40,7 @@ class Slice:
         )
 
 
-WHOLE = Segment(key="000000", rows=0, work=None)
-"""Of artifacts that are made at once."""
+WHOLE = Segment(key="000000", rows=0, work=None)  # of artifacts that are made at once
 
 
 def slices(artifact: Artifact, segment_rows: int) -> list[Segment]:
@@ -84,8 +78,7 @@ class Stage:
 
     output: Artifact
     segments: tuple[Segment, ...]
-    done: frozenset[str]
-    """Keys of committed segments."""
+    done: frozenset[str]  # keys of committed segments
 
     @property
     def pending(self) -> list[Segment]:
@@ -130,8 +123,7 @@ def begin_stage(
     return Stage(output=output, segments=segments, done=frozenset(output.begin(config, inputs, planned)))
 
 
-POOL = "part-pool="
-"""Of embeddings, the parts that hold the pool's."""
+POOL = "part-pool="  # of embeddings, the parts that hold the pool's
 
 
 class Column:
@@ -159,9 +151,7 @@ class Column:
 
 def stored_vectors(embeddings: Artifact, ids: Sequence[str], prefix: str = POOL) -> npt.NDArray[np.float32]:
     """The embeddings of questions, in the order of `ids`, shape [len(ids), dimension]: 4 bytes a number.
-
-    `prefix`: of the parts that hold them.
-    """
+    `prefix`: of the parts that hold them."""
     result = np.zeros((0, 0), dtype=np.float32)
     for places, vectors in vector_blocks(embeddings, ids, prefix):
         if not len(result):

