@@ -2,8 +2,6 @@
 Everything here runs in this process, without Ray and without files. `import thinkscale` loads none of it; its names
 stand in `thinkscale` itself."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -3,8 +3,6 @@
 `options` holds what commands share, the other modules the commands, by subject.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

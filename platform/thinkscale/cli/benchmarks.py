@@ -1,7 +1,5 @@
 """Commands about the benchmarks under a root."""
 
-from __future__ import annotations
-
 import click
 
 from thinkscale.cli.options import cli

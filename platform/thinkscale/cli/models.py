@@ -1,7 +1,5 @@
 """Commands about one model: served, or looked at before it is paid for."""
 
-from __future__ import annotations
-
 import click
 
 from thinkscale.cli.options import ADDRESS, JSON, cli

@@ -2,8 +2,6 @@
 Owns the names, defaults and allowed values of every setting. Knows nothing of how they are used. No hyperparameter
 lives anywhere else. Secrets never stand here: they come from the environment."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, get_args
 

@@ -1,8 +1,6 @@
 """The models of a campaign: the one that is trained, teachers and judges, how each thinks and how it is run.
 Owns their settings. Knows nothing of stages."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal, Self
 

@@ -1,8 +1,6 @@
 """Every setting with its meaning and default: a campaign as commented TOML, and all settings as a page.
 Read from the types alone, so that neither can say what the code does not do."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any, get_args

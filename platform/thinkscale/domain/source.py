@@ -1,8 +1,6 @@
 """Where questions come from: files with their columns mapped, procedural generators, benchmarks that were added.
 Owns the settings of sources, and what every section of settings is. Knows nothing of how a source is read."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 

@@ -1,8 +1,6 @@
 """What the terms of known teachers said about training other models on their output, when and where that was read.
 It is a memory aid, no legal advice: terms change, and the user confirms them in the campaign."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

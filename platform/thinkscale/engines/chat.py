@@ -2,8 +2,6 @@
 Owns the request's form, the transport and the reading of errors. Knows no limits, no prices and no store: what is sent
 when, and how often, is decided above."""
 
-from __future__ import annotations
-
 import email.utils
 import json
 import os

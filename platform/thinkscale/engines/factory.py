@@ -1,7 +1,5 @@
 """Building the engine that a setting names, for a model in a local directory."""
 
-from __future__ import annotations
-
 import json
 from importlib import util
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Thinking and answer as they stand in what servers reply and in traces made elsewhere.
 Owns the places and marks of thinking, and what says that a reply is whole. Knows no request and no network."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,8 +1,6 @@
 """What an LLM judge is asked about a response, and how its reply is read.
 The rule graders of `grading.verdict` come first; a judge is for answers that rules cannot compare."""
 
-from __future__ import annotations
-
 import re
 
 from thinkscale.domain.question import Question

@@ -2,8 +2,6 @@
 Both have a size limit. Owns the choice: whole questions, under every model and budget, picked by a hash of their ids so
 that the choice is the same in every run and does not depend on the order of the parts."""
 
-from __future__ import annotations
-
 import base64
 import heapq
 import json

@@ -1,8 +1,6 @@
 """The model card of a fine-tuned model: what it was made from, under which terms, how, and what it was seen to do.
 Owns the card's text. Takes the model's manifest and, once there are some, the results; stores nothing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources

@@ -2,8 +2,6 @@
 Owns what the page says. Takes tables and manifests, returns bytes; reads and stores nothing. Text that models wrote
 reaches the page only as data, never as HTML."""
 
-from __future__ import annotations
-
 import html
 import json
 import math

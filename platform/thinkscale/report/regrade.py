@@ -1,8 +1,6 @@
 """Grading stored samples again, and listing where two gradings disagree.
 Owns the verdict columns of a samples table. Needs no model and no device: it works on what is stored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -2,8 +2,6 @@
 Owns which requests went in which batch: written to the root before a batch is submitted, and found again by the batch's
 metadata where a crash came before its id was written. Knows no prices and no questions."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib

@@ -2,8 +2,6 @@
 A signal's handler raises SystemExit in the main thread: that alone gets out of waits inside Ray and asyncio, though Ray
 passes on another one in its place. So the reason is kept here. Knows no Ray."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading

@@ -1,8 +1,6 @@
 """What a failure tells and leaves: one line, wherever and in whatever it was raised, and the logs beside it.
 Knows Ray's wrappers by their shape alone, so that the command line can use it without loading Ray."""
 
-from __future__ import annotations
-
 import builtins
 import re
 import sys

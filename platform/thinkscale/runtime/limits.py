@@ -2,8 +2,6 @@
 Owns the counts and their arithmetic. They are reserved for a few requests ahead by a conditional replacement of one
 object, so that they hold over actors, campaigns and restarts: a crash loses at most what was reserved."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

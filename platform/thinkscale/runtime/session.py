@@ -1,7 +1,5 @@
 """Joining a Ray cluster, or starting a private local one; hearing when it is lost."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -1,8 +1,6 @@
 """What a campaign's runs hold while they go, stage by stage, and the limits that end a run in order. Owns
 `<campaign>/spent.json`: device-seconds over all runs, lost work included, which no manifest knows. Knows no stage."""
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

@@ -1,8 +1,6 @@
 """Attempts of a teacher behind an endpoint: paid for once, within its limits, each with what became of it.
 Owns the order of things: look whether a reply is stored, wait for the limits, send, try again, store, then use."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

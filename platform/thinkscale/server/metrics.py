@@ -1,8 +1,6 @@
 """What a service tells of itself: figures for Prometheus, and a line for each request, without any text of it.
 Owns names and meanings of both. Knows nothing of Ray: who gathers the figures of several replicas sums them here."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence

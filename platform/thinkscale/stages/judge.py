@@ -1,8 +1,6 @@
 """A model that grades stored answers, in place of the rule graders or after them.
 Owns what it is asked about, and the verdicts that its replies make. Knows nothing of regradings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

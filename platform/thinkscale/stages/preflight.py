@@ -1,8 +1,6 @@
 """What would fail in a later stage, refused before the first one: terms, files, models, room on the cluster.
 Owns the order of these checks. What is complete needs nothing any more, so it is not asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from importlib.util import find_spec

@@ -2,8 +2,6 @@
 Reads samples, writes regradings. The rule graders run in this process: no Ray, no model and no device. Knows nothing of
 how an answer is judged."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

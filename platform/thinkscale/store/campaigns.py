@@ -1,7 +1,5 @@
 """Reading campaign files: TOML, overrides, and refusals that name the key, the value and what is allowed."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Sequence

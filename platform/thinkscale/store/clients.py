@@ -1,8 +1,6 @@
 """obstore's clients, built under the environment as it is, and the same behind pyarrow's interface.
 Owns credentials, retries and the numbers of errors. Knows nothing of roots and paths."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import os

@@ -3,8 +3,6 @@
 wins, and its age is told by the store's clock alone. Every commit and deletion of a store that carries a lease looks at
 it first. Knows nothing of what a driver does."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Paid replies, each stored once by the hash of its request, for every campaign of a root."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

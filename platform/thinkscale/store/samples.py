@@ -3,8 +3,6 @@ Owns where samples and their regradings lie and which regrading counts. A regrad
 (schema VERDICTS), row by row those of the samples' parts; each lies under its own fingerprint and is never changed, and
 `current.json` beside them names the one that counts. Knows nothing of how an answer is judged."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

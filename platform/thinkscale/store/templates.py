@@ -1,8 +1,6 @@
 """A campaign to start from: a template, with the columns of the user's own file looked up.
 Owns which names a column is known by. Knows nothing of what a campaign may say beside its templates."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
