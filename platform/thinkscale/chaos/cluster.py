@@ -33,11 +33,9 @@ class Cluster:
         self._environment, self._token = {**os.environ, **environment}, secrets.token_hex(4)
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._count = 0
-        self.pids: set[int] = set()
-        """Of every process that was met."""
+        self.pids: set[int] = set()  # of every process that was met
 
     def environment(self, name: str) -> dict[str, str]:
-        """For a process of a node, or of the driver."""
         return {**self._environment, MARK: f"{self._token}/{name}"}
 
     def processes(self, name: str | None = None) -> dict[psutil.Process, str]:
@@ -53,7 +51,6 @@ class Cluster:
 
     @property
     def nodes(self) -> list[str]:
-        """Names of the nodes beside the head."""
         return [name for name in self._started if name != HEAD]
 
     def start(self) -> None:
@@ -68,7 +65,6 @@ class Cluster:
         self.fill()
 
     def fill(self) -> None:
-        """Add nodes in place of lost ones."""
         while len(self._started) < self._size:
             self._count += 1
             self._add(f"node-{self._count}", f"--address={self.address}")

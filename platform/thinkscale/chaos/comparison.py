@@ -59,7 +59,6 @@ def _dropped(artifact: Artifact) -> Iterable[pa.Table]:
 
 
 def _by_id(tables: Iterable[pa.Table]) -> dict[str, Counter[str]]:
-    """Rows as text, by their ids; a row without one by itself."""
     rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in (row for table in tables for row in table.to_pylist()):
         text = json.dumps(row, sort_keys=True, default=str)
@@ -68,13 +67,11 @@ def _by_id(tables: Iterable[pa.Table]) -> dict[str, Counter[str]]:
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The columns in which two rows differ, with the short ones' values."""
     pairs = {key: (one.get(key), other.get(key)) for key in sorted(one.keys() | other.keys())}
     return ", ".join(f"{key} {str(a)[:60]!r} -> {str(b)[:60]!r}" for key, (a, b) in pairs.items() if a != b)
 
 
 def _weights(artifact: Artifact) -> dict[str, Any]:
-    """Tensors of an exported model by name; of other artifacts none."""
     tensors: dict[str, Any] = {}
     for file in artifact.require().files:
         if file.path.endswith(".safetensors"):

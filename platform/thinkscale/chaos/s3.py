@@ -41,12 +41,9 @@ class Proxy:
         self._loop, self._burst_until = asyncio.new_event_loop(), 0.0
         self._attempts: defaultdict[str, set[str]] = defaultdict(set)
         self.endpoint = f"http://127.0.0.1:{self._port}"
-        self.share = 0.0
-        """Of the requests that meet a fault."""
-        self.next: list[str] = []
-        """Faults that the next requests meet, whatever the share."""
-        self.faults: Counter[str] = Counter()
-        """Faults made so far, by kind."""
+        self.share = 0.0  # of the requests that meet a fault
+        self.next: list[str] = []  # faults that the next requests meet, whatever the share
+        self.faults: Counter[str] = Counter()  # faults made so far, by kind
 
     def burst(self) -> None:
         """For a while half of the requests fail, some for want of valid credentials."""
@@ -132,7 +129,6 @@ def _passed(headers: Any) -> dict[str, str]:
 
 
 def _end(request: web.Request) -> web.StreamResponse:
-    """End the connection without an answer."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
@@ -184,7 +180,6 @@ class S3Server:
         self.kill()  # asked to end, it would wait for connections that clients keep open
 
     def start(self) -> None:
-        """Start the process; it answers a moment later."""
         self._process = subprocess.Popen(
             self._command,
             env={**os.environ, "GOMEMLIMIT": "512MiB"},

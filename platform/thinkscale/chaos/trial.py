@@ -61,8 +61,6 @@ class Moment:
 
 @dataclass(kw_only=True)
 class Findings:
-    """What a trial has shown."""
-
     kills: list[dict[str, Any]] = field(default_factory=list)
     """Copy, kind, stage, victim, and when (seconds since the copy began)."""
     lost: Counter[str] = field(default_factory=Counter)
@@ -101,15 +99,9 @@ def chaos(
     compared: Callable[[Findings], object] = lambda findings: None,
 ) -> Findings:
     """Kill `times` times over copies of a campaign, resume each, and compare them with an undisturbed run.
-
-    Args:
-        campaign: as `thinkscale run` takes it; it must ask for no GPU.
-        kinds: of KINDS, taken in turn.
-        compared: takes what was found so far, after each copy.
-
-    Raises:
-        ChaosError: a kind has no victim in this campaign, or a run fails again and again.
-    """
+    `campaign`: as `thinkscale run` takes it; it must ask for no GPU. `kinds`: of KINDS, taken in turn. `compared`:
+    takes what was found so far, after each copy. Raises ChaosError: a kind has no victim in this campaign, or a run
+    fails again and again."""
     loaded = load_campaign(campaign, list(overrides))
     words = ["run", campaign, *(word for value in overrides for word in ("--set", value))]
     with (
@@ -126,8 +118,6 @@ def chaos(
 
 @dataclass(kw_only=True)
 class _Run:
-    """One `thinkscale run`."""
-
     process: psutil.Popen
     log: Path
     stages: list[str] = field(default_factory=list)  # begun so far
@@ -140,7 +130,6 @@ class _Run:
         return time.monotonic() - self.stage_began
 
     def look(self) -> None:
-        """Take note of the stage."""
         stages = list(dict.fromkeys(STAGE.findall(self.log.read_text(errors="replace"))))
         if stages != self.stages:
             self.stages, self.stage_began = stages, time.monotonic()
@@ -193,7 +182,6 @@ class _Trial:
         self._cluster.lose(DRIVER)
 
     def run(self, kinds: list[str], compared: Callable[[Findings], object]) -> Findings:
-        """Run the undisturbed campaign, then copies until a victim of each of these kinds is killed."""
         findings = self._findings
         self._cluster.start()
         findings.undisturbed_s = self._complete(UNDISTURBED, [])
@@ -269,10 +257,7 @@ class _Trial:
             )  # fmt: skip
         return _Run(process=process, log=log)
 
-    # --- killing -------------------------------------------------------------------------------------
-
     def _victims(self, run: _Run) -> dict[str, dict[Any, str]]:
-        """What of each kind could be killed now, with its title."""
         titled = self._cluster.processes()
         found = {kind: [{each: title for each, title in titled.items() if pattern.match(title)} for pattern in patterns]
                  for kind, patterns in TITLES.items()}  # fmt: skip
@@ -283,7 +268,6 @@ class _Trial:
         }
 
     def _kill(self, kind: str, copy: str, run: _Run, began: float) -> bool:
-        """Kill one of a kind; says whether there was any."""
         victims = self._victims(run)[kind]
         if not victims:
             return False
@@ -309,10 +293,7 @@ class _Trial:
         self._say(f"{copy}: {kind} killed in {at['stage']} after {at['at_s']} s ({told})")
         return True
 
-    # --- judging -------------------------------------------------------------------------------------
-
     def _pending(self, copy: str) -> int:
-        """Segments of begun artifacts that are not committed."""
         store = Store(f"{ROOT}/{copy}")
         files = store.files(self._name, recursive=True)
         begun = {path.removesuffix("/stage.json") for path in files if path.endswith("/stage.json")}

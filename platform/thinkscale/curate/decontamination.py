@@ -40,8 +40,6 @@ Pair = tuple[int, int]  # places of a pool question and of a benchmark question
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRow:
-    """One benchmark question."""
-
     benchmark: str
     id: str
     question: str
@@ -63,16 +61,12 @@ class Leak:
 class Similarities(Protocol):
     """Cosines of embeddings between pool and benchmark."""
 
-    def pairs(self) -> Iterator[Pair]:
-        """Those similar enough to be worth examining."""
-        ...
+    def pairs(self) -> Iterator[Pair]: ...
 
     def of(self, i: int, j: int) -> float: ...
 
 
 class Texts(Protocol):
-    """The pool's questions by their places."""
-
     def __getitem__(self, place: int, /) -> str: ...
 
 
@@ -107,12 +101,8 @@ def find_leaks(
     cosines: Similarities | None = None,
 ) -> list[Leak]:
     """At most one leak a pool question: the benchmark question that it gives away most.
-
-    Args:
-        questions: the pool. Only those of pairs worth examining are read.
-        prints: fingerprints of the pool, in the same order; read block by block, some times over.
-        sharing_ngrams: what `index.sharing_ngrams` found for the pool.
-    """
+    `questions`: the pool. Only those of pairs worth examining are read. `prints`: fingerprints of the pool, in the same
+    order; read block by block, some times over. `sharing_ngrams`: what `index.sharing_ngrams` found for the pool."""
     views = [_View(name, index.prints) for name in ("shingles", "numbered")]
     pairs, whole_texts = set(sharing_ngrams), _WholeTexts(index)
     for first, block in prints.blocks():

@@ -38,14 +38,9 @@ def exact_key(question: str, answer: str = "") -> bytes:
 
 def near_duplicates(pool: Pool, similarity: float) -> list[Duplicate]:
     """The rows to drop, in order.
-
-    Of the whole pool this holds MinHash bands, about 80 bytes a row; all else of rows that share one alone.
-
-    Args:
-        pool: distinct questions (exact duplicates removed).
-        similarity: Jaccard similarity from which two questions are the same; shingles weigh less the more
-            questions they occur in. Numbers and reference answers must be equal.
-    """
+    Of the whole pool this holds MinHash bands, about 80 bytes a row; all else of rows that share one alone. `pool`:
+    distinct questions (exact duplicates removed). `similarity`: jaccard similarity from which two questions are the
+    same; shingles weigh less the more questions they occur in. Numbers and reference answers must be equal."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -75,7 +70,6 @@ def near_duplicates(pool: Pool, similarity: float) -> list[Duplicate]:
 
 
 def _candidate_pairs(pool: Pool, similarity: float) -> Iterator[tuple[int, int]]:
-    """Pairs with the same numbers and answer whose MinHash signatures agree in a whole band."""
     size = _rows_in_band(similarity)
     bands = zip(*(_band_keys(block, size) for _, block in pool.blocks()), strict=True)
     for band in bands:

@@ -136,13 +136,11 @@ class Fingerprints:
         return len(self.text)
 
     def __getitem__(self, row: int) -> Fingerprint:
-        """A copy of one row's."""
         copied: dict[str, Any] = {name: getattr(self, name).row(row).copy() for name in ("shingles", "numbered")}
         copied |= {name: int(getattr(self, name)[row]) for name in COLUMNS}
         return Fingerprint(minhash=self.minhash[row].copy(), **copied)
 
     def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
-        """All of them as one block."""
         yield 0, self
 
 
@@ -153,9 +151,7 @@ COLUMNS = [field.name for field in fields(Fingerprint) if field.type == "int"]
 class Pool(Protocol):
     """Fingerprints of a pool that may be too many to hold at once."""
 
-    def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
-        """All rows in order, in blocks, each with the place of its first row."""
-        ...
+    def blocks(self) -> Iterator[tuple[int, Fingerprints]]: ...
 
 
 def take(pool: Pool, rows: Sequence[int]) -> Fingerprints:

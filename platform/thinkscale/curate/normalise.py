@@ -45,7 +45,6 @@ def normalise(text: str) -> str:
 
 
 def normalise_question(question: Question) -> Question:
-    """The question with all its texts normalised and its id renewed."""
     text, answer = normalise(question.question).lstrip(), normalise(question.answer).strip()
     return replace(
         question,
@@ -96,7 +95,6 @@ def tokens(text: str) -> list[str]:
 
 
 def numbers(words: Sequence[str]) -> list[str]:
-    """The numbers among tokens, in order."""
     return [word for word in words if is_number(word)]
 
 
@@ -130,12 +128,10 @@ def hash_words(words: Sequence[str]) -> int:
 
 
 def hash_text(text: str) -> int:
-    """64 bits of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def is_number(word: str) -> bool:
-    """Whether a token is a number."""
     return word[0].isdigit() or (word[0] == "." and len(word) > 1)
 
 

@@ -281,7 +281,6 @@ class Prices(Section):
 
 
 def _as_list(given: object) -> object:
-    """A table alone is a list of one."""
     return [given] if isinstance(given, dict) else given
 
 
@@ -320,7 +319,6 @@ class Campaign(Section):
     @model_validator(mode="before")
     @classmethod
     def _resolve_like(cls, raw: Any) -> Any:
-        """A procedural benchmark `like` a pool source takes over its families and parameters."""
         try:
             pool = {source["name"]: source for source in raw["pool"]}
             sources = [benchmark.get("source") for benchmark in raw["evaluate"]["benchmarks"]]

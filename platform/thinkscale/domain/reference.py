@@ -59,7 +59,6 @@ def reference_page(root: type[BaseModel], title: str, opening: str) -> str:
 
 
 def _sections(section: type[BaseModel], heading: str, path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The section and all below it, each with its heading."""
     yield heading, section
     for name, field in section.model_fields.items():
         inner, where = sections_in(field.annotation), f"{path}{name}"
@@ -74,7 +73,6 @@ def _line(text: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as TOML; none is told in a word."""
     if isinstance(value, dict):
         return (
             "{ " + ", ".join(f"{_key(key)} = {_value(each)}" for key, each in value.items()) + " }" if value else "{}"
@@ -93,7 +91,6 @@ def _default(field: FieldInfo) -> str:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """What a setting may be, in words, from its JSON schema."""
     if "anyOf" in schema:
         return " or ".join(_allowed(each) for each in schema["anyOf"] if each.get("type") != "null")
     if "enum" in schema or "const" in schema:

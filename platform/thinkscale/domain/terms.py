@@ -101,7 +101,6 @@ def terms_line(terms: Mapping[str, Any]) -> str:
 
 
 def _traces_by(campaign: Campaign) -> Sequence[str]:
-    """Teachers whose ready-made traces stand in the pool."""
     sources = [source for source in campaign.pool if isinstance(source, FilesSource)]
     return sorted({source.traces_by for source in sources if source.traces_by})
 

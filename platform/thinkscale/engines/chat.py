@@ -83,14 +83,8 @@ class ChatEndpoint:
 
     async def send(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to a request, whole, in the form of /chat/completions.
-
-        Args:
-            key: names the request.
-
-        Raises:
-            AgainError, RefusedError: as their names say.
-            StopAskingError: no request will be answered: the key, the account, the model or the URL is at fault.
-        """
+        `key`: names the request. Raises AgainError, RefusedError: as their names say; StopAskingError: no request will
+        be answered: the key, the account, the model or the URL is at fault."""
         if self._teacher.stream:
             body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         return self.whole(await self.call("POST", "/chat/completions", body))
@@ -131,10 +125,7 @@ class ChatEndpoint:
 
     def fault(self, status: int, answer: Any, header: Any = lambda name: None) -> EngineError:
         """What an error of the endpoint means, as the error to raise.
-
-        Args:
-            answer: the body; header: gives one of the answer's headers.
-        """
+        `answer`: the body. `header`: gives one of the answer's headers."""
         error = answer.get("error", answer) if isinstance(answer, dict) else answer
         message = (error.get("message") or error) if isinstance(error, dict) else error
         words = self._words(f"{status}: {message if isinstance(message, str) else json.dumps(message)}")
@@ -157,7 +148,6 @@ class ChatEndpoint:
         await self._client.close()
 
     def _words(self, text: str) -> str:
-        """What may be told: no key, and not too much."""
         return (text.replace(self._key, "***") if self._key else text)[:WORDS]
 
 
@@ -169,7 +159,6 @@ def _json(text: str) -> Any:
 
 
 def _code(error: Any) -> int:
-    """The status that an error within a reply stands for."""
     code = str(error.get("code")) if isinstance(error, dict) else ""
     return int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
 

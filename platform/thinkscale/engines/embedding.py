@@ -27,17 +27,11 @@ class EncoderFiles:
 
 
 class Embedder:
-    """One encoder on one device."""
-
     def __init__(self, directory: Path, *, device: str | None = None, dtype: str = "auto") -> None:
         """Load the encoder.
-
-        Args:
-            directory: model, tokenizer and, for sentence-transformers models, modules.json.
-            dtype: float32, bfloat16, or auto: bfloat16 where the device computes in it faster.
-
-        Raises EngineError where the directory is no encoder, or has a module that is not supported.
-        """
+        `directory`: model, tokenizer and, for sentence-transformers models, modules.json. `dtype`: float32, bfloat16,
+        or auto: bfloat16 where the device computes in it faster. Raises EngineError where the directory is no encoder,
+        or has a module that is not supported."""
         import torch
         from transformers import AutoModel, AutoTokenizer
 
@@ -56,11 +50,8 @@ class Embedder:
 
     def encode(self, texts: Sequence[str], batch_tokens: int) -> npt.NDArray[np.float32]:
         """Embeddings in the order of the texts, shape [len(texts), dimension], of length 1 where the model says so.
-
-        Args:
-            texts: a text longer than the model's limit is cut there.
-            batch_tokens: most tokens in a batch, padding included; a longer text is a batch of its own.
-        """
+        `texts`: a text longer than the model's limit is cut there. `batch_tokens`: most tokens in a batch, padding
+        included; a longer text is a batch of its own."""
         torch = self._torch
         result = np.empty((len(texts), self.dimension), dtype=np.float32)
         ids: list[list[int]] = []
@@ -82,7 +73,6 @@ class Embedder:
         return result
 
     def _pool(self, hidden: Any, valid: Any) -> Any:
-        """[batch, tokens, dimension] and [batch, tokens] to [batch, dimension]."""
         torch = self._torch
         mask = valid.unsqueeze(-1).to(hidden.dtype)
         if self.files.pooling == "cls":

@@ -41,19 +41,11 @@ class EndpointEngine:
         timeout_s: float = 3600.0,
     ) -> EndpointEngine:
         """Connect to a server.
-
-        Args:
-            base_url: as `http://host:8000/v1`.
-            model: a name that the server's /v1/models lists.
-            directory: the model's tokenizer and config, in the Hugging Face layout.
-            context_tokens: None: what the server says.
-            key_variable: environment variable that holds the API key, where the server wants one.
-            attempts: times that a request is sent before its failure is raised.
-            timeout_s: the longest wait for one completion.
-
-        Raises:
-            EngineError: no such server or model, or the key is refused.
-        """
+        `base_url`: as `http://host:8000/v1`. `model`: a name that the server's /v1/models lists. `directory`: the
+        model's tokenizer and config, in the Hugging Face layout. `context_tokens`: None: what the server says.
+        `key_variable`: environment variable that holds the API key, where the server wants one. `attempts`: times that
+        a request is sent before its failure is raised. `timeout_s`: the longest wait for one completion. Raises
+        EngineError: no such server or model, or the key is refused."""
         import openai
 
         client = openai.AsyncOpenAI(
@@ -162,7 +154,6 @@ def _token_ids(answer: Any, base_url: str) -> list[int]:
 
 @contextlib.contextmanager
 def _explained(base_url: str, key_variable: str) -> Iterator[None]:
-    """What the client raises, in words that say what to do."""
     import openai
 
     try:

@@ -51,8 +51,6 @@ def template_text(directory: Path, config: Mapping[str, Any]) -> str:
 
 
 class ChatTemplate:
-    """A template with the special tokens that it may name."""
-
     def __init__(self, text: str, tokens: Mapping[str, str], date: str) -> None:
         """`date`: the day, as 2025-01-31, that it takes for today."""
         self.text = text
@@ -67,13 +65,8 @@ class ChatTemplate:
         self, messages: Messages, *, thinking: bool | None = None, turn: bool = True, effort: str | None = None
     ) -> str:
         """The messages as the model reads them; a system prompt that the template drops goes before the first question.
-
-        Args:
-            thinking: the template's own switch, where it has one; None: as it is by default.
-            turn: with the assistant's header behind them.
-
-        Raises ValueError where the template refuses the messages.
-        """
+        `thinking`: the template's own switch, where it has one; None: as it is by default. `turn`: with the assistant's
+        header behind them. Raises ValueError where the template refuses the messages."""
         from jinja2 import TemplateError
 
         problem: Exception | None = None
@@ -173,6 +166,5 @@ class ChatTemplate:
 
 
 def _merged(messages: Messages) -> Messages:
-    """The system prompt before the first question, for templates that take none."""
     system, first, *rest = messages if len(messages) > 1 else (*messages, {"role": "user", "content": ""})
     return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]

@@ -29,16 +29,10 @@ class TokenizerError(ValueError):
 
 
 class ModelTokenizer:
-    """The tokenizer in a local model directory."""
-
     def __init__(self, directory: Path, *, date: str = TEMPLATE_DATE, strict: bool = True) -> None:
-        """
-        Args:
-            date: what the chat template takes for today.
-            strict: refuse a tokenizer through which text does not survive.
-
-        Raises TokenizerError where there is no tokenizer, or one that is refused.
-        """
+        """`date`: what the chat template takes for today.
+        `strict`: refuse a tokenizer through which text does not survive. Raises TokenizerError where there is no
+        tokenizer, or one that is refused."""
         directory = Path(directory)
         self._tokenizer = _load(directory)
         config = _json(directory / "tokenizer_config.json")
@@ -117,7 +111,6 @@ class ModelTokenizer:
         return self.template.fitted(thinking_format)
 
     def prompt_ids(self, question: str, thinking_format: ThinkingFormat | None, system: str | None = None) -> TokenIds:
-        """As `chat_ids`, of one question."""
         messages = [{"role": "system", "content": system}] if system else []
         return self.chat_ids([*messages, {"role": "user", "content": question}], thinking_format)
 
@@ -130,13 +123,8 @@ class ModelTokenizer:
         effort: str | None = None,
     ) -> TokenIds:
         """The chat template with `messages` (role and content), the assistant header, and one opening of thinking.
-
-        Args:
-            thinking_format: None: without thinking, which a model that was trained to think is kept from.
-            thinking: False: without thinking in this format.
-
-        Raises ValueError where the template refuses the messages.
-        """
+        `thinking_format`: None: without thinking, which a model that was trained to think is kept from. `thinking`:
+        False: without thinking in this format. Raises ValueError where the template refuses the messages."""
         self._require_template()
         guarded = [self._guarded(message) for message in messages]
         if thinking_format is None or not thinking:

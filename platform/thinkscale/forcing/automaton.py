@@ -147,11 +147,8 @@ class ForcingAutomaton:
 
     def step(self, sampled: torch.Tensor, thrown_away: torch.Tensor) -> torch.Tensor:
         """After sampling: what each request gets, [B] int64, valid until the next step.
-
-        Args:
-            sampled: [B], what the sampler drew.
-            thrown_away: [B], non-zero where the engine will not use the token (a prompt not yet read to its end).
-        """
+        `sampled`: [B], what the sampler drew. `thrown_away`: [B], non-zero where the engine will not use the token (a
+        prompt not yet read to its end)."""
         count = sampled.shape[0]
         self._tokens[:count].copy_(sampled, non_blocking=True)
         self._thrown_away[:count].copy_(thrown_away, non_blocking=True)
@@ -317,11 +314,7 @@ def _advance(
 
 def read_thought(row: Sequence[int], tokens: TokenIds, spec: ForcingSpec, prompt_tokens: int) -> Thought:
     """The result of a request from its slot's state and the tokens it got.
-
-    Args:
-        row: the slot's row of `state`.
-        tokens: all tokens of the request, forced ones included, end-of-text not.
-    """
+    `row`: the slot's row of `state`. `tokens`: all tokens of the request, forced ones included, end-of-text not."""
     at, waited_at = dict(zip(_NAMES, row, strict=False)), row[len(_NAMES) :]
     count, used = at["count"], at["waits_used"]
     end: ThinkingEnd = "cap" if at["capped"] else "waits_used" if used else "natural"

@@ -75,8 +75,7 @@ class _Split:
     def __init__(self, ids: ForcingIds, cap: int, tell: Tell) -> None:
         self._end, self._close = ids.end[0], len(ids.close)
         self._left, self._tell = cap, tell
-        self._closing = -1
-        """Tokens of the delimiter that are still to come; -1 while thinking."""
+        self._closing = -1  # tokens of the delimiter that are still to come; -1 while thinking
 
     def __call__(self, come: TokenIds) -> None:
         parts: dict[Part, list[int]] = {"thinking": [], "answer": []}
@@ -129,7 +128,6 @@ async def _run(engine: Engine, program: Program, tell: Tell | None) -> Any:
 
 
 async def _generate(engine: Engine, step: Generate, start: Callable[[Fork], None], tell: Tell | None) -> Completion:
-    """Run one request; its marks fork, and its tokens are told, while it runs."""
     come: list[int] = []
     waiting = deque(sorted(step.marks))
     held = None if tell is None else _Held(step, tell)

@@ -47,11 +47,9 @@ class Match:
 
     def __init__(self, stop: TextStop) -> None:
         self._stop, self._count, self._state, self._lead = stop, 0, 0, 0
-        self.first = 0
-        """Ids before the one in which the text, as far as it has come, begins."""
+        self.first = 0  # ids before the one in which the text, as far as it has come, begins
 
     def push(self, token: int) -> bool:
-        """Whether this id completes the text."""
         row = self._stop.moves.get(token)
         self._state, lead = (0, 0) if row is None else row[self._state]
         if lead >= 0:

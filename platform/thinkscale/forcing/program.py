@@ -48,12 +48,8 @@ def think(
     prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, *, context_tokens: int, sampling: Sampling | None = None
 ) -> Generator[Step, Any, Thought]:
     """Think about one prompt under one budget, then answer.
-
-    Args:
-        prompt_ids: the prompt with the start-of-thinking delimiter.
-        ids: `formats.forcing_ids(tokenizer, format, budget)`.
-        context_tokens: what the engine can hold, prompt and answer included.
-    """
+    `prompt_ids`: the prompt with the start-of-thinking delimiter. `ids`: `formats.forcing_ids(tokenizer, format,
+    budget)`. `context_tokens`: what the engine can hold, prompt and answer included."""
     sampling = sampling or Sampling()
     cap = thinking_cap(len(prompt_ids), budget, ids, context_tokens)
     if cap < 0:
@@ -86,7 +82,6 @@ class Trunk:
 
     @property
     def last_wait(self) -> Forced:
-        """A Wait that was just appended."""
         return (("thinking", self.thinking[slice(*self.forced[-1])]),) if self.fresh and self.forced else ()
 
     @property
@@ -155,7 +150,6 @@ def continue_thinking(trunk: Trunk, cap: int, ids: ForcingIds, sampling: Samplin
 def answer(
     trunk: Trunk, end: ThinkingEnd, budget: Budget, ids: ForcingIds, sampling: Sampling
 ) -> Generator[Step, Completion, Thought]:
-    """Close the thinking and generate the answer."""
     prefix = trunk.prompt_ids + trunk.thinking
     given = ids.final_answer if end == "cap" else ()
     if end == "cap" and prefix[-1] not in ids.newline_ending:

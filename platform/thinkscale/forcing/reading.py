@@ -35,10 +35,7 @@ FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "blo
 
 def split_thinking(text: str, marks: Sequence[Marks] = ()) -> tuple[str, str, bool]:
     """Thinking, answer, and whether thinking is opened and not ended. A text without marks is all answer.
-
-    Args:
-        marks: a model's own, before the known ones.
-    """
+    `marks`: a model's own, before the known ones."""
     lowered = text.lower()
     if len(lowered) != len(text):  # a letter that changes its length: marks then count as they are written
         lowered = text

@@ -15,8 +15,6 @@ from thinkscale.forcing.program import Fork, Join, Step, Trunk, answer, continue
 
 @dataclass(frozen=True, order=True, slots=True)
 class Cell:
-    """One point of the grid."""
-
     cap: int  # thinking tokens at most
     waits: int
 
@@ -48,11 +46,7 @@ def sweep(
     sampling: Sampling | None = None,
 ) -> Generator[Step, Any, SweepResult]:
     """Think once along the longest trace and answer at every cell's end point.
-
-    Args:
-        cells: the grid; a cell's cap and Waits stand for the budget's.
-        budget: its texts and `max_answer_tokens`.
-    """
+    `cells`: the grid; a cell's cap and Waits stand for the budget's. `budget`: its texts and `max_answer_tokens`."""
     sampling = sampling or Sampling()
     room = thinking_room(len(prompt_ids), budget, ids, context_tokens)
     if room < 0:

@@ -44,11 +44,8 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str | None:
     """The letter of the option that a text names (`B`, or `A,C` for several), None where it names none.
-
-    Args:
-        options: The texts of the options: a text that is one of them names its letter.
-        announced: Whether the text is an announced answer; else only a letter set apart counts.
-    """
+    `options`: the texts of the options: a text that is one of them names its letter. `announced`: whether the text is
+    an announced answer; else only a letter set apart counts."""
     allowed = _LETTERS[: len(options)] if options else _LETTERS[:10]
     plain = clean(text[-LONGEST_TEXT:])
     for letter, option in zip(_LETTERS, options, strict=False):

@@ -112,7 +112,6 @@ _MODULUS = re.compile(r"\(? ?\\?[pb]?mod ?\{? ?(\w+) ?\}?\)?")
 
 
 def _compact(text: str) -> str:
-    """Without the blanks that part no two numbers and no two letters."""
     text = _MODULUS.sub(r"\\pmod\1", spelled(text))
     return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])|(?<=[0-9]) (?=[A-Za-z])", "", text)
 
@@ -161,7 +160,6 @@ _UNIT_AFTER = re.compile(
 
 
 def _spelled(text: str) -> str:
-    """A cleaned text with one spelling of what has several."""
     text = clean(text)
     if (phrase := _PHRASE.get(_folded_text(text))) is not None:
         return str(phrase)
@@ -189,13 +187,11 @@ def _without_unit(text: str, other: str) -> tuple[str, Any]:
 
 
 def _all(results: Iterable[bool | None]) -> bool | None:
-    """False where one is, None where one is not known, else True."""
     known = [*results]
     return False if False in known else None if None in known else True
 
 
 def _equal(left: str | Form, right: str | Form) -> bool | None:
-    """Two pieces of cleaned text, or what they were read as."""
     if isinstance(left, str) and isinstance(right, str) and (plain := plainly_equal(left, right)) is not None:
         return plain
     try:
@@ -235,13 +231,11 @@ def _forms_equal(one: Form, other: Form) -> bool | None:
 
 
 def _as_relation(form: Form) -> Form:
-    """An interval as the inequality that said it."""
     sides, signs = split(form.text, SIGN.pattern) if form.name and "{" not in form.text[:2] else ([], [])
     return Form("relation", form.text, tuple(sides), tuple(signs)) if signs else form
 
 
 def _unlike(*forms: Form) -> bool | None:
-    """Forms that cannot be equal are not, if only they were all read."""
     for leaf in (leaf for form in forms for leaf in form.leaves()):
         if quantity(leaf) is None and not _WORDS.fullmatch(leaf):
             form = structure(leaf)
@@ -250,7 +244,6 @@ def _unlike(*forms: Form) -> bool | None:
 
 
 def _matched(left: Iterable[str | Form], right: Iterable[str | Form]) -> bool | None:
-    """Whether every item has its equal, in any order."""
     remaining, unknown = list(right), False
     for one in left:
         results = [_equal(one, other) for other in remaining]

@@ -96,8 +96,6 @@ def _calculus(text: str) -> Any:
 
 
 class _Reader:
-    """Rewrites tokens as Python, from left to right."""
-
     def __init__(self, text: str) -> None:
         self._tokens = _TOKEN.findall(text)
         self._at = 0
@@ -198,7 +196,6 @@ class _Reader:
         return token + self._argument() if token in "+-" else self._operand(token)
 
     def _raw(self) -> str:
-        """The next group or token as it stands."""
         token, depth, taken = self._next(), 0, ""
         while True:
             depth += (token in "{(") - (token in "})")

@@ -132,7 +132,6 @@ def answer_part(response: str) -> str:
 
 
 def _boxes(text: str) -> list[tuple[int, str]]:
-    """Contents of boxes; boxes joined by nothing but commas and conjunctions are one answer."""
     found: list[tuple[int, int, str]] = []
     for match in list(_BOXED.finditer(text))[-MOST_CANDIDATES:]:
         if match[1]:
@@ -211,7 +210,6 @@ def _region(text: str, start: int, lines: int) -> str:
 
 
 def _read(kind: AnswerKind, region: str, options: Sequence[str]) -> Found | None:
-    """The answer within a region that announces one, or None where it holds nothing of that kind."""
     if _BOXED.match(region):  # a box within a box
         region = next((box for _, box in _boxes(region)), region)
     if kind == "choice":
@@ -229,7 +227,6 @@ _NOTHING = re.compile(r"\b(does(?: not|n't) exist|no (?:real )?solutions?(?: exi
 
 
 def _plain(kind: AnswerKind, text: str, options: Sequence[str], lines: int) -> str | None:
-    """The answer of a response that announces none: what stands last."""
     stripped = _EMPTY_MARKER.sub("", text).strip()
     if not stripped:
         return None

@@ -123,7 +123,6 @@ def _listing(kind: str, items: list[str], text: str) -> Form:
 
 
 def _interval(text: str, sides: list[str], signs: list[str]) -> Form | None:
-    """What `a < x \\le b` says of `x`; None for another relation."""
     name = next((side for side in sides if re.fullmatch(r"\\?[A-Za-z]+(?:\([a-z]\))?", side)), None)
     if signs[0] in (">", "\\ge"):
         sides, signs = sides[::-1], [TURNED[sign] for sign in signs[::-1]]

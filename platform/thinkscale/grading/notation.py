@@ -203,7 +203,6 @@ def quantity(text: str) -> Quantity | None:
 
 
 def _compound(value: Fraction, rest: str) -> Quantity | None:
-    """`5` and `feet 6 inches`."""
     if (match := re.fullmatch(r"([A-Za-z]+)(?:,| and|, and)? (\d.*)", rest)) and (less := quantity(match[2])):
         one, other = unit_measure(match[1]), unit_measure(less.unit)
         if one and other and one[0] == other[0] and other[1] < one[1]:
@@ -217,7 +216,6 @@ def is_product(text: str) -> bool:
 
 
 def _is_unit(text: str, attached: bool) -> bool:
-    """Whether what follows a number is what it counts (`cm^2`, `square units`, `dollars per day`), not a factor."""
     if not _UNIT.fullmatch(text):
         return False
     if unit_measure(text) is not None:
@@ -234,7 +232,6 @@ def _is_unit(text: str, attached: bool) -> bool:
 
 
 def _spoken(text: str) -> Fraction | None:
-    """A number in words, or with repeating decimals."""
     if match := _REPEATING.fullmatch(text):
         whole, once, again = match[1] or "0", match[2], match[3]
         return (int(whole + once) + Fraction(int(again), 10 ** len(again) - 1)) / Fraction(10 ** len(once))
@@ -278,7 +275,6 @@ def number_word(text: str) -> str | None:
 
 
 def _in_words(text: str) -> tuple[int | None, bool]:
-    """The number that a text begins with in words, and whether it is all of the text."""
     words = re.findall(r"[a-z]+", clean(text).lower()[:80])
     large = rest = used = 0
     for word in words:

@@ -21,8 +21,6 @@ from thinkscale.grading.verdict import Graded, judge_plainly, verdict_of
 
 
 class _Comparer:
-    """A process that compares expressions, one at a time."""
-
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
         # A fresh interpreter rather than a fork or multiprocessing's spawn: the caller may have threads, a CUDA
@@ -101,7 +99,6 @@ class GradingPool:
         return self.grade_all([item])[0]
 
     def grade_all(self, items: Iterable[Graded]) -> list[Verdict]:
-        """The verdicts on many responses, in their order."""
         verdicts: list[Verdict] = []
         pending: dict[tuple[str, str], list[int]] = {}
         for index, item in enumerate(items):

@@ -47,8 +47,6 @@ _IS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Formula:
-    """A formula between its delimiters."""
-
     start: int
     end: int
     inner: str
@@ -167,7 +165,6 @@ def last_number(text: str) -> str | None:
 
 
 def formulas_in(text: str) -> list[_Formula]:
-    """The formulas of a text; the text between two amounts of money is none."""
     found, position, hopeless = [], 0, set()
     while (opening := _OPENING.search(text, position)) is not None:
         position = opening.end()

@@ -25,8 +25,6 @@ DEEPEST_NESTING = 40  # brackets within brackets that algebra is asked to read; 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graded:
-    """A question's reference and a response to it."""
-
     kind: AnswerKind
     reference: str
     response: str
@@ -79,7 +77,6 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
 
 
 def _reference(kind: AnswerKind, text: str) -> str:
-    """The reference answer of a field that may hold a whole worked solution."""
     if kind in ("integer", "math") and (number(text) is None) and ("\n" in text.strip() or "\\boxed" in text):
         return extract(kind, text) or text
     text = _FOR_ALL.sub("", text) if kind == "math" else text

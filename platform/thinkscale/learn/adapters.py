@@ -22,7 +22,6 @@ def add(model: nn.Module, settings: Train) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter is an adapter's."""
     return ".lora_" in name
 
 

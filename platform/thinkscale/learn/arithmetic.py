@@ -22,7 +22,6 @@ def parameter_count(config: Any) -> int:
 
 
 def attention_width(config: Any) -> int:
-    """Heads times head size of a transformers configuration."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(head * config.num_attention_heads)
 

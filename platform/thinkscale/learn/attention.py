@@ -96,16 +96,9 @@ def attend(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within the segments of one row.
-
-    Args:
-        query: (1, heads, T, head size), T being the row's tokens or this rank's slice of them; `key` and
-            `value` with as many heads or fewer (grouped queries).
-        cu_seq_lens_q: (S + 1,) int32, the segments' bounds in the whole row.
-        row_group: the ranks that share the row.
-
-    Returns:
-        (1, T, heads, head size), and no attention weights.
-    """
+    `query`: (1, heads, T, head size), T being the row's tokens or this rank's slice of them; `key` and `value` with as
+    many heads or fewer (grouped queries). `cu_seq_lens_q`: (S + 1,) int32, the segments' bounds in the whole row.
+    `row_group`: the ranks that share the row. Returns (1, T, heads, head size), and no attention weights."""
     if row_group.size > 1:
         query, key, value = (tokens_to_heads(x, row_group) for x in (query, key, value))
         out = _attend_whole(query, key, value, cu_seq_lens_q, scaling)

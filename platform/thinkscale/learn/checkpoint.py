@@ -63,14 +63,11 @@ class CheckpointFolder:
         asynchronous: bool = False,
         check: Callable[[], object] = lambda: None,
     ) -> None:
-        """
-        Args:
-            path: as `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`.
-            attempt: of a driver; its workers, however often they are replaced, have the same.
-            asynchronous: `save` returns once the state is copied to the host's memory (12 bytes a trained
-                weight, over all ranks), and the copy is written while training goes on.
-            check: raises where nothing may be written or deleted (any more); called before each.
-        """
+        """`path`: as `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`.
+        `attempt`: of a driver; its workers, however often they are replaced, have the same. `asynchronous`: `save`
+        returns once the state is copied to the host's memory (12 bytes a trained weight, over all ranks), and the copy
+        is written while training goes on. `check`: raises where nothing may be written or deleted (any more); called
+        before each."""
         self.fs, self.path, self._attempt, self._check = fs, path, attempt, check
         self._found: set[str] = set()
         self._asynchronous = asynchronous
@@ -147,11 +144,9 @@ class CheckpointFolder:
         return [StepMetrics(**metrics) for metrics in json.loads(state["history"])]
 
     def steps(self) -> list[int]:
-        """The steps of whole checkpoints, ascending."""
         return sorted({step for step, _ in self._whole()})
 
     def _whole(self) -> list[tuple[int, str]]:
-        """Steps and directories of whole checkpoints, ascending."""
         infos = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         names = [info.base_name for info in infos if info.base_name.startswith("step-")]
         wholes = self.fs.get_file_info([f"{self.path}/{name}/.metadata" for name in names]) if names else []
@@ -171,8 +166,6 @@ def _state(model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> dict[str,
 
 
 class _ArrowFiles(FileSystemBase):
-    """DCP's view of a pyarrow file system."""
-
     def __init__(self, fs: pafs.FileSystem) -> None:
         self._fs = fs
 

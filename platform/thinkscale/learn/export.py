@@ -41,15 +41,10 @@ def export_weights(
     thinking_format: Mapping[str, str] | None = None,
 ) -> None:
     """Write the weights (adapters merged) and the base model's other files, in its dtype. All ranks call it.
-
-    Args:
-        directory: a local directory for one file at a time; used on rank 0 only.
-        on_file: called on rank 0 with each finished file, which may then be removed.
-        eos_ids: what ends a text of the tuned model, in its generation config beside the base model's own.
-        thinking_format: how it was trained to think, in its tokenizer's config, where it is found when it is served.
-
-    Raises SaveError: on all ranks, where rank 0 lacks room or permission.
-    """
+    `directory`: a local directory for one file at a time; used on rank 0 only. `on_file`: called on rank 0 with each
+    finished file, which may then be removed. `eos_ids`: what ends a text of the tuned model, in its generation config
+    beside the base model's own. `thinking_format`: how it was trained to think, in its tokenizer's config, where it is
+    found when it is served. Raises SaveError: on all ranks, where rank 0 lacks room or permission."""
     writing = dist.get_rank() == 0
     dtype = model.stored_dtype
     files = _plan_files(model, dtype, file_bytes)
@@ -98,7 +93,6 @@ def export_weights(
 
 
 def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> dict[str, list[str]]:
-    """Parameter names by file, in the parameters' order."""
     groups: list[list[str]] = [[]]
     size = 0
     for name, _, parameter in stored_parameters(model):
@@ -115,7 +109,6 @@ def _plan_files(model: PackedCausalLM, dtype: torch.dtype, file_bytes: int) -> d
 def _base_files(
     base: Path, directory: Path, eos_ids: Sequence[int], thinking_format: Mapping[str, str] | None
 ) -> list[Path]:
-    """The base model's files beside the weights, with how the tuned one thinks and ends."""
     written = [Path(shutil.copyfile(base / name, directory / name)) for name in COPIED if (base / name).exists()]
     path = directory / "tokenizer_config.json"
     if thinking_format is not None and path.exists():

@@ -44,7 +44,6 @@ def check_trainable(config: Mapping[str, Any], name: str) -> None:
 
 
 def _hindrance(config: Mapping[str, Any], family: str) -> str | None:
-    """What of a config, if anything, training would get wrong."""
     if quantised := config.get("quantization_config") or config.get("compression_config"):
         how = quantised.get("quant_method") or quantised.get("format") or "unknown"
         return f"quantised weights ({how}; take the bfloat16 checkpoint)"

@@ -15,13 +15,7 @@ def cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, *, chunk_bytes: int | None = None
 ) -> torch.Tensor:
     """`scale` times the summed cross-entropy of `hidden @ weight.T` against `targets`.
-
-    Args:
-        hidden: (M, H).
-        weight: (V, H), of hidden's dtype.
-
-    Returns a float32 scalar.
-    """
+    `hidden`: (M, H). `weight`: (V, H), of hidden's dtype. Returns a float32 scalar."""
     chunk = max(1, (chunk_bytes or CHUNK_BYTES[hidden.device.type]) // (4 * weight.shape[0]))
     loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, scale, chunk)
     return loss

@@ -35,7 +35,6 @@ HOST_STATE_BYTES = 24 << 30  # what may be taken where training runs on CPUs
 
 
 def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """Without waiting for the device, which has work queued."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
@@ -164,7 +163,6 @@ def process_mesh(device: torch.device) -> DeviceMesh:
 
 
 def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
-    """Per decoder layer, from the inside out: recompute, compile, shard."""
     model._full_row_tokens, model._recomputed_share = settings.pack_tokens, settings.checkpoint_layers
     policy = MixedPrecisionPolicy()
     if settings.compute_dtype == "bfloat16":
@@ -301,7 +299,6 @@ def _own_rows(parameter: torch.Tensor) -> tuple[torch.Tensor, slice]:
 
 
 def _weight_files(directory: Path) -> dict[str, str]:
-    """File name by parameter name."""
     from safetensors import safe_open
 
     index = directory / "model.safetensors.index.json"

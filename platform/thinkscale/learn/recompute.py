@@ -10,8 +10,6 @@ SPARE_USED = 0.75  # of the spare room; the rest is for a longer row's passing v
 
 
 class Recompute(IntEnum):
-    """What of one layer is computed again."""
-
     NOTHING = 0
     FEED_FORWARD = 1
     ALL = 2
@@ -19,12 +17,9 @@ class Recompute(IntEnum):
 
 def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float, spare: float = 0.0) -> list[Recompute]:
     """One entry a layer, spread evenly, for a row of `tokens`.
-
-    Args:
-        share: the memory's measure: what a row of `full_row_tokens` takes when this share of the layers
-            is recomputed as a whole (0: nothing recomputed, 1: every layer).
-        spare: numbers that have room besides: a step's first row runs before there are gradients.
-    """
+    `share`: the memory's measure: what a row of `full_row_tokens` takes when this share of the layers is recomputed as
+    a whole (0: nothing recomputed, 1: every layer). `spare`: numbers that have room besides: a step's first row runs
+    before there are gradients."""
     layers = config.num_hidden_layers
     nothing, feed_forward, everything = kept_widths(config)
     kept = full_row_tokens * (nothing - share * (nothing - everything)) + SPARE_USED * spare / layers

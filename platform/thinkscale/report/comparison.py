@@ -94,7 +94,6 @@ def engine_differences(engines_a: Iterable[Mapping[str, Any]], engines_b: Iterab
 
 
 def _grids(tallied: pa.Table, which: str) -> dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]]:
-    """By benchmark the model's name and per budget the accuracy of each question."""
     found: dict[str, tuple[str, dict[tuple[int | None, int], PerQuestion]]] = {}
     for (model, benchmark, cap, waits), rows in by_point(tallied).items():
         known, grid = found.setdefault(benchmark, (model, {}))

@@ -96,13 +96,8 @@ def trace_card(
     attempts: Sequence[Manifest],
 ) -> str:
     """Markdown as `data_card`, for reasoning traces.
-
-    Args:
-        rows: traces; dropped: attempts that did not become one, by reason.
-        terms: of each teacher's output.
-        licences: of the questions.
-        attempts: of each teacher, in the campaign's order.
-    """
+    `rows`: traces. `dropped`: attempts that did not become one, by reason. `terms`: of each teacher's output.
+    `licences`: of the questions. `attempts`: of each teacher, in the campaign's order."""
     teachers = "\n".join(
         f"| {teacher.model or 'solutions'} | {manifest.rows:,} | {manifest.stats.get('prompt_tokens', 0):,.0f} "
         f"| {manifest.stats.get('decoded_tokens', 0):,.0f} | {manifest.stats.get('reply_usd', 0):,.2f} |"

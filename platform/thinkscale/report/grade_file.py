@@ -48,20 +48,13 @@ def grade_file(
     votes: list[list[Vote]] | None = None,
 ) -> dict[str, int]:
     """Grade every row of a file and write it with `extracted_answer` and `verdict` added (or replaced).
-
-    A row without a response, or with one that is no text, number or list of these, is unanswered; one without such
-    a reference is ungradable. Of a row with a list of several responses both fields are lists.
-
-    Args:
-        source: Any file that a pool can be read from (`store.locations.FORMATS`), compressed or not.
-        target: Written whole at the end; its suffix says which format, independent of the source's.
-        options_field: The field with the options of choice questions, in any form of `store.options`.
-        votes: Gains the votes of each row's responses.
-
-    Returns the number of responses by verdict. Raises GradeFileError where the target exists, the format is not known,
-    a line is not a JSON object, a field is in none of the first rows, or values of a field have no common type for
-    Parquet.
-    """
+    A row without a response, or with one that is no text, number or list of these, is unanswered; one without such a
+    reference is ungradable. Of a row with a list of several responses both fields are lists. `source`: any file that a
+    pool can be read from (`store.locations.FORMATS`), compressed or not. `target`: written whole at the end; its suffix
+    says which format, independent of the source's. `options_field`: the field with the options of choice questions, in
+    any form of `store.options`. `votes`: gains the votes of each row's responses. Returns the number of responses by
+    verdict. Raises GradeFileError where the target exists, the format is not known, a line is not a JSON object, a
+    field is in none of the first rows, or values of a field have no common type for Parquet."""
     if target.exists() and not force:
         raise GradeFileError(f"{target} exists: give another name, or --force to overwrite it")
     counts: Counter[str] = Counter()
@@ -117,7 +110,6 @@ def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -
 
 
 def _items(kind: AnswerKind, row: dict[str, Any], reference: str, response: str, options: str | None) -> list[Graded]:
-    """One for each response of a row."""
     said, right = row.get(response), row.get(reference)
     try:
         right = reference_text(right) if isinstance(right, list) else _text(right)
@@ -174,7 +166,6 @@ Write = Callable[[list[dict[str, Any]], Sequence[Sequence[Verdict]]], None]
 
 @contextmanager
 def _written(target: Path, source: Path, response_field: str) -> Iterator[Write]:
-    """A function that appends graded rows to the target, which appears only once all of them are there."""
     if target.suffix != ".parquet" and target.suffix not in JSON_LINES:
         raise GradeFileError(f"{target}: the name must end in {', '.join(JSON_LINES)} or .parquet")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +190,6 @@ def _written(target: Path, source: Path, response_field: str) -> Iterator[Write]
 
 
 def _schema(source: Path, response_field: str) -> pa.Schema:
-    """Of the graded rows: Parquet's own, or what holds every field of every line."""
     if Location(str(source)).format() == "parquet":
         try:
             schema = pq.read_schema(source)
@@ -226,7 +216,6 @@ def _schema(source: Path, response_field: str) -> pa.Schema:
 def _graded(
     rows: list[dict[str, Any]], verdicts: Sequence[Sequence[Verdict]], *, lists: bool = False
 ) -> list[dict[str, Any]]:
-    """The rows with both fields: lists where a row has several responses, or where all must be (`lists`)."""
     graded = [dict(row) for row in rows]
     for row, group in zip(graded, verdicts, strict=True):
         for name in ("extracted_answer", "verdict"):

@@ -89,7 +89,6 @@ def tally(samples: pa.Table | Iterable[pa.Table]) -> pa.Table:
 
 
 def _indicators(part: pa.Table) -> pa.Table:
-    """Per sample the numbers that a tally sums up."""
     ok = pc.equal(part["status"].cast(pa.string()), "ok")
 
     def count(mask: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -276,7 +275,6 @@ def breakdown(tallied: pa.Table, questions: pa.Table | None, *, seed: int = 0) -
 
 
 def _groups(questions: pa.Table) -> dict[str, dict[str, str]]:
-    """Group of each question by its id, for each way of grouping."""
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for row in questions.select(["id", "domain", "metadata"]).to_pylist():
         if row["domain"]:

@@ -26,13 +26,8 @@ def model_card(
     compared: Sequence[Comparison] = (),
 ) -> str:
     """The README.md of the exported model. With results it shows a `curve.png` beside it.
-
-    Args:
-        manifest: of the model.
-        metrics: a row per training step, with `steps`, `loss` and `tokens`.
-        found: points of the curves of both models.
-        compared: the tuned model against the base.
-    """
+    `manifest`: of the model. `metrics`: a row per training step, with `steps`, `loss` and `tokens`. `found`: points of
+    the curves of both models. `compared`: the tuned model against the base."""
     facts, spent = manifest.extra, Ledger.of(manifest.stats)
     licence = facts.get("base_licence")
     hub_id, base = base_model(campaign.model.base)

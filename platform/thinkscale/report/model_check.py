@@ -57,7 +57,6 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
 
 
 def _trained_turn(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat, prompt: TokenIds) -> TokenIds:
-    """What training puts behind the prompt."""
     trace = Trace(question_id="", question=QUESTION, thinking=THINKING, answer=ANSWER, teacher="")
     (sample,) = tokenize(
         [trace],

@@ -34,17 +34,11 @@ def build_report(
     notes: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """The report's files by name: `report.html`, `samples-1.js`, ..., `curve.png`, `curve.svg`.
-
-    The page stands alone; it loads `samples-<n>.js`, more samples that do not fit in it, when asked.
-
-    Args:
-        campaign: The campaign, for its prices and settings.
-        samples: The samples (schema SAMPLES), whole or part by part; read once.
-        manifests: Manifests of the campaign's artifacts, in the order of the stages.
-        training_metrics: One row per training step, with `step` and `loss`.
-        questions: The benchmarks' questions (schema QUESTIONS); without them samples show only ids.
-        notes: What a reader must know before the figures, as that engines differ.
-    """
+    The page stands alone; it loads `samples-<n>.js`, more samples that do not fit in it, when asked. `campaign`: the
+    campaign, for its prices and settings. `samples`: the samples (schema SAMPLES), whole or part by part; read once.
+    `manifests`: manifests of the campaign's artifacts, in the order of the stages. `training_metrics`: one row per
+    training step, with `step` and `loss`. `questions`: the benchmarks' questions (schema QUESTIONS); without them
+    samples show only ids. `notes`: what a reader must know before the figures, as that engines differ."""
     asked = _Questions(questions)
     browser, votes = SampleBrowser(withheld=asked.withheld), Votes()
     tallied = tally(_watched([samples] if isinstance(samples, pa.Table) else samples, browser, votes))
@@ -101,7 +95,6 @@ def build_report(
 
 
 def _watched(parts: Iterable[pa.Table], *watchers: SampleBrowser | Votes) -> Iterator[pa.Table]:
-    """The parts, seen by each on their way."""
     for part in parts:
         for watcher in watchers:
             watcher.add(part)
@@ -122,7 +115,6 @@ def comparisons(campaign: Campaign, tallied: pa.Table) -> list[Comparison]:
 
 
 def _engines(manifests: Mapping[str, Manifest]) -> list[str]:
-    """The engines that drew the samples, each described once."""
     names = ("engine", "version", "dtype", "device")
     samples = [manifest for manifest in manifests.values() if manifest.schema.startswith("samples/")]
     engines = [engine for manifest in samples for engine in manifest.engines]
@@ -150,6 +142,5 @@ class _Questions:
 
 
 def _script_safe(value: Any) -> str:
-    """JSON that can stand inside a script element whatever its strings hold."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -34,8 +34,6 @@ class ParallelPoint:
 
 
 class Votes:
-    """Collects votes part by part."""
-
     def __init__(self) -> None:
         self._parts: list[pa.Table] = []
 

@@ -24,10 +24,7 @@ LONGEST_NAME, LONGEST_REASON = 40, 48
 
 def draw_curves(found: Sequence[Point], *, title: str) -> dict[str, bytes]:
     """Accuracy against thinking tokens, one panel a benchmark, one line and band a model.
-
-    Returns:
-        The images by format: `png` and `svg`. The same points give the same bytes.
-    """
+    Returns the images by format: `png` and `svg`. The same points give the same bytes."""
     grouped = curves(found)
     benchmarks = list(dict.fromkeys(benchmark for _, benchmark in grouped))
     models = list(dict.fromkeys(model for model, _ in grouped))
@@ -60,10 +57,7 @@ def draw_curves(found: Sequence[Point], *, title: str) -> dict[str, bytes]:
 
 def draw_funnel(steps: Sequence[FunnelStep], *, title: str) -> dict[str, bytes]:
     """A bar for each stage: the rows that it kept and, behind, those that came in; the main reason for drops beside it.
-
-    Returns:
-        The images by format: `png` and `svg`. The same steps give the same bytes.
-    """
+    Returns the images by format: `png` and `svg`. The same steps give the same bytes."""
 
     def draw(figure: Figure) -> None:
         panel = figure.subplots()
@@ -100,7 +94,6 @@ def _images(width: float, height: float, draw: Callable[[Figure], None]) -> dict
 
 
 def _double_ticks(panel: Axes, tokens: Sequence[float]) -> None:
-    """A tick at every power of two around the tokens; at least two of them."""
     low, high = math.log2(min(tokens)) - 0.2, math.log2(max(tokens)) + 0.4
     if math.floor(high) - math.ceil(low) < 1:
         low, high = math.floor(low), math.ceil(high)

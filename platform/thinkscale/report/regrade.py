@@ -28,7 +28,6 @@ Grade = Callable[[Sequence[tuple[Question, str]]], Sequence[Verdict]]  # judges 
 
 
 def by_rules(pool: GradingPool) -> Grade:
-    """Grading by the rule graders of the questions' kinds."""
     return lambda items: pool.grade_all(graded(question, response) for question, response in items)
 
 
@@ -39,14 +38,8 @@ def graded(question: Question, response: str) -> Graded:
 
 def regrade(part: pa.Table, questions: Mapping[str, Question], grade: Grade) -> pa.Table:
     """The samples with other verdicts; failed samples keep theirs.
-
-    Args:
-        part: Samples (schema SAMPLES), or a part of them.
-        questions: The benchmark's questions by id.
-
-    Raises:
-        KeyError: a sample's question is not among them.
-    """
+    `part`: samples (schema SAMPLES), or a part of them. `questions`: the benchmark's questions by id. Raises KeyError:
+    a sample's question is not among them."""
     rows = part.select(["question_id", "status", "answer"]).to_pylist()
     answered = [index for index, row in enumerate(rows) if row["status"] == "ok"]
     items = [(questions[rows[index]["question_id"]], rows[index]["answer"] or "") for index in answered]

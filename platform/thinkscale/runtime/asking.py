@@ -51,15 +51,11 @@ class _Ask:
 
 class Asking:
     """Puts rows to engines, the longest expected first, as many at once as there is room for.
-
-    Args:
-        put: puts a row to an engine. Raises EngineDiedError where the engine died under it, EngineGoneError where it
-            had died before, another EngineError where it failed, ValueError where the row is impossible.
-        room: the most asks under way.
-        changed: told of each row that goes under way (+1) or ends (-1), and whether none waits.
-        witness: told of each ask, by key, that it is `begun` among others or `alone`, or `ended`.
-        deaths: asks by key under which an earlier process died, and how often alone.
-    """
+    `put`: puts a row to an engine. Raises EngineDiedError where the engine died under it, EngineGoneError where it had
+    died before, another EngineError where it failed, ValueError where the row is impossible. `room`: the most asks
+    under way. `changed`: told of each row that goes under way (+1) or ends (-1), and whether none waits. `witness`:
+    told of each ask, by key, that it is `begun` among others or `alone`, or `ended`. `deaths`: asks by key under which
+    an earlier process died, and how often alone."""
 
     def __init__(
         self,
@@ -102,13 +98,8 @@ class Asking:
 
     async def ask(self, row: Any, key: str, *, expected: float = 0.0) -> Any:
         """The answer to a row; Failed where engines fail or die on it again and again, or it is impossible.
-
-        Args:
-            key: names the row over all processes.
-            expected: tokens that its answer will take, about.
-
-        Raises EngineError where so much fails that the engine or its settings are at fault.
-        """
+        `key`: names the row over all processes. `expected`: tokens that its answer will take, about. Raises EngineError
+        where so much fails that the engine or its settings are at fault."""
         one = _Ask(row=row, key=key, answer=asyncio.get_running_loop().create_future())
         if key in self._deaths:
             one.deaths, one.deaths_alone = DEATHS_UNSUSPECTED + 1, self._deaths[key]
@@ -130,7 +121,6 @@ class Asking:
             self._suspects.append(one)
 
     def _fill(self) -> None:
-        """Put asks under way while there is room; suspects once nothing else is under way."""
         if self._suspects or self._groups:
             if self._under_way:
                 return
@@ -230,7 +220,6 @@ class Asking:
             one.answer.set_result(answer)
 
     def _end(self, error: Exception) -> None:
-        """Nothing more is asked; every caller gets the error."""
         self._fatal = self._fatal or error
         open_asks = [one for _, _, one in self._waiting] + [*self._under_way, *self._suspects]
         open_asks += [one for group in self._groups for one in group]
@@ -241,6 +230,5 @@ class Asking:
 
 
 def _split(asks: list[_Ask]) -> list[list[_Ask]]:
-    """At most GROUPS parts of about the same size."""
     parts = min(GROUPS, len(asks))
     return [asks[i::parts] for i in range(parts)]

@@ -106,8 +106,6 @@ class Witness:
 
 
 class _AskingActor:
-    """An engine, and the segments whose rows are put to it."""
-
     def __init__(
         self,
         asks: Asks,
@@ -173,13 +171,8 @@ async def ask_replicas(
     works: Sequence[Rounds], handle: Any, info: EngineInfo, *, room: int, meter: Meter, progress: Progress
 ) -> None:
     """Ask about all rounds of several works on one model's replicas, and commit each segment once it is whole.
-
-    Args:
-        handle: as `replicas.start_replicas` gives it; info: of its engines.
-        room: rows that all replicas together take at once.
-
-    Raises EngineError where no replica stays up, or so much fails that the engine is at fault.
-    """
+    `handle`: as `replicas.start_replicas` gives it. `info`: of its engines. `room`: rows that all replicas take
+    at once. Raises EngineError where no replica stays up, or so much fails that the engine is at fault."""
     with GradingPool() as pool:
         asks = _ReplicaAsks(handle, info, room, meter, progress, pool)
         for work in works:
@@ -199,10 +192,8 @@ class _ReplicaAsks:
         self._room, self._meter, self._progress, self._pool = room, meter, progress, pool
         self._queue: list[tuple[float, int, Rounds, Segment]] = []
         self._numbers = count()
-        self._open_rows = 0
-        """Rows of begun segments that have no answer yet."""
-        self._left: Counter[str] = Counter()
-        """Segments of the round that are not committed, by work."""
+        self._open_rows = 0  # rows of begun segments that have no answer yet
+        self._left: Counter[str] = Counter()  # segments of the round that are not committed, by work
         self._asking = Asking(self._put, room=room, changed=self._changed)
 
     def open_in(self, group: asyncio.TaskGroup) -> None:
@@ -227,7 +218,6 @@ class _ReplicaAsks:
             self._progress.extend(sum(segment.rows for segment in segments))
 
     def _open(self) -> None:
-        """Begin segments while the replicas have room."""
         while ending.winding_up is None and self._queue and self._open_rows < self._room:
             _, _, work, segment = heapq.heappop(self._queue)
             self._open_rows += len(segment.work)

@@ -25,10 +25,7 @@ OVER = {"completed", "expired", "cancelled", "failed"}
 
 class BatchEndpoint:
     """As ChatEndpoint; each request waits for its batch.
-
-    Args:
-        keep: stores a reply of a batch by its request's key, for a batch may hold more than is asked for now.
-    """
+    `keep`: stores a reply of a batch by its request's key, for a batch may hold more than is asked for now."""
 
     def __init__(self, teacher: Teacher, store: Store, keep: Callable[[str, dict[str, Any]], Awaitable[Any]]) -> None:
         self._chat, self._limits, self._store, self._keep = ChatEndpoint(teacher), teacher.limits, store, keep
@@ -43,7 +40,6 @@ class BatchEndpoint:
         self._resumed = False
 
     async def send(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """As ChatEndpoint's."""
         if key not in self._futures:
             self._futures[key] = asyncio.get_running_loop().create_future()
             if key not in self._submitted:
@@ -60,7 +56,6 @@ class BatchEndpoint:
         await self._chat.close()
 
     async def _collect(self) -> None:
-        """Take up what earlier runs submitted, then submit what waits, in batches."""
         try:
             if not self._resumed:
                 self._resumed = True
@@ -112,7 +107,6 @@ class BatchEndpoint:
         self._follow(journal)
 
     async def _named(self, journal: dict[str, Any]) -> bool:
-        """Whether a batch was submitted for this journal, whose id is then known."""
         if journal["batch_id"] is None:
             after = ""
             while True:
@@ -134,7 +128,6 @@ class BatchEndpoint:
         task.add_done_callback(self._tasks.discard)
 
     async def _finish(self, journal: dict[str, Any]) -> None:
-        """Poll a batch to its end, keep its replies, and forget it."""
         keys, began, pause_s = journal["keys"], time.monotonic(), FIRST_POLL_S
         try:
             while (batch := await self._call("GET", f"/batches/{journal['batch_id']}")).get("status") not in OVER:

@@ -93,8 +93,7 @@ class EngineLoop:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self.tokenizer: Any = None
-        """The model's; None of a teacher that is asked over the network."""
+        self.tokenizer: Any = None  # the model's; None of a teacher that is asked over the network
         if settings.teacher is None:
             self._directory = local_model(settings.reference)
             self.tokenizer = ModelTokenizer(self._directory, date=settings.date)

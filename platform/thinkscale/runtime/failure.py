@@ -110,7 +110,6 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and all that it wraps, the innermost last."""
     found = [error]
     while (inner := _wrapped(found[-1])) is not None:
         found.append(inner)

@@ -23,11 +23,7 @@ LONG_S = 900.0  # a server that wants a longer wait than this has a quota of its
 
 class Pace:
     """Admits requests to one endpoint one after another.
-
-    Args:
-        who: the endpoint and the model that is limited.
-        clock: seconds of wall time; sleep: as asyncio's.
-    """
+    `who`: the endpoint and the model that is limited. `clock`: seconds of wall time. `sleep`: as asyncio's."""
 
     def __init__(
         self,
@@ -41,8 +37,7 @@ class Pace:
         self._path = f"replies/limits/{hashlib.sha256(who.encode()).hexdigest()[:16]}.json"
         self._turn = asyncio.Lock()
         self._reserved, self._next_at, self._each_s, self._each_tokens = 0, 0.0, 0.0, 0
-        self._owed_tokens = 0
-        """What replies took beyond what was reserved for them."""
+        self._owed_tokens = 0  # what replies took beyond what was reserved for them
         self._not_before = 0.0
         self._is_counted = any(
             (limits.requests_per_minute, limits.tokens_per_minute, limits.requests_per_day, limits.tokens_per_day)
@@ -77,7 +72,6 @@ class Pace:
         self._not_before = max(self._not_before, self._clock() + wait_s)
 
     def release(self) -> None:
-        """Give back what was reserved and not used."""
         if self._reserved:
             self._change(lambda state, now: self._take(state, now, -self._reserved, self._each_tokens))
             self._reserved = 0
@@ -122,7 +116,6 @@ class Pace:
         return count
 
     def _change(self, change: Callable[[dict[str, Any], float], int]) -> int:
-        """Change the counts, as one of many that may be at it."""
         while True:
             state: dict[str, Any] = {"serial": 0, "at": 0.0, "day": "", "requests": 0, "tokens": 0}
             try:

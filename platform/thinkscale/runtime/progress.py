@@ -19,14 +19,9 @@ _bars: _Bars | None = None
 
 
 class Progress:
-    """Progress of one stage."""
-
     def __init__(self, stage: str, total: int, unit: str = "rows", *, done: int = 0, elapsed_s: float = 0.0) -> None:
-        """
-        Args:
-            total: 0 where it is not known yet (`extend`).
-            elapsed_s: spent already on what is counted next.
-        """
+        """`total`: 0 where it is not known yet (`extend`).
+        `elapsed_s`: spent already on what is counted next."""
         self._stage, self._total, self._unit = stage, total, unit
         self._done = self._resumed = done
         self._last_line = time.monotonic()
@@ -49,11 +44,9 @@ class Progress:
         self._tell()
 
     def note(self, text: str) -> None:
-        """One line apart from the counts."""
         self._say(text, {"message": text})
 
     def _tell(self, note: str = "", elapsed_s: float = 0.0) -> None:
-        """The counts, with rate and time left once there is something to tell them from."""
         counts, rate = f"{self._done:,}/{self._total:,} {self._unit}", 0.0
         if (done := self._done - self._resumed) > 0 and elapsed_s >= MEASURED_S:
             rate = done / elapsed_s
@@ -84,13 +77,8 @@ def say(text: str, **facts: Any) -> None:
 @contextmanager
 def shown(shares: Mapping[str, float]) -> Iterator[Callable[[str, bool], None]]:
     """Show bars where standard error is a terminal: one for the stage at work, one for all stages together.
-
-    Args:
-        shares: of the time that each stage usually takes, in order.
-
-    Yields:
-        A function that is told of each stage that is over, and whether there was anything to do in it.
-    """
+    `shares`: of the time that each stage usually takes, in order. Yields a function that is told of each stage that is
+    over, and whether there was anything to do in it."""
     global _bars
     if form != "text" or not sys.stderr.isatty():
         yield lambda stage, did: None
@@ -106,8 +94,6 @@ def shown(shares: Mapping[str, float]) -> Iterator[Callable[[str, bool], None]]:
 
 
 class _Bars:
-    """Two bars below what is printed."""
-
     def __init__(self, shares: Mapping[str, float]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn

@@ -48,20 +48,12 @@ def start_replicas(
     campaign: Campaign, model_reference: str, name: str, *, release_after_s: float = RELEASE_AFTER_S
 ) -> Any:
     """Start replicas of a model as a Serve application without HTTP; returns their handle once all are up.
-
-    `handle.info.remote()` and `handle.call.remote(function, *args)` are awaited. A call on a replica that dies
-    fails and may be made again. The replicas end with this process, or with `stop_replicas`.
-
-    Args:
-        campaign: its `serve` and `resources` say how many replicas of which size.
-        name: of the application; one of this name is replaced.
-        release_after_s: how long fewer calls must be under way than the replicas can take before some are let go,
-            each once it has ended what it has under way; they come back with more calls.
-
-    Raises:
-        ValueError: tensor parallelism needs more GPUs than a replica has.
-        RuntimeError: the replicas cannot be built; the message holds the cause.
-    """
+    `handle.info.remote()` and `handle.call.remote(function, *args)` are awaited. A call on a replica that dies fails
+    and may be made again. The replicas end with this process, or with `stop_replicas`. `campaign`: its `serve` and
+    `resources` say how many replicas of which size. `name`: of the application; one of this name is replaced.
+    `release_after_s`: how long fewer calls must be under way than the replicas can take before some are let go, each
+    once it has ended what it has under way; they come back with more calls. Raises ValueError: tensor parallelism needs
+    more GPUs than a replica has; RuntimeError: the replicas cannot be built; the message holds the cause."""
     needs = _replica_resources(campaign)
     # Serve's own news of deployments is not the user's.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -128,8 +128,6 @@ def run_segments(
 
 
 class _Whole:
-    """Read, transform and write in one task."""
-
     def __init__(self, output: Artifact, read: Read, transform: Any) -> None:
         self._output, self._read, self._transform = output, read, transform
 
@@ -155,8 +153,6 @@ class _Reader:
 
 
 class _Transformer:
-    """An actor of a pool; it meters what it holds."""
-
     def __init__(self, transform: type, arguments: tuple[Any, ...], actors: Actors) -> None:
         self._meter = Meter(workers=1, cpus_each=actors.cpus, gpus_each=actors.gpus)
         self._metering = threading.Lock()  # the meter serves one thread at a time
@@ -220,8 +216,6 @@ def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None) ->
 
 @dataclass(frozen=True)
 class Drop:
-    """Why a row goes."""
-
     reason: str
     detail: Mapping[str, Any]
 
@@ -237,11 +231,8 @@ def drop_rows(
     segment_rows: int,
 ) -> bool:
     """Write the source without the rows that were decided to go; says whether there was anything to do.
-
-    Args:
-        decide: gives drops by the row's place in the source, over all its parts.
-        schema: of the output; columns of the source that it lacks are left out.
-    """
+    `decide`: gives drops by the row's place in the source, over all its parts. `schema`: of the output; columns of the
+    source that it lacks are left out."""
     stage = begin_stage(output, config, inputs, lambda: slices(source, segment_rows))
     if stage is None:
         return False

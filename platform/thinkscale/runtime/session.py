@@ -48,19 +48,12 @@ def connect(
     last_words: Callable[[BaseException], object] = lambda error: print(error, file=sys.stderr, flush=True),
 ) -> None:
     """Join the cluster at `address`, or the one this process is a job of; start a local one where there is none.
-
-    Until `disconnect`, SIGTERM and the loss of the cluster end what the main thread is at (`runtime.ending`), and
-    what Ray and native code write to this process's standard error goes to a file among `logs`.
-
-    Args:
-        address: `auto`, `host:port`, or `local` for a private cluster in any case.
-        cpus: logical CPUs of a cluster that is started here; default: the machine's, but at least 4, so
-            that small stages (which hold whole logical CPUs) do not wait for each other on a laptop.
-        last_words: told of a loss where the main thread does not get out of what it is at; the process then exits.
-
-    Raises:
-        ClusterError: there is no such cluster, or none can be started.
-    """
+    Until `disconnect`, SIGTERM and the loss of the cluster end what the main thread is at (`runtime.ending`), and what
+    Ray and native code write to this process's standard error goes to a file among `logs`. `address`: `auto`,
+    `host:port`, or `local` for a private cluster in any case. `cpus`: logical CPUs of a cluster that is started here;
+    default: the machine's, but at least 4, so that small stages (which hold whole logical CPUs) do not wait for each
+    other on a laptop. `last_words`: told of a loss where the main thread does not get out of what it is at; the process
+    then exits. Raises ClusterError: there is no such cluster, or none can be started."""
     if ray.is_initialized():
         return
     scratch.sweep()
@@ -122,7 +115,6 @@ def disconnect() -> None:
 
 
 def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
-    """Start a private cluster, unknown to all others of this machine."""
     if (free := os.statvfs(directory)).f_bavail * free.f_frsize < START_BYTES:
         raise ClusterError(
             f"a local Ray cluster needs {START_BYTES >> 20} MiB of free disk in {scratch.SHORT}, which is full: "
@@ -229,7 +221,6 @@ def _leave() -> None:
 
 @contextmanager
 def _watched(last_words: Callable[[BaseException], object]) -> Iterator[None]:
-    """Have the cluster's loss end what the main thread is at, then leave."""
     leaving, over = threading.Event(), threading.Event()
     lost: list[ClusterLostError] = []
     watch = threading.Thread(target=_watch, args=(leaving, over, lost, last_words), daemon=True)

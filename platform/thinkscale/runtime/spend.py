@@ -66,7 +66,6 @@ class Spending:
         return Ledger(cpu_busy_s=seconds["cpu_s"], gpu_busy_s=seconds["gpu_s"]).usd(self._campaign.prices)
 
     def _asked_usd(self) -> float:
-        """What teachers' endpoints asked for the replies that are committed."""
         paths = (f"{self._campaign.name}/attempts-{number}" for number, _ in enumerate(self._campaign.teacher, 1))
         made = (Artifact(self._store, path, partial=True).manifest() for path in paths)
         return sum(manifest.stats.get("reply_usd", 0.0) for manifest in made if manifest is not None)
@@ -95,7 +94,6 @@ class Spending:
                 self.keep()
 
     def keep(self) -> None:
-        """Write down what was spent."""
         seconds = {stage: dict(seconds) for stage, seconds in dict(self.stages).items()}
         self._store.write_bytes(self._file, json.dumps(seconds, indent=1).encode())
         self._kept = time.monotonic()
@@ -119,7 +117,6 @@ class Spending:
             seconds["gpu_s"] += elapsed * gpus  # type: ignore[assignment]
 
     def _check(self) -> None:
-        """Wind the run up near a limit, end it at the limit."""
         usd, most, now = self.usd, self._campaign.max_usd, datetime.now(UTC)
         told = {}
         if most is not None:
@@ -136,7 +133,6 @@ class Spending:
 
 
 def _held() -> tuple[float, float]:
-    """CPUs and GPUs of the cluster that are taken at this moment."""
     ray = sys.modules.get("ray")  # a report needs none
     if ray is None or not ray.is_initialized():
         return 0.0, 0.0

@@ -140,7 +140,6 @@ class EndpointTeacher:
             )
 
     def _expected_tokens(self, body: Mapping[str, Any]) -> int:
-        """Of a prompt and its reply, by the replies so far."""
         prompt = sum(len(message["content"]) for message in body["messages"]) // CHARACTERS_A_TOKEN
         teacher = self._teacher
         first = (teacher.max_thinking_tokens + teacher.max_answer_tokens) // 4
@@ -169,7 +168,6 @@ async def spent_usd(settings: EndpointSettings, questions: list[tuple[str, int]]
 
 
 def _tokens(reply: Mapping[str, Any]) -> tuple[int, int]:
-    """Prompt and completion tokens, as the reply says."""
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, completion = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))

@@ -46,11 +46,8 @@ class OpenAiApi:
         on_engine_error: Callable[[EngineError], None] = lambda error: None,
         all_figures: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
-        """
-        Args:
-            keys: any of them opens the door; none: it stands open.
-            all_figures: `metrics.text()` of every replica of the service; None: this is the only one.
-        """
+        """`keys`: any of them opens the door; none: it stands open.
+        `all_figures`: `metrics.text()` of every replica of the service; None: this is the only one."""
         self.metrics = Metrics(service.request_log)
         self._all_figures = all_figures
         self._engine, self._tokenizer, self._service = engine, tokenizer, service
@@ -167,7 +164,6 @@ class OpenAiApi:
         return await self._answer(request, body, choices)
 
     async def _read(self, request: HttpRequest) -> bytes:
-        """The body; it is read no further than the limit."""
         limit = self._service.max_body_bytes
         too_large = ApiError(f"the body is larger than {limit} bytes", status=413)
         if int(request.headers.get("content-length") or 0) > limit:
@@ -240,7 +236,6 @@ def _events(bodies: Iterable[dict[str, Any]]) -> bytes:
 
 
 async def _http_error(request: HttpRequest, error: Exception) -> Response:
-    """Unknown paths and methods."""
     assert isinstance(error, HTTPException)
     problem = ApiError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
     return JSONResponse(problem.body(), problem.status, error.headers)

@@ -18,7 +18,7 @@ from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, contr
 from thinkscale.forcing.program import Spoken, speak, thinking_room
 from thinkscale.server.bodies import ApiError, ChatBody, CompletionBody, Thinking, budget
 
-DEFAULT_COMPLETION_TOKENS = 16  # openAI's default length of /v1/completions
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default length of /v1/completions
 MAX_FORCED_TOKENS = 400
 """Of Wait and final-answer text together: an engine that forces inside holds 512, delimiters included."""
 
@@ -38,8 +38,6 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Text that came, and the ids that came with it."""
-
     part: Literal["thinking", "answer"]
     text: str
     ids: TokenIds
@@ -123,7 +121,6 @@ def completion_choices(body: CompletionBody, served: Served) -> list[Choice]:
 
 
 def _several(choice: Choice, body: ChatBody | CompletionBody, count: int) -> list[Choice]:
-    """So many of it, each drawn with a seed of its own."""
     drawn = map(body.sampling, range(count))
     return [
         replace(choice, sampling=each, request=choice.request and replace(choice.request, sampling=each))
@@ -175,13 +172,10 @@ async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> C
 
 
 class _Teller:
-    """Turns tokens into text as they come, and ends the generation at a stop text in the answer."""
-
     def __init__(self, choice: Choice, tokenizer: ModelTokenizer, emit: Emit | None) -> None:
         self._choice, self._tokenizer, self._emit = choice, tokenizer, emit
         self._thinking, self._answer = TextStream(tokenizer), TextStream(tokenizer)
-        self._held = ""
-        """Text of the answer that may be the beginning of a stop text."""
+        self._held = ""  # text of the answer that may be the beginning of a stop text
         self._texts: dict[str, list[str]] = {"thinking": [], "answer": []}
         self._counts = {"thinking": 0, "answer": 0}
         self._forced = self._waits = 0

@@ -18,8 +18,6 @@ GONE = 499  # the status that is counted where the client has gone before its an
 
 
 class Metrics:
-    """The figures and the log of one replica."""
-
     def __init__(self, log_file: str | None = None) -> None:
         """`log_file`: gains a line for each request; None: standard error."""
         registry = self._registry = CollectorRegistry()
@@ -41,7 +39,6 @@ class Metrics:
         self.log.addHandler(handler)
 
     def text(self) -> str:
-        """The figures in Prometheus's format."""
         return generate_latest(self._registry).decode()
 
 
@@ -53,7 +50,6 @@ class Exchange:
         metrics.under_way.inc()
 
     def end(self, status: int, outcomes: Sequence[Outcome] = ()) -> None:
-        """Count and log it."""
         metrics, seconds = self._metrics, time.monotonic() - self._began
         metrics.under_way.dec()
         metrics.requests.labels(self._path, status).inc()

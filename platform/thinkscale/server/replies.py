@@ -12,8 +12,6 @@ REASONING = ("reasoning_content", "reasoning")  # what clients call the thinking
 
 
 class Reply:
-    """The answer to one request."""
-
     def __init__(self, body: ChatBody | CompletionBody, model: str) -> None:
         self._chat = isinstance(body, ChatBody)
         self._ids = isinstance(body, CompletionBody) and bool(body.return_token_ids)
@@ -33,7 +31,6 @@ class Reply:
         return {**self._head, "choices": choices, "usage": usage(outcomes)}
 
     def beginning(self, count: int) -> Iterator[dict[str, Any]]:
-        """What a stream of `count` choices begins with."""
         if self._chat:
             for index in range(count):
                 yield self._part(index, {"delta": {"role": "assistant", "content": ""}}, None)
@@ -48,7 +45,6 @@ class Reply:
         yield self._part(index, {**end, **_thinking(come)}, come.finish)
 
     def last_part(self, outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
-        """The usage, where it was asked for."""
         if self._with_usage:
             yield {**self._head, "choices": [], "usage": usage(list(outcomes))}
 
@@ -79,7 +75,6 @@ class Reply:
 
 
 def usage(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Tokens of all choices together; a prompt that several choices share counts once for each prompt."""
     prompts = {outcome.prompt_number: outcome.prompt_tokens for outcome in outcomes}
     prompt = sum(prompts.values())
     thinking = sum(outcome.thinking_tokens for outcome in outcomes)
@@ -96,7 +91,6 @@ def usage(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _thinking(outcome: Outcome) -> dict[str, Any]:
-    """How a choice thought."""
     if outcome.reasoning is None:
         return {}
     return {

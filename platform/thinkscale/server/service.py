@@ -75,7 +75,6 @@ def from_config(args: dict[str, Any]) -> Application:
 
 
 def application(service: Service) -> Application:
-    """The Serve application of a service."""
     admitted = service.max_requests_per_replica
     gpus = service.serve.tensor_parallel if service.gpus_per_replica is None else service.gpus_per_replica
     scaling: dict[str, Any] = {"num_replicas": service.max_replicas}
@@ -116,16 +115,9 @@ def serve(
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve a model. On a cluster of its own: until SIGINT or SIGTERM, then drained. On another: returns once up.
-
-    Args:
-        host, port: of Serve's proxies, where Serve does not run yet.
-        route: prefix of the paths, for several services on one cluster.
-        address: the Ray cluster to join; None: the one this process is a job of, else a local one.
-
-    Raises:
-        OSError: the port is taken.
-        RuntimeError: the replicas cannot be built; the message holds the cause.
-    """
+    `host`, `port`: of Serve's proxies, where Serve does not run yet. `route`: prefix of the paths, for several services
+    on one cluster. `address`: the Ray cluster to join; None: the one this process is a job of, else a local one. Raises
+    OSError: the port is taken; RuntimeError: the replicas cannot be built; the message holds the cause."""
     os.environ.setdefault(CALLBACK, CALLBACK_PATH)  # a cluster that is started here inherits them
     os.environ.setdefault(LIMIT, str(service.max_body_bytes))
     try:
@@ -154,7 +146,6 @@ def serve(
 
 
 def _wait_for_signal() -> None:
-    """Returns at SIGINT or SIGTERM; a second one acts as ever."""
     come = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
@@ -167,7 +158,6 @@ def _wait_for_signal() -> None:
 
 
 def api_keys() -> list[str]:
-    """The API keys in this process's environment."""
     keys = os.environ.get(KEYS, "").split(",")
     if path := os.environ.get(KEYS_FILE):
         keys += Path(path).read_text().splitlines()

@@ -20,7 +20,6 @@ def campaign_artifact(campaign: Campaign, store: Store, name: str) -> Artifact:
 
 
 def benchmark_artifacts(campaign: Campaign, store: Store) -> dict[str, Artifact]:
-    """The campaign's benchmarks by name."""
     return {b.name: campaign_artifact(campaign, store, f"benchmarks/{b.name}") for b in campaign.evaluate.benchmarks}
 
 

@@ -86,7 +86,6 @@ def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, by
 
 
 def _campaign(samples: SampleSet) -> Campaign:
-    """The settings of a stored campaign, as its report's manifest records them."""
     report = Artifact(samples.store, f"{samples.campaign}/report").manifest()
     if report is None:
         raise ArtifactError(

@@ -84,8 +84,6 @@ def _benchmark_index(campaign: Campaign, benchmarks: dict[str, Artifact]) -> Ben
 
 @dataclass(frozen=True)
 class FingerprintRows:
-    """Questions to fingerprints, in the same order."""
-
     index: BenchmarkIndex
 
     def __call__(self, work: Slice) -> Result:

@@ -57,15 +57,12 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
 
 
 def engine_actors(campaign: Campaign) -> Actors:
-    """The pool of actors that hold an engine each."""
     resources = campaign.resources
     return Actors(most=resources.difficulty_actors, cpus=resources.cpus_per_replica, gpus=resources.gpus_per_replica)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempted:
-    """One model's attempts at a question."""
-
     texts: list[str]
     prompt_tokens: int
     decoded_tokens: int
@@ -141,7 +138,6 @@ class Attempts:
         )
 
     def _trace_tokens(self, question: Question, attempts: list[str]) -> int:
-        """Of the pool's solution, else of the longest attempt, in the base model's tokens."""
         tokenizer = tokenizer_of(self.campaign.model.base)
         texts = [question.solution] if question.solution else attempts
         return max(len(tokenizer.encode(text)) for text in texts)

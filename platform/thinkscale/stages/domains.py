@@ -64,7 +64,6 @@ def label_domains(campaign: Campaign, store: Store) -> Artifact:
 def _with_clusters(
     source: Artifact, embeddings: Artifact, segments: Sequence[Segment], count: int, seed: int
 ) -> tuple[Segment, ...]:
-    """The segments' work with the names of their rows' clusters."""
     rows = pa.concat_tables(source.iter_tables(["id", "domain"]))
     ids = rows.column("id").to_pylist()
     unlabelled = np.nonzero([not domain for domain in rows.column("domain").to_pylist()])[0]
@@ -92,7 +91,6 @@ def set_domains(work: tuple[Slice, list[str]]) -> Result:
 
 
 def _labelled(rows: list[dict[str, Any]], found: list[tuple[str, str]]) -> pa.Table:
-    """The rows with the domain found and who gave it, where the pool gives none."""
     for row, (name, by) in zip(rows, found, strict=True):
         row["domain"], row["domain_by"] = (row["domain"], "the pool") if row["domain"] else (name, by)
     return table(rows, DOMAINS)

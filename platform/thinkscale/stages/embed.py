@@ -47,8 +47,6 @@ def read_questions_only(work: Slice) -> pa.Table:
 
 
 class EmbedQuestions:
-    """In an actor: questions to vectors."""
-
     def __init__(self, model: str, batch_tokens: int, threads: int) -> None:
         import torch
 

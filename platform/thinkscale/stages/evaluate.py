@@ -83,7 +83,6 @@ def _known_tokens(campaign: Campaign, store: Store, benchmark: str) -> dict[str,
 
 
 def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str, str]:
-    """Where the model lies, and what identifies it as an input."""
     if model == "base":
         return campaign.model.base, campaign.model.base
     artifact = campaign_artifact(campaign, store, "model")

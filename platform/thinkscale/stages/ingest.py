@@ -52,7 +52,6 @@ def ingest(campaign: Campaign, store: Store) -> bool:
 
 
 def _read_sources(campaign: Campaign, output: Artifact) -> bool:
-    """The artifact `ingested`: every readable row that passes the quality rules."""
     rules, rows = tuple(campaign.curate.quality_rules), campaign.curate.segment_rows
 
     def plan() -> Iterator[Segment]:
@@ -84,8 +83,6 @@ def _halves(keys: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class IngestPiece:
-    """A piece of a source to checked questions."""
-
     rule_names: Sequence[str]
 
     def __call__(self, piece: Piece) -> Result:

@@ -33,11 +33,8 @@ def judge_name(judge: Judge) -> str:
 
 def run_judge(name: str, stage: Stage, judge: Judge, questions: Mapping[str, Question]) -> None:
     """Judge the samples of every segment that is not committed; a segment's table has the verdicts so far.
-
-    Raises:
-        thinkscale.domain.generation.EngineError: no engine can be built, or so much fails that it is at fault.
-        thinkscale.runtime.engines.MixedEnginesError: committed segments are of another engine.
-    """
+    Raises EngineError: no engine can be built, or so much fails that it is at fault; MixedEnginesError: committed
+    segments are of another engine."""
     gpus = bool(ray.cluster_resources().get("GPU")) if judge.gpus is None else judge.gpus
     run_asks(
         name,

@@ -104,8 +104,7 @@ class _Planner:
         self._campaign, self._store, self._wanted = campaign, store, campaign.resources
         self._packaged = tomllib.loads((resources.files("thinkscale") / "rates.toml").read_text(encoding="utf-8"))
         self._used: dict[str, None] = {}
-        self._asked_usd = np.zeros(3)
-        """What endpoints ask for the stage."""
+        self._asked_usd = np.zeros(3)  # what endpoints ask for the stage
 
     def plan(self, stage: str) -> StagePlan:
         if is_complete(self._campaign, self._store, stage):
@@ -142,7 +141,6 @@ class _Planner:
         return min(made.rows, benchmark.limit or 1 << 60)
 
     def _left(self, name: str, otherwise: Callable[[], Three]) -> Three:
-        """Rows that an artifact has, or will have."""
         made = campaign_artifact(self._campaign, self._store, name).manifest()
         return otherwise() if made is None else np.full(3, float(made.rows))
 
@@ -188,12 +186,10 @@ class _Planner:
     # The stages: work in words, seconds, and how many workers hold how many CPUs and GPUs each
 
     def _light(self, count: float, what: str, rate: str | None = None) -> _Held:
-        """Without a model; counted as on one CPU."""
         wall_s = self._rate("light_start_s") + (count / self._rate(rate)[::-1] if rate else 0)
         return f"{count:,.0f} {what}", wall_s, 1, 1, 0
 
     def _decoding(self, work: str, n: int, *asked: tuple[str | None, Three]) -> _Held:
-        """Engines that decode so many tokens of each model, one model after the other."""
         cpus, gpus = self._wanted.cpus_per_replica, self._wanted.gpus_per_replica
         device = "gpu" if gpus else "cpu"
         names = [self._campaign.model.base if model in ("base", None) else model for model, _ in asked]
@@ -291,7 +287,6 @@ def training_flop(reference: str, samples: Three | float, tokens: Three | float)
 
 
 def _manifests(store: Store) -> Iterator[tuple[str, Manifest]]:
-    """What was made in any campaign below the root, but for what was taken over."""
     places = [
         (name, *(f"{name}/samples/{each}" for each in store.directories(f"{name}/samples")))
         for name in store.directories("")

@@ -36,15 +36,11 @@ def check_inputs(campaign: Campaign, store: Store, stages: Collection[str], *, h
 
 def refusals(campaign: Campaign, store: Store, stages: Collection[str], *, here: bool) -> Iterator[Exception]:
     """What the stages cannot work with, one error after the other.
-
     TermsError: the teacher's terms are not stated, or are a no. DistillError: worked solutions are to be learned, and
     no source of the pool has any. IngestError: a file of the pool or of a benchmark is not there. ModelError,
     UnsupportedModelError, FormatError: a model is not there, or cannot be asked or fine-tuned. EngineError: a context
-    is too long, an extra is missing. ClusterError: a model does not fit into GPUs of the kind `resources.gpu`.
-
-    Args:
-        here: the work is done on this machine, with the packages that are installed here.
-    """
+    is too long, an extra is missing. ClusterError: a model does not fit into GPUs of the kind `resources.gpu`. `here`:
+    the work is done on this machine, with the packages that are installed here."""
     for check in _checks(campaign, store, stages, here):
         try:
             check()
@@ -166,7 +162,6 @@ def _needs(campaign: Campaign) -> Iterator[tuple[str, str, str, int, float, floa
 
 
 def _models(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
-    """Stage, setting and reference of every model that a campaign names."""
     yield "embed", "curate.embedding_model", campaign.curate.embedding_model
     for place, model in enumerate(campaign.difficulty.models):
         yield "difficulty", f"difficulty.models.{place}", model

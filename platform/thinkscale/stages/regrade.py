@@ -66,24 +66,13 @@ def regrade(
     say: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[SampleSet, Manifest]]:
     """Grade every stored sample with the installed graders, or a judge; from then on these verdicts count.
-
-    The stored samples stay as they are. Where these very graders gave the verdicts that count, nothing is done.
-    An earlier regrading by them is taken as it is, an interrupted one is resumed by the part.
-
-    Args:
-        campaign: The campaign's directory in the store.
-        judge: A model that grades, on Ray. None: the rule graders do, in this process.
-        address: As for `session.connect`.
-        wait: For another driver that works on this campaign. False: refuse.
-        say: Takes one line for each sample set, as it is done.
-
-    Returns:
-        The manifest of each regrading that was made or taken; its stats count `changed` verdicts.
-
-    Raises:
-        ArtifactError: there are no complete samples, or the benchmark is no longer the one they answer.
-        thinkscale.store.filesystem.StoreError: the root cannot be written, or another driver works on the campaign.
-    """
+    The stored samples stay as they are. Where these very graders gave the verdicts that count, nothing is done. An
+    earlier regrading by them is taken as it is, an interrupted one is resumed by the part. `campaign`: the campaign's
+    directory in the store. `judge`: A model that grades, on Ray. None: the rule graders do, in this process. `address`:
+    as for `session.connect`. `wait`: for another driver that works on this campaign. False: refuse. `say`: takes one
+    line for each sample set, as it is done. Returns the manifest of each regrading that was made or taken; its stats
+    count `changed` verdicts. Raises ArtifactError: there are no complete samples, or the benchmark is no longer the one
+    they answer; StoreError: the root cannot be written, or another driver works on the campaign."""
     done = []
     facts = _facts(judge)
     for samples, output in _regraded(store, campaign, judge, address=address, wait=wait, say=say, but=facts):
@@ -162,7 +151,6 @@ def _connected(judge: Judge | None, address: str | None) -> Iterator[None]:
 
 
 def _facts(judge: Judge | None) -> dict[str, Any]:
-    """What tells the graders from others, as a regrading's configuration."""
     if judge is None:
         return grading_facts()
     from thinkscale.stages.judge import judge_name
@@ -179,7 +167,6 @@ def _facts(judge: Judge | None) -> dict[str, Any]:
 
 
 def _regrade_set(samples: SampleSet) -> Artifact:
-    """The rule graders' verdicts on all samples of a set."""
     output, stage = _begin(samples, grading_facts(), lambda: _parts(samples))
     if stage is not None:
         by_id = _questions(samples)
@@ -210,7 +197,6 @@ def _judge_set(samples: SampleSet, judge: Judge) -> Artifact:
 def _begin(
     samples: SampleSet, config: Mapping[str, Any], parts: Callable[[], Iterable[SamplesPart]]
 ) -> tuple[Artifact, Stage | None]:
-    """A regrading under its own fingerprint, and what of it is to be done."""
     inputs = fingerprints(samples=samples.artifact, benchmark=samples.benchmark_artifact)
     output = samples.regrading_artifact(fingerprint({"inputs": inputs, "config": config}))
 
@@ -229,7 +215,6 @@ def _parts(samples: SampleSet, regrading: Artifact | None = None) -> Iterator[Sa
 
 
 def _questions(samples: SampleSet) -> dict[str, Question]:
-    """The questions that the samples answer, by id."""
     benchmark = samples.benchmark_artifact
     if benchmark.require().fingerprint != samples.artifact.require().inputs["benchmark"]:
         raise ArtifactError(

@@ -131,14 +131,12 @@ def sample_notes(samples: Sequence[SampleSet]) -> list[str]:
 
 
 def benchmark_questions(campaign: Campaign, store: Store) -> pa.Table:
-    """The questions of all the campaign's benchmarks (schema QUESTIONS)."""
     return pa.concat_tables(
         [Artifact(store, f"{campaign.name}/benchmarks/{b.name}").read() for b in campaign.evaluate.benchmarks]
     )
 
 
 def _samples(campaign: Campaign, store: Store) -> list[SampleSet]:
-    """The campaign's samples, in its order, as far as they are committed."""
     found = product(campaign.evaluate.models, [benchmark.name for benchmark in campaign.evaluate.benchmarks])
     sets = (
         SampleSet(store=store, campaign=campaign.name, model=model, benchmark=name, partial=True)

@@ -48,10 +48,8 @@ class BenchmarkRun:
         self._source, self._known = source, known_tokens
         self._done: frozenset[str] = frozenset()
         self._keys: set[str] = set()
-        self.samples = 0
-        """Of each question, drawn or asked for."""
-        self.resumed = 0
-        """Samples of earlier runs."""
+        self.samples = 0  # of each question, drawn or asked for
+        self.resumed = 0  # samples of earlier runs
 
     @cached_property
     def _questions(self) -> list[Question]:
@@ -97,7 +95,6 @@ class BenchmarkRun:
         return self.output.commit(SAMPLES, extra=extra, expected_segments=self._keys)
 
     def _upto(self) -> int:
-        """How many samples of each question there shall be, by what is committed."""
         settings = self._settings
         if not self.samples:
             return settings.samples
@@ -107,7 +104,6 @@ class BenchmarkRun:
         return min(2 * self.samples, settings.max_samples)
 
     def _sampling(self) -> dict[str, Any]:
-        """Why sampling stopped."""
         target = self._settings.target_interval
         if target is None:
             return {"stopped": "all samples drawn", "samples": self.samples}
@@ -130,7 +126,6 @@ class BenchmarkRun:
                 yield self.output.read_part(StoredFile(**record["file"]), columns)
 
     def _segments(self, first: int, stop: int) -> list[Segment]:
-        """The segments of samples first .. stop - 1 of each question."""
         if first:
             self._known_tokens = longest_thinking(self._committed(["question_id", "thinking_tokens"]))
         found = []
@@ -164,8 +159,6 @@ def longest_thinking(parts: Iterable[pa.Table]) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One sample of one question."""
-
     model: str
     benchmark: str
     question: Question

@@ -73,7 +73,6 @@ def select(campaign: Campaign, store: Store) -> bool:
 
 
 def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str, Any]]:
-    """The picked rows in the order of the picks; all others are read and forgotten a part at a time."""
     wanted = pa.array([pick.id for pick in picks])
     parts = source.iter_tables(DIFFICULTY.names)
     found = pa.concat_tables(rows.filter(pc.is_in(rows.column("id"), wanted)) for rows in parts)

@@ -83,7 +83,6 @@ def check_base(campaign: Campaign) -> None:
 
 
 def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: list[dict[str, Any]]) -> Tokenized:
-    """The samples. Refuses before any device is held what could only fail later."""
     from thinkscale.learn.model import read_config
 
     config = read_config(base)
@@ -125,7 +124,6 @@ def _commit(
     *,
     elapsed_s: float,
 ) -> Manifest:
-    """The metrics beside the weights, the manifest over all, then the model card."""
     import transformers
 
     from thinkscale.learn.loop import StepMetrics

@@ -126,7 +126,6 @@ class Artifact:
             return self._so_far() if self.partial else None
 
     def _so_far(self) -> Manifest | None:
-        """A manifest over the segments that are committed at this moment; None where none is."""
         if not (records := self.segment_records()):
             return None
         spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
@@ -143,8 +142,6 @@ class Artifact:
             f"{self.url} is not complete: it has no manifest.json. Run the stage that writes it first "
             "(rerunning a stage resumes it)."
         )
-
-    # --- writing -------------------------------------------------------------------------------------
 
     def begin(
         self, config: Mapping[str, Any], inputs: Mapping[str, str], plan: Mapping[str, Any] | None = None
@@ -213,12 +210,9 @@ class Artifact:
 
     def add_file(self, source: Path, name: str, attempt: str | None = None) -> StoredFile:
         """Copy a local file into the artifact, in a place of this attempt's own. It counts once `commit` lists it.
-
-        Args:
-            name: what readers ask for: `metrics.jsonl` lies at `metrics-<attempt>.jsonl`, `export/config.json` at
-                `export-<attempt>/config.json`.
-            attempt: of `new_attempt`, for files that lie together; None: the file has one of its own.
-        """
+        `name`: what readers ask for: `metrics.jsonl` lies at `metrics-<attempt>.jsonl`, `export/config.json` at
+        `export-<attempt>/config.json`. `attempt`: of `new_attempt`, for files that lie together; None: the file has one
+        of its own."""
         self.store.check()
         with source.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -292,12 +286,9 @@ class Artifact:
         )
 
     def segment_records(self) -> list[dict[str, Any]]:
-        """The records of the committed segments, by key."""
         names = [f"{self.path}/segments/{name}" for name in self.store.files(f"{self.path}/segments")]
         with ThreadPoolExecutor(READERS) as pool:
             return [json.loads(data) for data in pool.map(self.store.read_bytes, names)]
-
-    # --- reading -------------------------------------------------------------------------------------
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows, in the order of the segments' keys. Raises ArtifactError where not committed or damaged."""
@@ -319,7 +310,6 @@ class Artifact:
         return [f for f in self.require().files if f.rows is not None and f.path.startswith("part-")]
 
     def read_dropped(self) -> pa.Table | None:
-        """The dropped rows, or None where there are none."""
         files = [f for f in self.require().files if f.path.startswith("dropped/")]
         return pa.concat_tables([self.read_part(f, None) for f in files]) if files else None
 
@@ -364,7 +354,6 @@ class Artifact:
 
 
 def new_attempt() -> str:
-    """What tells one attempt at writing files from all others."""
     return uuid.uuid4().hex[:8]
 
 

@@ -79,7 +79,6 @@ def read_benchmark(
 
 
 def _fault(question: Question) -> tuple[str, str] | None:
-    """Reason and evidence why nothing could be graded against a question."""
     if question.kind == "code":
         told = f"{question.source} asks for a program, which cannot be graded: such rows are for training only"
         return "ungradable_kind", told

@@ -110,7 +110,6 @@ def _key(node: Any, part: str, override: str) -> Any:
 
 
 def _explain(error: Any, model: type[BaseModel]) -> str:
-    """One refusal in the campaign's own words: key, value, what is allowed."""
     said = _PYDANTIC.sub("must ", error["msg"].removeprefix("Value error, ").replace(" after validation", ""))
     if not error["loc"]:  # of several settings, which the message names
         return f"  {said}"

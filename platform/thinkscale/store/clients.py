@@ -42,8 +42,7 @@ class StoreError(RuntimeError):
 
     def __init__(self, message: str, errno: int | None = None) -> None:
         super().__init__(message)
-        self.errno = errno
-        """Of a failure that the next try would meet again."""
+        self.errno = errno  # of a failure that the next try would meet again
 
 
 def words(error: Exception) -> str:
@@ -83,7 +82,6 @@ def _pauses() -> Iterator[float]:
 
 
 def _check_broken_off(error: BaseError) -> None:
-    """Raises the error where it is another one."""
     if "response body error" not in str(error):
         raise error
 

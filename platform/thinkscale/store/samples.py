@@ -29,12 +29,10 @@ class SampleSet:
 
     @property
     def artifact(self) -> Artifact:
-        """The samples as evaluation wrote them."""
         return Artifact(self.store, f"{self.campaign}/samples/{self._slug}", partial=self.partial)
 
     @property
     def benchmark_artifact(self) -> Artifact:
-        """The questions that the samples answer."""
         return Artifact(self.store, f"{self.campaign}/benchmarks/{self.benchmark}")
 
     @property
@@ -101,12 +99,9 @@ def with_verdicts_of(part: pa.Table, regrading: Artifact, file: StoredFile) -> p
 
 def locate_campaign(campaign: str, root: str | None = None) -> tuple[Store, str]:
     """Where a campaign's artifacts lie: the store and the campaign's directory in it.
-
-    Args:
-        campaign: A directory or URL (`runs/demo`, `s3://bucket/prefix/demo`), a TOML file's path, a packaged
-            campaign's name, or a name below the root.
-        root: Replaces the TOML's root; else the root of a bare name, `runs` by default.
-    """
+    `campaign`: A directory or URL (`runs/demo`, `s3://bucket/prefix/demo`), a TOML file's path, a packaged
+    campaign's name, or a name below the root. `root`: replaces the TOML's root; else the root of a bare name, `runs`
+    by default."""
     if campaign.endswith(".toml") or campaign in packaged_campaigns():
         loaded = load_campaign(campaign, [f'root="{root}"'] if root else [])
         return Store(loaded.root), loaded.name

@@ -101,14 +101,9 @@ def begin_stage(
     plan: Callable[[], Iterable[Segment]] = tuple,
 ) -> Stage | None:
     """Begin an artifact or go on with it; None where it is complete, or its twin is and is the same.
-
-    Args:
-        config: what its rows depend on, as JSON values.
-        inputs: fingerprints of what is read, by name.
-        plan: gives the segments; called only where the artifact is not complete.
-
-    Raises ConfigDriftError where the artifact was begun with another configuration, other inputs or another plan.
-    """
+    `config`: what its rows depend on, as JSON values. `inputs`: fingerprints of what is read, by name. `plan`: gives
+    the segments; called only where the artifact is not complete. Raises ConfigDriftError where the artifact was begun
+    with another configuration, other inputs or another plan."""
     if output.is_complete(config, inputs) or output.take_over(config, inputs):
         output.sweep()  # whoever committed it may have been killed before
         return None

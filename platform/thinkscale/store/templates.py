@@ -37,13 +37,8 @@ may_train = false # CHANGE, where its terms allow to train other models
 
 def starting_campaign(template: str, name: str, file: str | None, model: str | None) -> str:
     """The text of a campaign file.
-
-    Args:
-        file: questions to learn from, or to evaluate on with the template `evaluate`; None: the template's own.
-
-    Raises:
-        IngestError: the file is not there, cannot be read or holds no rows.
-    """
+    `file`: questions to learn from, or to evaluate on with the template `evaluate`; None: the template's own. Raises
+    IngestError: the file is not there, cannot be read or holds no rows."""
     teacher = _ENGINE if template == "s1k" else _SOLUTIONS
     source = _packaged(f"{template}-source")
     if file is not None:
@@ -60,7 +55,6 @@ def _packaged(name: str) -> str:
 
 
 def _columns(file: str) -> tuple[dict[str, str], list[str]]:
-    """The columns that are known by their names, by what they hold, and all that the file has."""
     rows: list[Mapping[str, Any]] = []
     for part in islice(file_parts(expand(file)[0], LOOKED_AT), 1):
         rows = [row for _, row in islice(raw_rows(part), LOOKED_AT) if not isinstance(row, Unreadable)]
