@@ -74,13 +74,14 @@ def evaluate(
         return [(question, sample, cell, result.thoughts[cell]) for cell in cells]
 
     async def draw_all() -> list[list[tuple[Question, int, Cell, Thought]]]:
-        if not isinstance(engine, str):
-            return await asyncio.gather(*(draw(engine, question, n) for question in asked for n in range(samples)))
-        own = await build_engine(directory, Serve(engine=engine, dtype=dtype, context_tokens=context_tokens))
+        on = engine
+        if isinstance(on, str):
+            on = await build_engine(directory, Serve(engine=on, dtype=dtype, context_tokens=context_tokens))
         try:
-            return await asyncio.gather(*(draw(own, question, n) for question in asked for n in range(samples)))
+            return await asyncio.gather(*(draw(on, question, n) for question in asked for n in range(samples)))
         finally:
-            await own.close()
+            if on is not engine:
+                await on.close()
 
     with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop of its own
         drawn = [row for rows in thread.submit(asyncio.run, draw_all()).result() for row in rows]

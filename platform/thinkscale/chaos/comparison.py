@@ -43,9 +43,8 @@ def compare(name: str, undisturbed: Store, disturbed: Store) -> dict[str, Counte
                 missing = first.total() - second.total()
                 found["lost"][where] += max(0, missing)
                 found["doubled"][where] += max(0, -missing)
-                for texts in zip(
-                    *map(sorted, ((first - second).elements(), (second - first).elements())), strict=False
-                ):
+                differing = (sorted((first - second).elements()), sorted((second - first).elements()))
+                for texts in zip(*differing, strict=False):
                     found["different"][f"{where}: {_differing(*map(json.loads, texts))}"] += 1
         weights = [_weights(artifact) for artifact in artifacts]
         differ = [key for key in weights[0].keys() | weights[1].keys() if not _alike(*(w.get(key) for w in weights))]
@@ -84,9 +83,8 @@ def _weights(artifact: Artifact) -> dict[str, Any]:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    if one is None or other is None or one.shape != other.shape:
-        return False
-    return float((one.float() - other.float()).abs().max()) <= WEIGHT_TOLERANCE
+    same = one is not None and other is not None and one.shape == other.shape
+    return same and float((one.float() - other.float()).abs().max()) <= WEIGHT_TOLERANCE
 
 
 def _files(store: Store) -> Counter[str]:

@@ -180,13 +180,8 @@ class S3Server:
         self.kill()  # asked to end, it would wait for connections that clients keep open
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command,
-            env={**os.environ, "GOMEMLIMIT": "512MiB"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        out, env = subprocess.DEVNULL, {**os.environ, "GOMEMLIMIT": "512MiB"}
+        self._process = subprocess.Popen(self._command, env=env, stdout=out, stderr=out, start_new_session=True)
 
     def kill(self) -> None:
         """SIGKILL; what it acknowledged stays."""
@@ -201,11 +196,8 @@ def free_ports(count: int) -> list[int]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1] % 12000 + 20000
-        if port not in ports and all(_is_free(each) for each in (port, port + 10000)):
+        with socket.socket() as one, socket.socket() as twin:
+            free = one.connect_ex(("127.0.0.1", port)) and twin.connect_ex(("127.0.0.1", port + 10000))
+        if free and port not in ports:
             ports.append(port)
     return ports
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0

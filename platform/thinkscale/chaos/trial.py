@@ -109,7 +109,7 @@ def chaos(
         S3Server(directory / "s3") as server,
         Proxy(server.endpoint, seed) as proxy,
     ):
-        trial = _Trial(loaded, words, directory, server, proxy, random.Random(seed), say)
+        trial = _Trial(loaded, words, directory, (server, proxy), random.Random(seed), say)
         try:
             return trial.run([kinds[i % len(kinds)] for i in range(times)], compared)
         finally:
@@ -146,23 +146,17 @@ class _Run:
 
 class _Trial:
     def __init__(
-        self,
-        campaign: Campaign,
-        words: list[str],
-        directory: Path,
-        server: S3Server,
-        proxy: Proxy,
-        draw: random.Random,
-        say: Callable[[str], None],
-    ) -> None:
+        self, campaign: Campaign, words: list[str], directory: Path, storage: tuple[S3Server, Proxy],
+        draw: random.Random, say: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._name, self._words, self._directory = campaign.name, words, directory
-        self._server, self._proxy, self._draw, self._say = server, proxy, draw, say
+        (self._server, self._proxy), self._draw, self._say = storage, draw, say
         places = {name: str(directory / name) for name in ("TMPDIR", "THINKSCALE_CACHE")}
         for place in places.values():
             os.mkdir(place)
         environment = {
             **places,
-            "AWS_ENDPOINT_URL": proxy.endpoint,
+            "AWS_ENDPOINT_URL": self._proxy.endpoint,
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": f"{draw.getrandbits(128):032x}",

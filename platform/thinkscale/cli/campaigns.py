@@ -32,15 +32,8 @@ def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: s
 def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool, dry: bool = False) -> None:
     from thinkscale.runtime import progress
 
-    pipeline.run(
-        campaign,
-        first=first,
-        last=last,
-        address=address,
-        wait=wait,
-        dry=dry,
-        say=click.echo if progress.form == "text" else progress.say,
-    )
+    say = click.echo if progress.form == "text" else progress.say
+    pipeline.run(campaign, first=first, last=last, address=address, wait=wait, dry=dry, say=say)
 
 
 def _stage_command(name: str, first: str, last: str, what: str, *options: Callable[..., Any]) -> None:

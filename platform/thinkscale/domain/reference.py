@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
@@ -53,8 +52,9 @@ def reference_page(root: type[BaseModel], title: str, opening: str) -> str:
         for name, field in section.model_fields.items():
             if not sections_in(field.annotation):
                 allowed, meaning = _allowed(schema["properties"][name]), _line(field.description or "")
+                default = "must be given" if field.is_required() else f"`{_value(field.get_default())}`"
                 meaning = meaning.replace("|", "\\|")
-                lines.append(f"| `{name}` | {allowed} | {_default(field)} | {meaning} |")
+                lines.append(f"| `{name}` | {allowed} | {default} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -74,9 +74,8 @@ def _line(text: str) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return (
-            "{ " + ", ".join(f"{_key(key)} = {_value(each)}" for key, each in value.items()) + " }" if value else "{}"
-        )
+        inner = ", ".join(f"{_key(key)} = {_value(each)}" for key, each in value.items())
+        return f"{{ {inner} }}" if value else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
     return "none" if value is None else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -84,10 +83,6 @@ def _value(value: Any) -> str:
 
 def _key(name: str) -> str:
     return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
-
-
-def _default(field: FieldInfo) -> str:
-    return "must be given" if field.is_required() else f"`{_value(field.get_default())}`"
 
 
 def _allowed(schema: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ EMBEDDED_BYTES = 2_800_000  # of compressed samples in the page; base64 makes a 
 EMBEDDED_ROWS = 20_000
 BESIDE_BYTES = 60_000_000  # of compressed samples in files beside the page
 BESIDE_ROWS = 200_000
-PAGE_BYTES, PAGE_ROWS = 1_500_000, 10_000  # of one such file
+PAGE = (1_500_000, 10_000)  # bytes and rows of one such file
+MOST_BYTES, MOST_ROWS = EMBEDDED_BYTES + BESIDE_BYTES, EMBEDDED_ROWS + BESIDE_ROWS
 LONGEST_TEXT = 60_000  # characters of one thinking trace that the page shows
 
 COLUMNS = [
@@ -33,11 +34,7 @@ class SampleBrowser:
     `withheld`: ids of questions whose samples are shown without what they say."""
 
     def __init__(
-        self,
-        *,
-        limit_bytes: int = EMBEDDED_BYTES + BESIDE_BYTES,
-        limit_rows: int = EMBEDDED_ROWS + BESIDE_ROWS,
-        withheld: Collection[str] = (),
+        self, *, limit_bytes: int = MOST_BYTES, limit_rows: int = MOST_ROWS, withheld: Collection[str] = ()
     ) -> None:
         self._limit_bytes, self._limit_rows, self._withheld = limit_bytes, limit_rows, withheld
         self._rows: dict[str, list[bytes]] = {}
@@ -81,10 +78,7 @@ class SampleBrowser:
             self._kept_bytes -= sum(map(len, rows))
 
     def pages(
-        self,
-        *,
-        first: tuple[int, int] = (EMBEDDED_BYTES, EMBEDDED_ROWS),
-        later: tuple[int, int] = (PAGE_BYTES, PAGE_ROWS),
+        self, *, first: tuple[int, int] = (EMBEDDED_BYTES, EMBEDDED_ROWS), later: tuple[int, int] = PAGE
     ) -> Iterator[list[Row]]:
         """The kept rows in pages of at most so many (compressed bytes, rows), or one question; at least one page.
         The rows of a page are by benchmark, question, model, budget and sample."""

@@ -242,12 +242,9 @@ def breakdown(tallied: pa.Table, questions: pa.Table | None, *, seed: int = 0) -
     """Accuracy by domain and by difficulty, where the questions carry them and they differ."""
     if questions is None:
         return []
-    groups = _groups(questions)
-    found = []
+    groups, found = _groups(questions), []
     # Points come by rising cap: the last one counts.
-    largest = {
-        (model, benchmark): rows for (model, benchmark, _, waits), rows in by_point(tallied).items() if not waits
-    }
+    largest = {key[:2]: rows for key, rows in by_point(tallied).items() if not key[3]}
     for (model, benchmark), rows in largest.items():
         accuracy = question_accuracies(rows)
         for by, group_of in groups.items():
@@ -258,19 +255,10 @@ def breakdown(tallied: pa.Table, questions: pa.Table | None, *, seed: int = 0) -
             if not 1 < len(values) <= MOST_GROUPS:
                 continue
             for group in sorted(values):
-                interval = mean_interval(values[group], seed=seed)
-                found.append(
-                    GroupAccuracy(
-                        benchmark=benchmark,
-                        by=by,
-                        group=group,
-                        model=model,
-                        questions=len(values[group]),
-                        accuracy=interval.mean,
-                        low=interval.low,
-                        high=interval.high,
-                    )
-                )
+                whose = {"benchmark": benchmark, "by": by, "group": group, "model": model}
+                it = mean_interval(values[group], seed=seed)
+                of = {"accuracy": it.mean, "low": it.low, "high": it.high}
+                found.append(GroupAccuracy(questions=len(values[group]), **whose, **of))
     return found
 
 

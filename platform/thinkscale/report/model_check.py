@@ -58,14 +58,8 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
 
 def _trained_turn(tokenizer: ModelTokenizer, thinking_format: ThinkingFormat, prompt: TokenIds) -> TokenIds:
     trace = Trace(question_id="", question=QUESTION, thinking=THINKING, answer=ANSWER, teacher="")
-    (sample,) = tokenize(
-        [trace],
-        tokenizer=tokenizer,
-        prompt_ids=lambda *_: prompt,
-        thinking_format=thinking_format,
-        context_tokens=1 << 20,
-        overlong="drop",
-    ).samples
+    settings: dict[str, Any] = {"context_tokens": 1 << 20, "overlong": "drop", "prompt_ids": lambda *_: prompt}
+    (sample,) = tokenize([trace], tokenizer=tokenizer, thinking_format=thinking_format, **settings).samples
     return tuple(sample.ids.tolist()[len(prompt) :])
 
 

@@ -3,6 +3,7 @@ Owns the verdict columns of a samples table. Needs no model and no device: it wo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -80,8 +81,5 @@ def disagreements(first: pa.Table, second: pa.Table) -> list[Disagreement]:
 
 
 def _verdict(row: Mapping[str, str]) -> Verdict:
-    return Verdict(
-        verdict=row["verdict"],  # type: ignore[arg-type]  # the schema's string is one of the four names
-        extracted_answer=row["extracted_answer"],
-        grader=row["grader"] or "",
-    )
+    name: Any = row["verdict"]  # the schema's string is one of the four names
+    return Verdict(verdict=name, extracted_answer=row["extracted_answer"], grader=row["grader"] or "")

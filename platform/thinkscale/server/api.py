@@ -161,7 +161,14 @@ class OpenAiApi:
         body = parse(kind, await self._read(request))
         self._check_model(body.model)
         choices = await asyncio.to_thread(make, body, self._served)
-        return await self._answer(request, body, choices)
+        reply = Reply(body, self._service.served_name)
+        if body.stream:
+            events = self._stream(request.state.exchange, reply, choices)
+            return StreamingResponse(events, media_type="text/event-stream")
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run_choice(self._engine, self._tokenizer, choice, None)) for choice in choices]
+        request.state.outcomes += (task.result() for task in tasks)
+        return JSONResponse(reply.whole(request.state.outcomes))
 
     async def _read(self, request: HttpRequest) -> bytes:
         limit = self._service.max_body_bytes
@@ -174,17 +181,6 @@ class OpenAiApi:
             if len(data) > limit:
                 raise too_large
         return bytes(data)
-
-    async def _answer(self, request: HttpRequest, body: ChatBody | CompletionBody, choices: list[Choice]) -> Response:
-        reply = Reply(body, self._service.served_name)
-        if body.stream:
-            return StreamingResponse(
-                self._stream(request.state.exchange, reply, choices), media_type="text/event-stream"
-            )
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run_choice(self._engine, self._tokenizer, choice, None)) for choice in choices]
-        request.state.outcomes += (task.result() for task in tasks)
-        return JSONResponse(reply.whole(request.state.outcomes))
 
     async def _stream(self, exchange: Exchange, reply: Reply, choices: list[Choice]) -> AsyncGenerator[bytes, None]:
         """Server-sent events. Closing the generator cancels what is under way."""

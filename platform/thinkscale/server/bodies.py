@@ -181,9 +181,8 @@ class ChatBody(_Common):
         caps = [self.thinking_token_budget, self.reasoning.max_tokens if self.reasoning else None]
         if self.effort not in (None, "none"):
             if self.effort not in efforts:
-                raise ApiError(
-                    f"reasoning_effort {self.effort!r} is unknown: {', '.join(efforts)}", param="reasoning_effort"
-                )
+                told = f"reasoning_effort {self.effort!r} is unknown: {', '.join(efforts)}"
+                raise ApiError(told, param="reasoning_effort")
             caps.append(efforts[self.effort])
         return min((cap for cap in caps if cap is not None and cap >= 0), default=None)
 
@@ -221,6 +220,7 @@ _ABSENT = {
 }  # what clients ask for of other servers, and no engine here gives
 
 BodyT = TypeVar("BodyT", ChatBody, CompletionBody)
+AnyBody = ChatBody | CompletionBody
 
 
 def parse(kind: type[BodyT], data: bytes) -> BodyT:
@@ -244,9 +244,7 @@ def parse(kind: type[BodyT], data: bytes) -> BodyT:
             raise ApiError(f"{name}: unknown field", param=name) from error
         if (asked := str(first["loc"][0])) in _ABSENT:
             raise ApiError(f"{asked}: this service has no {_ABSENT[asked]}", param=param) from error
-        what = first["msg"]
-        shown = repr(first["input"])
-        raise ApiError(f"{param}: {what} (it is {shown[:100]})", param=param) from error
+        raise ApiError(f"{param}: {first['msg']} (it is {repr(first['input'])[:100]})", param=param) from error
 
 
 _NAMES = {
@@ -276,16 +274,11 @@ def budget(
     nothing of it. What the thinking leaves goes to the answer too. Raises ApiError: 400 where no token is left for an
     answer, with the figures."""
     if room < 1:
-        raise ApiError(
-            f"the prompt fills the model's context: {1 - room} tokens too many for one token of answer",
-            code="context_length_exceeded",
-        )
-    if total_tokens is not None and total_tokens > room + final_answer_tokens:
-        raise ApiError(
-            f"the completion may have {total_tokens} tokens, but the prompt leaves room for "
-            f"{room + final_answer_tokens}",
-            code="context_length_exceeded",
-        )
+        told = f"the prompt fills the model's context: {1 - room} tokens too many for one token of answer"
+        raise ApiError(told, code="context_length_exceeded")
+    if total_tokens is not None and total_tokens > (most := room + final_answer_tokens):
+        told = f"the completion may have {total_tokens} tokens, but the prompt leaves room for {most}"
+        raise ApiError(told, code="context_length_exceeded")
     share = room if total_tokens is None else total_tokens - final_answer_tokens
     asked = thinking.max_tokens
     if total_tokens is not None and share - (asked or 0) < 1:

@@ -4,7 +4,7 @@ Owns prompts, the sharing out of lengths, and stop texts. Knows nothing of HTTP 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from thinkscale.forcing.driver import Told, force, run
 from thinkscale.forcing.ending import check_request, check_sampling
 from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, control_cuts, forcing_ids
 from thinkscale.forcing.program import Spoken, speak, thinking_room
-from thinkscale.server.bodies import ApiError, ChatBody, CompletionBody, Thinking, budget
+from thinkscale.server.bodies import AnyBody, ApiError, ChatBody, CompletionBody, Thinking, budget
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default length of /v1/completions
 MAX_FORCED_TOKENS = 400
@@ -83,7 +83,7 @@ class Served:
 
 def chat_choices(body: ChatBody, served: Served) -> list[Choice]:
     """Raises ApiError or ValueError where the request is impossible."""
-    thinking, model, given = body.thinking or Thinking(), served.service.model, served.thinking_format
+    model, given = served.service.model, served.thinking_format
     messages = [message.for_template() for message in body.messages]
     if model.system_prompt and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": model.system_prompt})
@@ -93,7 +93,7 @@ def chat_choices(body: ChatBody, served: Served) -> list[Choice]:
     count = _count(body.n, 1, served)
     if body.thinks:
         cap = body.cap(served.service.reasoning_efforts)
-        return _several(_forced(body, prompt, thinking, cap, body.total_tokens, served), body, count)
+        return _several(_forced(body, prompt, cap, body.total_tokens, served), body, count)
     length = body.total_tokens or max(served.info.context_tokens - len(prompt), 1)
     choice = replace(_plain(body, prompt, length, served), ids=forcing_ids(served.tokenizer, given, Budget()))
     return _several(choice, body, count)
@@ -112,19 +112,17 @@ def completion_choices(body: CompletionBody, served: Served) -> list[Choice]:
         if thinking.enabled if thinking is not None else cap is not None:
             start = tuple(behind(served.tokenizer, served.thinking_format.start))
             whole = prompt if prompt[-len(start) :] == start else prompt + start
-            cap = None if cap == -1 else cap
-            choice = _forced(body, whole, thinking or Thinking(), cap, body.max_tokens, served)
+            choice = _forced(body, whole, None if cap == -1 else cap, body.max_tokens, served)
         else:
             choice = _plain(body, prompt, body.max_tokens or DEFAULT_COMPLETION_TOKENS, served)
         choices += _several(replace(choice, prompt_number=number), body, count)
     return choices
 
 
-def _several(choice: Choice, body: ChatBody | CompletionBody, count: int) -> list[Choice]:
-    drawn = map(body.sampling, range(count))
+def _several(choice: Choice, body: AnyBody, count: int) -> list[Choice]:
     return [
         replace(choice, sampling=each, request=choice.request and replace(choice.request, sampling=each))
-        for each in drawn
+        for each in map(body.sampling, range(count))
     ]
 
 
@@ -136,13 +134,12 @@ async def run_choice(engine: Engine, tokenizer: ModelTokenizer, choice: Choice, 
     task = asyncio.create_task(_generate(engine, choice, teller))
     teller.on_stop = task.cancel
     try:
-        made = await task
+        return teller.outcome(await task)
     except asyncio.CancelledError:
         current = asyncio.current_task()
         if not teller.stopped or (current is not None and current.cancelling()):
             raise
         return teller.outcome(None)
-    return teller.outcome(made)
 
 
 async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> Completion | Thought:
@@ -246,25 +243,19 @@ class _Teller:
 
 
 def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokenizer) -> Outcome:
-    def text(ids: Sequence[int]) -> str:
-        return tokenizer.decode(tokenizer.visible(ids))
-
-    if isinstance(made, Completion):
-        return Outcome(
-            content=text(made.ids),
-            finish=made.finish,
-            prompt_tokens=len(choice.prompt_ids),
-            prompt_number=choice.prompt_number,
-            answer_tokens=len(made.ids),
-            token_ids=made.ids + made.stop_ids,
-        )
-    return Outcome(
-        content=text(made.answer_ids),
-        finish="stop" if made.answer_finish == "stop" else "length",
+    ids, finish = (made.ids, made.finish) if isinstance(made, Completion) else (made.answer_ids, made.answer_finish)
+    outcome = Outcome(
+        content=tokenizer.decode(tokenizer.visible(ids)),
+        finish="stop" if finish == "stop" else "length",
         prompt_tokens=len(choice.prompt_ids),
         prompt_number=choice.prompt_number,
-        answer_tokens=len(made.answer_ids),
-        reasoning=text(made.thinking_ids),
+        answer_tokens=len(ids),
+    )
+    if isinstance(made, Completion):
+        return replace(outcome, token_ids=made.ids + made.stop_ids)
+    return replace(
+        outcome,
+        reasoning=tokenizer.decode(tokenizer.visible(made.thinking_ids)),
         thinking_tokens=made.thinking_tokens,
         forced_tokens=made.forced_tokens + (len(choice.ids.final_answer) if choice.ids and made.end == "cap" else 0),
         waits_used=made.waits_used,
@@ -272,14 +263,8 @@ def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokeni
     )
 
 
-def _forced(
-    body: ChatBody | CompletionBody,
-    prompt: TokenIds,
-    thinking: Thinking,
-    cap: int | None,
-    total_tokens: int | None,
-    served: Served,
-) -> Choice:
+def _forced(body: AnyBody, prompt: TokenIds, cap: int | None, total_tokens: int | None, served: Served) -> Choice:
+    thinking = body.thinking or Thinking()
     texts = Budget(waits=thinking.waits, wait_text=thinking.wait_text, final_answer_text=thinking.final_answer_text)
     ids = forcing_ids(served.tokenizer, served.thinking_format, texts)
     if control_cuts(served.tokenizer, thinking.wait_text) or {*ids.wait} & {*ids.end, *ids.eos}:
@@ -296,26 +281,14 @@ def _forced(
             "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format that "
             "opens or ends thinking with several tokens: those are decoded in several requests"
         )
-    limits = Budget(max_answer_tokens=1)
-    room = 1 + thinking_room(len(prompt), limits, ids, served.info.context_tokens)
-    return Choice(
-        sampling=sampling,
-        stop_texts=stop_texts,
-        prompt_ids=prompt,
-        budget=budget(
-            thinking,
-            cap=cap,
-            total_tokens=total_tokens,
-            room=room,
-            final_answer_tokens=len(ids.final_answer),
-            answer_tokens=served.service.answer_tokens,
-            answer_share=served.service.answer_share,
-        ),
-        ids=ids,
-    )
+    room = 1 + thinking_room(len(prompt), Budget(max_answer_tokens=1), ids, served.info.context_tokens)
+    answer = {"answer_tokens": served.service.answer_tokens, "answer_share": served.service.answer_share}
+    final = len(ids.final_answer)
+    limits = budget(thinking, cap=cap, total_tokens=total_tokens, room=room, final_answer_tokens=final, **answer)
+    return Choice(sampling=sampling, stop_texts=stop_texts, prompt_ids=prompt, budget=limits, ids=ids)
 
 
-def _plain(body: ChatBody | CompletionBody, prompt: TokenIds, length: int, served: Served) -> Choice:
+def _plain(body: AnyBody, prompt: TokenIds, length: int, served: Served) -> Choice:
     extra: dict[str, Any] = {}
     if isinstance(body, CompletionBody):
         extra["stops"] = tuple((token,) for token in body.stop_token_ids or ())

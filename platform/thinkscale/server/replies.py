@@ -5,26 +5,21 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from thinkscale.server.bodies import ChatBody, CompletionBody
+from thinkscale.server.bodies import AnyBody, ChatBody, CompletionBody
 from thinkscale.server.choices import Delta, Outcome
 
 REASONING = ("reasoning_content", "reasoning")  # what clients call the thinking: both names are given
 
 
 class Reply:
-    def __init__(self, body: ChatBody | CompletionBody, model: str) -> None:
+    def __init__(self, body: AnyBody, model: str) -> None:
         self._chat = isinstance(body, ChatBody)
         self._ids = isinstance(body, CompletionBody) and bool(body.return_token_ids)
         self._with_usage = body.stream_options is not None and body.stream_options.include_usage
-        kind = "chat.completion" if self._chat else "text_completion"
-        if self._chat and body.stream:
-            kind = "chat.completion.chunk"
-        self._head = {
-            "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": model,
-        }
+        chat = "chat.completion.chunk" if body.stream else "chat.completion"
+        name, kind = ("chatcmpl", chat) if self._chat else ("cmpl", "text_completion")
+        head_id, created = f"{name}-{uuid.uuid4().hex}", int(time.time())
+        self._head = {"id": head_id, "object": kind, "created": created, "model": model}
 
     def whole(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         choices = [self._choice(index, outcome) for index, outcome in enumerate(outcomes)]
@@ -50,15 +45,11 @@ class Reply:
 
     def _choice(self, index: int, outcome: Outcome) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "finish_reason": outcome.finish, "logprobs": None}
+        reasoning = {} if outcome.reasoning is None else dict.fromkeys(REASONING, outcome.reasoning)
         if self._chat:
-            message: dict[str, Any] = {"role": "assistant", "content": outcome.content, "refusal": None}
-            if outcome.reasoning is not None:
-                message |= dict.fromkeys(REASONING, outcome.reasoning)
-            choice["message"] = message
+            choice["message"] = {"role": "assistant", "content": outcome.content, "refusal": None, **reasoning}
         else:
-            choice["text"] = outcome.content
-            if outcome.reasoning is not None:
-                choice |= dict.fromkeys(REASONING, outcome.reasoning)
+            choice |= {"text": outcome.content, **reasoning}
             if self._ids:
                 choice["token_ids"] = list(outcome.token_ids)
         return {**choice, **_thinking(outcome)}
@@ -77,27 +68,18 @@ class Reply:
 def usage(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     prompts = {outcome.prompt_number: outcome.prompt_tokens for outcome in outcomes}
     prompt = sum(prompts.values())
-    thinking = sum(outcome.thinking_tokens for outcome in outcomes)
+    thinking, forced = (sum(getattr(o, name) for o in outcomes) for name in ("thinking_tokens", "forced_tokens"))
     completion = thinking + sum(outcome.answer_tokens for outcome in outcomes)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "completion_tokens_details": {
-            "reasoning_tokens": thinking,
-            "forced_tokens": sum(outcome.forced_tokens for outcome in outcomes),
-        },
+        "completion_tokens_details": {"reasoning_tokens": thinking, "forced_tokens": forced},
     }
 
 
 def _thinking(outcome: Outcome) -> dict[str, Any]:
     if outcome.reasoning is None:
         return {}
-    return {
-        "thinking": {
-            "end": outcome.end,
-            "tokens": outcome.thinking_tokens,
-            "forced_tokens": outcome.forced_tokens,
-            "waits_used": outcome.waits_used,
-        }
-    }
+    counts = {"forced_tokens": outcome.forced_tokens, "waits_used": outcome.waits_used}
+    return {"thinking": {"end": outcome.end, "tokens": outcome.thinking_tokens, **counts}}

@@ -123,16 +123,11 @@ class Artifact:
         try:
             return Manifest.from_json(self.store.read_bytes(f"{self.path}/manifest.json"))
         except FileNotFoundError:
-            return self._so_far() if self.partial else None
-
-    def _so_far(self) -> Manifest | None:
-        if not (records := self.segment_records()):
-            return None
+            if not self.partial or not (records := self.segment_records()):
+                return None
         spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
-        of = spec.get("plan", {}).get("segments", len(records))
-        return self._manifest_over(
-            records, "partial/1", spec, extra={"segments": [len(records), max(of, len(records))]}
-        )
+        of = max(spec.get("plan", {}).get("segments", 0), len(records))
+        return self._manifest_over(records, "partial/1", spec, extra={"segments": [len(records), of]})
 
     def require(self) -> Manifest:
         """The manifest. Raises ArtifactError where the artifact is not committed."""
@@ -167,9 +162,8 @@ class Artifact:
     def take_over(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
         """Commit what the twin made with this config of these inputs, by reference to its files; says whether."""
         made = Artifact(self.store, self.twin).manifest() if self.twin else None
-        if made is None or {"config": made.config, "inputs": made.inputs} != _as_json(
-            {"config": config, "inputs": inputs}
-        ):
+        now = _as_json({"config": config, "inputs": inputs})
+        if made is None or {"config": made.config, "inputs": made.inputs} != now:
             return False
         files = [replace(file, at=file.at or self.twin) for file in made.files]
         extra = {**made.extra, "taken_from": self.twin}

@@ -75,12 +75,8 @@ def _line_parts(location: Location, segment_rows: int) -> list[FilePart]:
 
     def close(stop: int) -> None:
         nonlocal start, first_line
-        found.append(
-            FilePart(
-                location=location, format="jsonl", rows=line - first_line + 1,
-                start=start, stop=stop, first_line=first_line,
-            )
-        )  # fmt: skip
+        where = {"rows": line - first_line + 1, "start": start, "stop": stop, "first_line": first_line}
+        found.append(FilePart(location=location, format="jsonl", **where))
         start, first_line = stop, line + 1
 
     with location.open_stream() as stream:

@@ -86,16 +86,15 @@ def _locations(source: FilesSource) -> list[Location]:
 def read(piece: Piece) -> Iterator[Question | Unreadable]:
     """The rows of a piece in order.
     Raises IngestError where the file cannot be read on (a JSON array that breaks, a file that vanished)."""
-    if isinstance(piece.source, ReasoningGymSource):
-        source = piece.source
+    source = piece.source
+    if isinstance(source, ReasoningGymSource):
         for share in piece.shares:
             own = source.parameters.get(share.family, {})
             yield from generate(share, source=source.name, seed=source.seed, parameters=own, licence=source.licence)
         return
-    pattern = re.compile(piece.source.answer_pattern, re.DOTALL) if piece.source.answer_pattern else None
-    assert piece.part is not None
-    for locator, row in raw_rows(piece.part):
-        yield row if isinstance(row, Unreadable) else _question(piece.source, row, locator, pattern)
+    pattern = re.compile(source.answer_pattern, re.DOTALL) if source.answer_pattern else None
+    for locator, row in raw_rows(piece.part) if piece.part else ():
+        yield row if isinstance(row, Unreadable) else _question(source, row, locator, pattern)
 
 
 def _check_columns(source: FilesSource, found: Sequence[FilePart]) -> None:
@@ -113,9 +112,8 @@ def _check_columns(source: FilesSource, found: Sequence[FilePart]) -> None:
     if source.columns.options is not None:
         faults = [read for at, row in rows if isinstance(read := _question(source, row, at, None), Unreadable)]
         if len(faults) == len(rows) and "options" in faults[0].error:
-            raise IngestError(
-                f"{faults[0].locator}: {faults[0].error} (pool {source.name!r}, and so in every row read)"
-            )
+            first = faults[0]
+            raise IngestError(f"{first.locator}: {first.error} (pool {source.name!r}, and so in every row read)")
 
 
 def _mapped(columns: Columns) -> Iterator[tuple[str, str]]:
@@ -171,8 +169,7 @@ def _question(
     except ValueError as fault:
         return Unreadable(locator=locator, error=str(fault), text=str(dict(row))[:200])
     if pattern is not None:
-        match = pattern.search(answer)
-        if match is None:
+        if (match := pattern.search(answer)) is None:
             error = f"answer_pattern {source.answer_pattern!r} does not match the answer"
             return Unreadable(locator=locator, error=error, text=answer[-200:])
         answer = (match.group(1) or "").strip()
@@ -232,9 +229,8 @@ def reference_text(value: Any) -> str:
     if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str | int | float) for item in value):
         distinct = list(dict.fromkeys(str(item).strip() for item in value))
         if any(len(item.split()) > 3 for item in distinct):
-            raise ValueError(
-                f"{len(value)} reference answers, {str(value)[:80]}: map one, as columns.answer = 'NAME.0'"
-            )
+            told = f"{len(value)} reference answers, {str(value)[:80]}"
+            raise ValueError(f"{told}: map one, as columns.answer = 'NAME.0'")
         return ", ".join(distinct)
     return _text(value)
 

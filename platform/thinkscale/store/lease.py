@@ -111,7 +111,12 @@ def hold(
         told = True
         time.sleep(lease_s / 20)
     over, losses = threading.Event(), list[LeaseLostError]()
-    renewing = threading.Thread(target=_renew, args=(lease, lease_s, over, losses, lost), daemon=True)
+
+    def note(error: LeaseLostError) -> None:
+        losses.append(error)
+        lost(error)
+
+    renewing = threading.Thread(target=_renew, args=(lease, lease_s, over, note), daemon=True)
     renewing.start()
     try:
         yield lease
@@ -140,13 +145,7 @@ def _take(lease: Lease, lease_s: float) -> str | None:
     return f"{holder}, whose lease runs for another {left_s:.0f} s unless renewed"
 
 
-def _renew(
-    lease: Lease,
-    lease_s: float,
-    over: threading.Event,
-    losses: list[LeaseLostError],
-    lost: Callable[[LeaseLostError], object],
-) -> None:
+def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: Callable[[LeaseLostError], object]) -> None:
     while not over.wait(lease_s / 4):
         try:
             with suppress(FileNotFoundError):
@@ -154,7 +153,6 @@ def _renew(
                     continue
             lease.check()
         except LeaseLostError as error:
-            losses.append(error)
             lost(error)
             return
         except StoreError:  # while the store cannot be reached, nothing can be committed either

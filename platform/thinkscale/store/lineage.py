@@ -54,15 +54,11 @@ def curated_artifacts(campaign: Campaign) -> list[str]:
 
 def funnel(campaign: Campaign, store: Store) -> list[FunnelStep]:
     """Every committed stage of the campaign, from its manifests alone."""
-    return [
-        FunnelStep(
-            artifact=name,
-            rows_in=manifest.rows + sum(manifest.dropped.values()),
-            rows_kept=manifest.rows,
-            dropped=manifest.dropped,
-        )
-        for name, _, manifest in _committed(campaign, store)
-    ]
+    steps = []
+    for name, _, manifest in _committed(campaign, store):
+        rows, dropped = manifest.rows, manifest.dropped
+        steps.append(FunnelStep(artifact=name, rows_in=rows + sum(dropped.values()), rows_kept=rows, dropped=dropped))
+    return steps
 
 
 def cascade(campaign: Campaign, store: Store) -> list[ModelCost]:
@@ -103,8 +99,7 @@ def funnel_table(steps: list[FunnelStep]) -> str:
 
 def why(campaign: Campaign, store: Store, question_id: str) -> list[Sighting]:
     """A question's way through the campaign's stages; empty where no committed stage has seen it."""
-    committed = _committed(campaign, store)
-    return [sighting for artifact in committed for sighting in _sightings(*artifact, question_id)]
+    return [seen for artifact in _committed(campaign, store) for seen in _sightings(*artifact, question_id)]
 
 
 def _committed(campaign: Campaign, store: Store) -> Iterator[tuple[str, Artifact, Manifest]]:

@@ -42,9 +42,8 @@ class Location:
         with self.open_stream() as stream:
             start = stream.read(1 << 16)
             if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:64]:
-                raise IngestError(
-                    f"{self.url} is UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8 makes a copy that can be read"
-                )
+                remedy = "iconv -f UTF-16 -t UTF-8 makes a copy that can be read"
+                raise IngestError(f"{self.url} is UTF-16, not UTF-8: {remedy}")
             if ending == ".json":
                 while (line := start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{") and b"\n" not in start.strip():
                     if not (more := stream.read(1 << 24)):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from thinkscale.domain.question import Question
 
-_STRINGS = pa.list_(pa.string())
+TEXT, TEXTS, INT, INTS = pa.string(), pa.list_(pa.string()), pa.int32(), pa.list_(pa.int32())
 
 
 def _schema(name: str, *fields: pa.Field) -> pa.Schema:
@@ -17,127 +17,84 @@ def _schema(name: str, *fields: pa.Field) -> pa.Schema:
     return pa.schema(list(fields), metadata={"thinkscale.schema": name})
 
 
-def _required(name: str, type_: pa.DataType) -> pa.Field:
-    return pa.field(name, type_, nullable=False)
+def _of(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    """Fields of one type; a name with `!` is never null."""
+    return [pa.field(name.rstrip("!"), kind, nullable=not name.endswith("!")) for name in names]
 
 
 _QUESTION_FIELDS = (
-    _required("id", pa.string()),
-    _required("question", pa.string()),
-    _required("answer", pa.string()),
-    _required("kind", pa.string()),
-    _required("source", pa.string()),
-    pa.field("locator", pa.string()),
-    pa.field("domain", pa.string()),
-    pa.field("solution", pa.string()),
-    pa.field("options", _STRINGS),
-    pa.field("licence", pa.string()),
-    pa.field("metadata", pa.map_(pa.string(), pa.string())),
+    *_of(TEXT, "id!", "question!", "answer!", "kind!", "source!", "locator", "domain", "solution"),
+    *_of(TEXTS, "options"),
+    *_of(TEXT, "licence"),
+    *_of(pa.map_(pa.string(), pa.string()), "metadata"),
 )
 
 QUESTIONS = _schema("questions/1", *_QUESTION_FIELDS)
 
-EMBEDDINGS = _schema("embeddings/1", _required("id", pa.string()), _required("embedding", pa.list_(pa.float32())))
+EMBEDDINGS = _schema("embeddings/1", *_of(TEXT, "id!"), *_of(pa.list_(pa.float32()), "embedding!"))
 
 DIFFICULTY = _schema(
     "difficulty/1",
     *_QUESTION_FIELDS,
-    pa.field("attempts", pa.int32()),
-    pa.field("pass_rate", pa.float32()),
-    pa.field("trace_tokens", pa.int32()),  # of the pool's solution, else of the longest attempt
-    pa.field("attempt_answers", _STRINGS),
+    *_of(INT, "attempts"),
+    *_of(pa.float32(), "pass_rate"),
+    *_of(INT, "trace_tokens"),  # of the pool's solution, else of the longest attempt
+    *_of(TEXTS, "attempt_answers"),
 )
 
-DOMAINS = _schema("domains/1", *DIFFICULTY, pa.field("domain_by", pa.string()))  # who gave the domain
+DOMAINS = _schema("domains/1", *DIFFICULTY, *_of(TEXT, "domain_by"))  # who gave the domain
 
 SELECTED = _schema(
     "selected/1",
     # As JSON: `datasets` reads no maps.
-    *(pa.field("metadata", pa.string()) if field.name == "metadata" else field for field in DIFFICULTY),
-    pa.field("selected_rank", pa.int32()),
-    pa.field("selected_by", pa.string()),
+    *(pa.field("metadata", TEXT) if field.name == "metadata" else field for field in DIFFICULTY),
+    *_of(INT, "selected_rank"),
+    *_of(TEXT, "selected_by"),
 )
 
 TRACES = _schema(
     "traces/1",
-    _required("question_id", pa.string()),
-    _required("question", pa.string()),
-    _required("thinking", pa.string()),
-    _required("answer", pa.string()),
-    _required("teacher", pa.string()),
-    pa.field("domain", pa.string()),
-    pa.field("source", pa.string()),
-    pa.field("thinking_tokens", pa.int32()),
-    pa.field("correct", pa.bool_()),
-    pa.field("attempt", pa.int32()),  # which of the teacher's
-    pa.field("attempts", pa.int32()),  # at the question, of all teachers, failed requests apart
-    pa.field("pass_rate", pa.float32()),  # share of those that were correct
+    *_of(TEXT, "question_id!", "question!", "thinking!", "answer!", "teacher!", "domain", "source"),
+    *_of(INT, "thinking_tokens"),
+    *_of(pa.bool_(), "correct"),
+    *_of(INT, "attempt", "attempts"),  # which of the teacher's; at the question, of all teachers, failed requests apart
+    *_of(pa.float32(), "pass_rate"),  # share of those that were correct
 )
 
 ATTEMPTS = _schema(
     "attempts/1",
-    _required("question_id", pa.string()),
-    _required("attempt", pa.int32()),
-    _required("teacher", pa.string()),
-    _required("status", pa.string()),  # domain.question.Status
-    pa.field("words", pa.string()),  # what was wrong
-    pa.field("thinking", pa.string()),
-    pa.field("answer", pa.string()),
-    pa.field("correct", pa.bool_()),
-    pa.field("thinking_tokens", pa.int32()),  # in the base model's tokens
-    pa.field("prompt_tokens", pa.int32()),
-    pa.field("completion_tokens", pa.int32()),
-    pa.field("usd", pa.float64()),  # what this campaign paid for it
+    *_of(TEXT, "question_id!"),
+    *_of(INT, "attempt!"),
+    *_of(TEXT, "teacher!", "status!", "words", "thinking", "answer"),  # domain.question.Status; what was wrong
+    *_of(pa.bool_(), "correct"),
+    *_of(INT, "thinking_tokens", "prompt_tokens", "completion_tokens"),  # the first in the base model's tokens
+    *_of(pa.float64(), "usd"),  # what this campaign paid for it
 )
 
 S1K = _schema(
     "s1k/1",
-    *(pa.field(name, pa.string()) for name in ("solution", "question", "cot_type", "source_type", "metadata", "cot")),
-    pa.field("thinking_trajectories", _STRINGS),
-    pa.field("attempt", pa.string()),
+    *_of(TEXT, "solution", "question", "cot_type", "source_type", "metadata", "cot"),
+    *_of(TEXTS, "thinking_trajectories"),
+    *_of(TEXT, "attempt"),
 )
 
 SAMPLES = _schema(
     "samples/1",
-    _required("sample_id", pa.string()),  # question_id/sample/cap/waits
-    _required("question_id", pa.string()),
-    _required("model", pa.string()),
-    _required("benchmark", pa.string()),
-    _required("sample", pa.int32()),
-    pa.field("max_thinking_tokens", pa.int32()),  # null: no cap
-    _required("num_waits", pa.int32()),
-    _required("status", pa.string()),  # ok, or failed with error set
-    pa.field("error", pa.string()),
-    pa.field("end", pa.string()),
-    pa.field("waits_used", pa.int32()),
-    pa.field("prompt_tokens", pa.int32()),
-    pa.field("thinking_tokens", pa.int32()),
-    pa.field("forced_tokens", pa.int32()),
-    pa.field("answer_tokens", pa.int32()),
-    pa.field("thinking", pa.string()),
-    pa.field("answer", pa.string()),
-    pa.field("forced_spans", pa.list_(pa.int32())),  # start, stop, start, stop, ...: characters of `thinking`
-    pa.field("thinking_ids", pa.list_(pa.int32())),
-    pa.field("answer_ids", pa.list_(pa.int32())),
-    pa.field("verdict", pa.string()),
-    pa.field("extracted_answer", pa.string()),
-    pa.field("grader", pa.string()),
+    *_of(TEXT, "sample_id!", "question_id!", "model!", "benchmark!"),  # sample_id: question_id/sample/cap/waits
+    *_of(INT, "sample!", "max_thinking_tokens", "num_waits!"),  # no cap: null
+    *_of(TEXT, "status!", "error", "end"),  # ok, or failed with error set
+    *_of(INT, "waits_used", "prompt_tokens", "thinking_tokens", "forced_tokens", "answer_tokens"),
+    *_of(TEXT, "thinking", "answer"),
+    *_of(INTS, "forced_spans", "thinking_ids", "answer_ids"),  # spans: start, stop, ... in characters of `thinking`
+    *_of(TEXT, "verdict", "extracted_answer", "grader"),
 )
 
 VERDICTS = _schema(
-    "verdicts/1",
-    _required("sample_id", pa.string()),
-    *(SAMPLES.field(name) for name in ("verdict", "extracted_answer", "grader")),
+    "verdicts/1", *_of(TEXT, "sample_id!"), *map(SAMPLES.field, ("verdict", "extracted_answer", "grader"))
 )
 
-DROPPED = _schema(
-    "dropped/1",
-    pa.field("id", pa.string()),
-    _required("stage", pa.string()),
-    _required("reason", pa.string()),
-    pa.field("detail", pa.string()),  # the evidence: file and line, overlap, similar row
-    pa.field("row", pa.string()),  # the row as JSON, so that nothing is lost
-)
+# `detail`: the evidence, as file and line, overlap, similar row. `row`: as JSON, so that nothing is lost.
+DROPPED = _schema("dropped/1", *_of(TEXT, "id", "stage!", "reason!", "detail", "row"))
 
 
 def table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -166,14 +123,10 @@ def dropped_row(
 ) -> dict[str, Any]:
     """A row of DROPPED. `row`: what is dropped; a text is kept as it is."""
     content = question_row(row) if isinstance(row, Question) else row
-    is_text = content is None or isinstance(content, str)
-    return {
-        "id": id_,
-        "stage": stage,
-        "reason": reason,
-        "detail": json.dumps(detail, ensure_ascii=False),
-        "row": content if is_text else json.dumps(content, ensure_ascii=False, default=str),
-    }
+    if content is not None and not isinstance(content, str):
+        content = json.dumps(content, ensure_ascii=False, default=str)
+    told = json.dumps(detail, ensure_ascii=False)
+    return {"id": id_, "stage": stage, "reason": reason, "detail": told, "row": content}
 
 
 def questions(rows: pa.Table) -> list[Question]:

@@ -109,12 +109,8 @@ def begin_stage(
         return None
     segments = tuple(plan())
     rows = {segment.key: segment.rows for segment in segments}
-    planned = {
-        "segments": len(segments),
-        "segment_rows": max(rows.values(), default=0),
-        "rows": sum(rows.values()),
-        "keys": fingerprint(rows),
-    }
+    longest, total = max(rows.values(), default=0), sum(rows.values())
+    planned = {"segments": len(segments), "segment_rows": longest, "rows": total, "keys": fingerprint(rows)}
     return Stage(output=output, segments=segments, done=frozenset(output.begin(config, inputs, planned)))
 
 
