@@ -191,9 +191,8 @@ def _dataset(name: str, seed: int, parameters: Mapping[str, Any], size: int) -> 
     # The generator seeds item i with seed + i: near seeds would share items, so the family's is a hash.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     try:
-        return reasoning_gym.create_dataset(
-            name, size=size, seed=int.from_bytes(digest[:6], "big"), **_fitting(name, parameters)
-        )
+        own = int.from_bytes(digest[:6], "big")
+        return reasoning_gym.create_dataset(name, size=size, seed=own, **_fitting(name, parameters))
     except (TypeError, AssertionError) as error:
         raise _refused(name, parameters, error) from error
 

@@ -48,12 +48,8 @@ class EndpointEngine:
         EngineError: no such server or model, or the key is refused."""
         import openai
 
-        client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=os.environ.get(key_variable) or "none",
-            max_retries=attempts - 1,
-            timeout=timeout_s,
-        )
+        key = os.environ.get(key_variable) or "none"
+        client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=attempts - 1, timeout=timeout_s)
         with _explained(base_url, key_variable):
             served = {each.id: each async for each in client.models.list()}
         if model not in served:

@@ -159,15 +159,8 @@ class ForcingAutomaton:
         return self._tokens[:count]
 
     def _step(self) -> None:
-        rows, tokens = _advance(
-            self.state[self._slots],
-            self._script[self._slots],
-            self._stops[self._slots],
-            self._eos[self._slots],
-            self._ends_line,
-            self._tokens,
-            ~self._thrown_away,
-        )
+        state, script, stops, eos = (t[self._slots] for t in (self.state, self._script, self._stops, self._eos))
+        rows, tokens = _advance(state, script, stops, eos, self._ends_line, self._tokens, ~self._thrown_away)
         self.state[self._slots] = rows
         self._tokens.copy_(tokens)
         self._masks()

@@ -71,13 +71,9 @@ S1 = ThinkingFormat(name="s1", start="<|im_start|>think\n", end="<|im_start|>ans
 THINK = ThinkingFormat(name="think", start="<think>\n", end="</think>", end_suffix="\n\n")
 MAGISTRAL = ThinkingFormat(name="magistral", start="[THINK]", end="[/THINK]", end_suffix="", before_end="")
 GEMMA = ThinkingFormat(name="gemma", start="<|channel>thought\n", end="<channel|>", end_suffix="", before_end="")
-HARMONY = ThinkingFormat(
-    name="harmony",
-    start="<|channel|>analysis<|message|>",
-    end="<|end|>",
-    end_suffix="<|start|>assistant<|channel|>final<|message|>",
-    before_end="",
-)
+_FINAL = "<|start|>assistant<|channel|>final<|message|>"
+_ANALYSIS = "<|channel|>analysis<|message|>"
+HARMONY = ThinkingFormat(name="harmony", start=_ANALYSIS, end="<|end|>", end_suffix=_FINAL, before_end="")
 FORMATS = {each.name: each for each in (THINK, MAGISTRAL, GEMMA, HARMONY, S1)}
 _MARKS = {"think": "</think>", "magistral": "[/THINK]", "gemma": "<channel|>", "harmony": "<|channel|>"}
 """The control token by which a model is known to have been trained to think so."""
@@ -101,8 +97,7 @@ def resolve_format(model: Thinker, tokenizer: Tokenizer) -> ThinkingFormat:
     """The format that the settings name, or the one that the model was trained to think in; for other ChatML models s1.
     Raises UnknownFormatError where none of them fits: the campaign must then name the format."""
     if model.format == "custom":
-        assert model.start is not None
-        assert model.end is not None  # the settings' validation saw to both
+        assert model.start is not None and model.end is not None  # noqa: PT018 (the settings' validation saw to both)
         suffix = "\n" if model.end_suffix is None else model.end_suffix
         return ThinkingFormat(name="custom", start=model.start, end=model.end, end_suffix=suffix)
     if model.format != "auto":

@@ -89,22 +89,13 @@ class Trunk:
         return "waits_used" if self.waits_used else "natural"
 
     def with_completion(self, completion: Completion) -> Trunk:
-        return replace(
-            self,
-            thinking=self.thinking + completion.ids,
-            stop_tokens=self.stop_tokens + len(completion.stop_ids),
-            fresh=False,
-        )
+        stop_tokens = self.stop_tokens + len(completion.stop_ids)
+        return replace(self, thinking=self.thinking + completion.ids, stop_tokens=stop_tokens, fresh=False)
 
     def with_wait(self, wait: TokenIds) -> Trunk:
-        start = len(self.thinking)
-        return replace(
-            self,
-            thinking=self.thinking + wait,
-            forced=(*self.forced, (start, start + len(wait))),
-            waits_used=self.waits_used + 1,
-            fresh=True,
-        )
+        thinking, waits_used = self.thinking + wait, self.waits_used + 1
+        forced = (*self.forced, (len(self.thinking), len(thinking)))
+        return replace(self, thinking=thinking, forced=forced, waits_used=waits_used, fresh=True)
 
     def cut(self, cap: int) -> Trunk:
         """The trunk as it stood when its cap was reached."""

@@ -3,13 +3,15 @@ Owns how a packed row's segments attend: each to itself alone. Several ranks may
 one rank's share of a step: each holds a slice of the tokens, and for attention they trade tokens for heads and back
 (the all-to-all of "DeepSpeed Ulysses", arXiv 2309.14509). Knows no model family."""
 
+import inspect
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
 
 from thinkscale.learn import flash4
 
@@ -99,37 +101,31 @@ def attend(
     `query`: (1, heads, T, head size), T being the row's tokens or this rank's slice of them; `key` and `value` with as
     many heads or fewer (grouped queries). `cu_seq_lens_q`: (S + 1,) int32, the segments' bounds in the whole row.
     `row_group`: the ranks that share the row. Returns (1, T, heads, head size), and no attention weights."""
-    if row_group.size > 1:
+    shared = row_group.size > 1
+    if shared:
         query, key, value = (tokens_to_heads(x, row_group) for x in (query, key, value))
-        out = _attend_whole(query, key, value, cu_seq_lens_q, scaling)
-        return heads_to_tokens(out, row_group), None
-    return _attend_whole(query, key, value, cu_seq_lens_q, scaling), None
+    out = _attend_whole(query, key, value, cu_seq_lens_q, scaling)
+    return heads_to_tokens(out, row_group) if shared else out, None
 
 
 def _attend_whole(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    if query.is_cuda and query.dtype != torch.float32:  # which no flash kernel takes
-        longest: Any = query.shape[2]  # an upper bound will do, and a compiled layer is then free of the true one
-        q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-        run = flash4.attend if _kernel == "FA4" else _attend_torch
-        whole = run(q, k, v, bounds, longest, scaling).unsqueeze(0)
-    else:
-        whole = _attend_by_segment(query, key, value, bounds, scaling)
+    if not query.is_cuda or query.dtype == torch.float32:  # which no flash kernel takes
+        return cast(torch.Tensor, _attend_by_segment(query, key, value, bounds, scaling))
+    longest: Any = query.shape[2]  # an upper bound will do, and a compiled layer is then free of the true one
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    run = flash4.attend if _kernel == "FA4" else _attend_torch
+    whole: torch.Tensor = run(q, k, v, bounds, longest, scaling).unsqueeze(0)
     return whole
 
 
 def _attend_torch(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
     grouped: dict[str, Any] = {"enable_gqa": True} if _NEEDS_GQA_FLAG and q.shape[1] != k.shape[1] else {}
-    out: Any = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), **grouped
-    )  # fmt: skip
-    result: torch.Tensor = out
-    return result
+    out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), **grouped)
+    return cast(torch.Tensor, out)
 
 
 @torch._dynamo.disable
@@ -147,13 +143,5 @@ def _attend_by_segment(
     return torch.cat(parts, dim=2).to(query.dtype).transpose(1, 2)
 
 
-def _takes_gqa_flag() -> bool:
-    """torch 2.13 asks for grouped queries to be announced; 2.11 takes them as they come."""
-    import inspect
-
-    from torch.nn.attention.varlen import varlen_attn
-
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
-
-
-_NEEDS_GQA_FLAG = _takes_gqa_flag()
+# torch 2.13 asks for grouped queries to be announced; 2.11 takes them as they come.
+_NEEDS_GQA_FLAG = "enable_gqa" in inspect.signature(varlen_attn).parameters

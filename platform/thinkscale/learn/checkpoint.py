@@ -138,9 +138,8 @@ class CheckpointFolder:
         reader: Any = FileSystemReader(source)
         reader.fs, reader.path = _ArrowFiles(self.fs), source
         dcp_load(state, storage_reader=reader)
-        set_state_dict(
-            model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=TRAINED
-        )
+        found = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
+        set_state_dict(model, optimizer, **found, options=TRAINED)
         return [StepMetrics(**metrics) for metrics in json.loads(state["history"])]
 
     def steps(self) -> list[int]:
@@ -150,11 +149,8 @@ class CheckpointFolder:
         infos = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         names = [info.base_name for info in infos if info.base_name.startswith("step-")]
         wholes = self.fs.get_file_info([f"{self.path}/{name}/.metadata" for name in names]) if names else []
-        return sorted(
-            (int(name.split("-")[1]), name)
-            for name, whole in zip(names, wholes, strict=True)
-            if whole.type == pafs.FileType.File
-        )
+        found = [name for name, whole in zip(names, wholes, strict=True) if whole.type == pafs.FileType.File]
+        return sorted((int(name.split("-")[1]), name) for name in found)
 
     def _name(self, step: int) -> str:
         return f"step-{step}-{self._attempt}"

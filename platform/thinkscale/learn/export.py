@@ -17,17 +17,10 @@ from thinkscale.learn.model import PackedCausalLM, stored_parameters, whole_para
 
 FILE_BYTES = 4 << 30
 COPIED = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)  # files of the base model that hold for the tuned one as well, where it has them
+    "config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+"""Files of the base model that hold for the tuned one as well, where it has them."""
 
 
 def export_weights(

@@ -79,19 +79,11 @@ def fit(
     for step in range(len(history), steps):
         epoch, place = divmod(step, per_epoch)
         chosen = packing.batches(len(samples), settings.batch_sequences, epoch=epoch, seed=settings.seed)[place]
-        learning_rate = learning_rate_at(
-            step, steps=steps, peak=settings.learning_rate, warmup_share=settings.warmup_share
-        )
+        peak, warmup = settings.learning_rate, settings.warmup_share
+        rate = learning_rate_at(step, steps=steps, peak=peak, warmup_share=warmup)
+        batch = [samples[i] for i in chosen]
         try:
-            metrics = train_step(
-                model,
-                optimizer,
-                [samples[i] for i in chosen],
-                settings,
-                step=step,
-                steps=steps,
-                learning_rate=learning_rate,
-            )
+            metrics = train_step(model, optimizer, batch, settings, step=step, steps=steps, learning_rate=rate)
         except NonFiniteLossError:
             if checkpoints:
                 checkpoints.finish()
@@ -106,9 +98,8 @@ def fit(
         if stopping:
             if checkpoints:
                 checkpoints.finish()
-            raise StoppedError(
-                f"stopped after step {metrics.step} of {steps}{', which is saved' if checkpoints else ''}"
-            )
+            saved = ", which is saved" if checkpoints else ""
+            raise StoppedError(f"stopped after step {metrics.step} of {steps}{saved}")
     if checkpoints:
         checkpoints.finish()
     return history
@@ -123,14 +114,9 @@ def _on_any_rank(flag: bool, device: torch.device) -> bool:
 def make_optimizer(model: torch.nn.Module, settings: Train) -> torch.optim.AdamW:
     """AdamW over the float32 master weights that are trained; norms and biases do not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2]
-    vectors = [p for p in trained if p.ndim < 2]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        fused=True,
-    )
+    matrices = {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay}
+    vectors = {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}
+    return torch.optim.AdamW([matrices, vectors], lr=settings.learning_rate, betas=settings.betas, fused=True)
 
 
 def train_step(
@@ -149,9 +135,8 @@ def train_step(
     ranks, rank, group = dist.get_world_size(), dist.get_rank(), model.row_group
     cuda = model.device.type == "cuda"
     flops = [model_flops([s.input_tokens], model.config, model.parameter_count, model.frozen_count) for s in batch]
-    rows = packing.pack(
-        flops, [s.input_tokens for s in batch], ranks=ranks // group.size, pack_tokens=settings.pack_tokens * group.size
-    )[rank // group.size]
+    lengths, pack_tokens = [s.input_tokens for s in batch], settings.pack_tokens * group.size
+    rows = packing.pack(flops, lengths, ranks=ranks // group.size, pack_tokens=pack_tokens)[rank // group.size]
     # FSDP averages gradients over ranks; the mean is over the batch's tokens, so undo that here.
     scale = ranks / sum(s.loss_tokens for s in batch)
     loss = torch.zeros((), device=model.device)

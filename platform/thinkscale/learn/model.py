@@ -49,9 +49,8 @@ class PackedCausalLM(nn.Module):
 
         attention.register()
         self.stored_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
-        inner: Any = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attention.IMPLEMENTATION, dtype=torch.float32
-        )
+        ours = attention.IMPLEMENTATION
+        inner: Any = AutoModelForCausalLM.from_config(config, attn_implementation=ours, dtype=torch.float32)
         self.config = inner.config
         self.model: Any = inner.model
         self.lm_head: nn.Linear | None = None if config.tie_word_embeddings else inner.lm_head
@@ -133,10 +132,8 @@ def load_model(directory: Path, settings: Train, *, device: torch.device, contex
 def build_model(config: Any, settings: Train, *, device: torch.device, context_parallel: int = 1) -> PackedCausalLM:
     """A sharded model whose weights are not yet filled in."""
     if config.num_key_value_heads % context_parallel:
-        raise UnsupportedModelError(
-            f"context_parallel = {context_parallel} does not divide the model's {config.num_key_value_heads} "
-            "key-value heads"
-        )
+        told = f"the model's {config.num_key_value_heads} key-value heads"
+        raise UnsupportedModelError(f"context_parallel = {context_parallel} does not divide {told}")
     with torch.device("meta"):
         model = PackedCausalLM(config)
         if settings.lora_rank:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -255,10 +256,10 @@ def breakdown(tallied: pa.Table, questions: pa.Table | None, *, seed: int = 0) -
             if not 1 < len(values) <= MOST_GROUPS:
                 continue
             for group in sorted(values):
-                whose = {"benchmark": benchmark, "by": by, "group": group, "model": model}
                 it = mean_interval(values[group], seed=seed)
-                of = {"accuracy": it.mean, "low": it.low, "high": it.high}
-                found.append(GroupAccuracy(questions=len(values[group]), **whose, **of))
+                facts: dict[str, Any] = {"benchmark": benchmark, "by": by, "group": group, "model": model}
+                facts |= {"accuracy": it.mean, "low": it.low, "high": it.high}
+                found.append(GroupAccuracy(questions=len(values[group]), **facts))
     return found
 
 

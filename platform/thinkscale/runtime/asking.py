@@ -91,9 +91,8 @@ class Asking:
 
     def check(self, answers: Sequence[Any]) -> None:
         """Raises EngineError where these rows all failed and no other row was answered: the rows are not at fault."""
-        if self._answered or not self._errors:
-            return
-        if answers and all(isinstance(answer, Failed) for answer in answers):
+        silent = self._errors and not self._answered
+        if silent and answers and all(isinstance(answer, Failed) for answer in answers):
             raise EngineError(f"all {len(answers)} rows failed, the last one: {answers[-1].error}")
 
     async def ask(self, row: Any, key: str, *, expected: float = 0.0) -> Any:
@@ -125,7 +124,8 @@ class Asking:
             if self._under_way:
                 return
             if self._suspects:
-                self._groups += _split(self._suspects)
+                parts = min(GROUPS, len(self._suspects))  # of about the same size
+                self._groups += [self._suspects[i::parts] for i in range(parts)]
                 self._suspects = []
             group = self._groups.pop()
             for one in group:
@@ -227,8 +227,3 @@ class Asking:
         for one in open_asks:
             if not one.answer.done():
                 one.answer.set_exception(error)
-
-
-def _split(asks: list[_Ask]) -> list[list[_Ask]]:
-    parts = min(GROUPS, len(asks))
-    return [asks[i::parts] for i in range(parts)]

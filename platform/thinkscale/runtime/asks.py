@@ -7,7 +7,7 @@ import asyncio
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.stage import Segment, Stage
 
+Rows = Callable[[pa.Table], list[Any]]
 GradeAll = Callable[[Sequence[Graded]], list[Verdict]]
 
 
@@ -60,12 +61,7 @@ def answered(rows: Sequence[Any], answers: Sequence[Any]) -> tuple[list[tuple[An
 
 
 def run_asks(
-    name: str,
-    stage: Stage,
-    asks: Asks,
-    settings: EngineSettings,
-    actors: Actors,
-    rows: Callable[[pa.Table], list[Any]] = pa.Table.to_pylist,
+    name: str, stage: Stage, asks: Asks, settings: EngineSettings, actors: Actors, rows: Rows = pa.Table.to_pylist
 ) -> None:
     """Ask about the rows of every segment that is not committed, on a pool of Ray Data's actors. `actors`: how many
     there may be, of which size; each holds one engine, kept full by several segments. Raises EngineError: no engine can
@@ -109,7 +105,7 @@ class _AskingActor:
     def __init__(
         self,
         asks: Asks,
-        rows: Callable[[pa.Table], list[Any]],
+        rows: Rows,
         settings: EngineSettings,
         before: Mapping[str, Any] | None,
         where: str,
@@ -134,11 +130,8 @@ class _AskingActor:
         self._asking.check(answers)
         result = self._asks.collect(rows, answers, self._pool.grade_all)
         failed = sum(isinstance(answer, Failed) for answer in answers)
-        return replace(
-            result,
-            stats={"failed": failed, **result.stats, **self._asking.take_lost()},
-            extra={**result.extra, "engine": asdict(self._engines.info)},
-        )
+        stats = {"failed": failed, **result.stats, **self._asking.take_lost()}
+        return replace(result, stats=stats, extra={**result.extra, "engine": asdict(self._engines.info)})
 
     async def _answers(self, rows: Sequence[Any]) -> list[Any]:
         asks = self._asks
@@ -224,13 +217,11 @@ class _ReplicaAsks:
             self._group.create_task(self._ask_segment(work, segment))
 
     async def _ask_segment(self, work: Rounds, segment: Segment) -> None:
-        asks = work.asks
-        answers = await asyncio.gather(
-            *(
-                self._asking.ask((work, row), f"{work.label}/{asks.key(row)}", expected=asks.expected(row))
-                for row in segment.work
-            )
-        )
+        def ask(row: Any) -> Awaitable[Any]:
+            key = f"{work.label}/{work.asks.key(row)}"
+            return self._asking.ask((work, row), key, expected=work.asks.expected(row))
+
+        answers = await asyncio.gather(*map(ask, segment.work))
         self._asking.check(answers)
         spent = self._meter.take(work.label)
         await asyncio.to_thread(self._commit, work, segment, answers, spent)
@@ -242,13 +233,9 @@ class _ReplicaAsks:
 
     def _commit(self, work: Rounds, segment: Segment, answers: Sequence[Any], spent: Mapping[str, float]) -> None:
         result = work.asks.collect(segment.work, answers, self._pool.grade_all)
-        work.output.commit_segment(
-            segment.key,
-            result.kept,
-            dropped=result.dropped,
-            stats={**spent, **result.stats, **self._asking.take_lost()},
-            extra={**result.extra, "engine": self._engine},
-        )
+        stats = {**spent, **result.stats, **self._asking.take_lost()}
+        extra = {**result.extra, "engine": self._engine}
+        work.output.commit_segment(segment.key, result.kept, dropped=result.dropped, stats=stats, extra=extra)
 
     def _changed(self, row: tuple[Rounds, Any], by: int, draining: bool) -> None:
         self._meter.change(row[0].label, by)

@@ -81,28 +81,17 @@ class BatchEndpoint:
         name = hashlib.sha256("".join(sorted(group)).encode() + str(time.time()).encode()).hexdigest()[:32]
         journal: dict[str, Any] = {"name": name, "keys": sorted(group), "batch_id": None}
         await self._write(journal)
-        lines = (
-            {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-            for key, body in group.items()
-        )
+        path = "/v1/chat/completions"
+        lines = ({"custom_id": key, "method": "POST", "url": path, "body": body} for key, body in group.items())
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
 
         def form() -> Any:
             part = PartBuilder.from_bytes(data).file_name("requests.jsonl").mime("application/jsonl")
             return FormBuilder().text("purpose", "batch").part("file", part)
 
-        file = await self._call("POST", "/files", form=form)
-        batch = await self._call(
-            "POST",
-            "/batches",
-            {
-                "input_file_id": file["id"],
-                "endpoint": "/v1/chat/completions",
-                "completion_window": "24h",
-                "metadata": {"thinkscale": name},
-            },
-        )
-        journal["batch_id"] = batch["id"]
+        file = (await self._call("POST", "/files", form=form))["id"]
+        asked = {"input_file_id": file, "endpoint": path, "completion_window": "24h", "metadata": {"thinkscale": name}}
+        journal["batch_id"] = (await self._call("POST", "/batches", asked))["id"]
         await self._write(journal)
         self._follow(journal)
 

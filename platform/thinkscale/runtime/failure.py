@@ -46,8 +46,7 @@ def may_pass(error: BaseException) -> bool:
     name, root = _told(error)[0], cause(error)
     if name == type(root).__name__:
         return isinstance(root, OSError) or is_rays(root)
-    kind = getattr(builtins, name, Exception)
-    return issubclass(kind, OSError)
+    return issubclass(getattr(builtins, name, Exception), OSError)
 
 
 def headline(error: BaseException) -> str:
@@ -101,12 +100,9 @@ def _told(error: BaseException) -> tuple[str, str, str]:
         text = details[0]
     elif not type(root).__module__.startswith("thinkscale"):
         text = text.partition("\n")[0]
-    frames = [frame for each in chain for frame in _frames(each)]
+    traces = ("".join(traceback.format_tb(each.__traceback__)) + str(each) for each in chain)
+    frames = [frame for trace in traces for frame in _FRAME.findall(trace)]
     return name, text, "" if is_rays(root) and name == type(root).__name__ else ":".join(frames[-1]) if frames else ""
-
-
-def _frames(error: BaseException) -> list[tuple[str, str]]:
-    return _FRAME.findall("".join(traceback.format_tb(error.__traceback__)) + str(error))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

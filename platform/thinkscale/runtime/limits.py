@@ -8,7 +8,9 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from thinkscale.domain.generation import StopAskingError
@@ -16,6 +18,9 @@ from thinkscale.domain.models import Limits
 from thinkscale.store.filesystem import Store
 
 log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[Any]]
 
 AHEAD_S = 2.0  # so much time's requests are reserved at once
 LONG_S = 900.0  # a server that wants a longer wait than this has a quota of its own that is used up
@@ -26,12 +31,7 @@ class Pace:
     `who`: the endpoint and the model that is limited. `clock`: seconds of wall time. `sleep`: as asyncio's."""
 
     def __init__(
-        self,
-        store: Store,
-        who: str,
-        limits: Limits,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        self, store: Store, who: str, limits: Limits, clock: Clock = time.time, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._store, self._who, self._limits, self._clock, self._sleep = store, who, limits, clock, sleep
         self._path = f"replies/limits/{hashlib.sha256(who.encode()).hexdigest()[:16]}.json"
@@ -118,20 +118,13 @@ class Pace:
     def _change(self, change: Callable[[dict[str, Any], float], int]) -> int:
         while True:
             state: dict[str, Any] = {"serial": 0, "at": 0.0, "day": "", "requests": 0, "tokens": 0}
-            try:
-                before: bytes | None = self._store.read_bytes(self._path)
-            except FileNotFoundError:
-                before = None
-            if before is not None:
-                state = json.loads(before)
+            write: Callable[..., bool] = self._store.create
+            with suppress(FileNotFoundError):
+                before = self._store.read_bytes(self._path)
+                state, write = json.loads(before), partial(self._store.replace, expected=before)
             result = change(state, self._clock())
             state["serial"] += 1
-            after = json.dumps({**state, "who": self._who}).encode()
-            if (
-                self._store.create(self._path, after)
-                if before is None
-                else self._store.replace(self._path, before, after)
-            ):
+            if write(self._path, data=json.dumps({**state, "who": self._who}).encode()):
                 return result
 
     def _day(self, now: float) -> str:

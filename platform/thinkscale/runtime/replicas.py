@@ -158,11 +158,9 @@ def _replica_resources(campaign: Campaign) -> dict[str, float]:
     has = ray.cluster_resources()
     for kind, label in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
         wanted = needs[kind] * resources.replicas
-        if wanted > has.get(label, 0):
-            log.warning(
-                "%d replicas need %g %ss, the cluster has %g: waiting for nodes", resources.replicas, wanted, label,
-                has.get(label, 0),
-            )  # fmt: skip
+        if wanted > (there := has.get(label, 0)):
+            told = "%d replicas need %g %ss, the cluster has %g: waiting for nodes"
+            log.warning(told, resources.replicas, wanted, label, there)
     return needs
 
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,15 +77,9 @@ def run_segments(
     actors: Actors | None = None,
 ) -> None:
     """Run the segments that are not done, each committed by the worker that wrote it.
-
-    Args:
-        read: from a segment's work to the transform's input, in a task.
-        transform: a function, or a class whose instances are called (built from `arguments` in each actor).
-        actors: the pool for a class; None: `transform` is a function and runs in tasks.
-
-    Raises:
-        The error of the first segment that failed; what was committed stays.
-    """
+    `read`: from a segment's work to the transform's input, in a task. `transform`: a function, or a class whose
+    instances are called (built from `arguments` in each actor). `actors`: the pool for a class; None: `transform` is a
+    function and runs in tasks. Raises the error of the first segment that failed; what was committed stays."""
     output, pending = stage.output, stage.pending
     total = sum(segment.rows for segment in stage.segments)
     progress = Progress(name, total, done=total - sum(segment.rows for segment in pending))
@@ -100,11 +95,11 @@ def run_segments(
     dataset: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
     options: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     if actors is None:
-        whole = _Whole(output, read, transform)
-        dataset = dataset.map_batches(whole, num_cpus=1, **options)
+        told = {"output": output, "read": read, "transform": transform}
+        dataset = dataset.map_batches(_whole, fn_kwargs=told, num_cpus=1, **options)
     else:
         most = min(actors.most, len(rows))
-        dataset = dataset.map_batches(_Reader(read), num_cpus=TASK_CPUS, **options)
+        dataset = dataset.map_batches(_read, fn_kwargs={"read": read}, num_cpus=TASK_CPUS, **options)
         dataset = dataset.map_batches(
             _Transformer,
             fn_constructor_args=(transform, arguments, actors),
@@ -120,36 +115,27 @@ def run_segments(
             num_gpus=actors.gpus,
             **options,
         )
-        dataset = dataset.map_batches(_Writer(output), num_cpus=TASK_CPUS, **options)
+        dataset = dataset.map_batches(_write, fn_kwargs={"output": output}, num_cpus=TASK_CPUS, **options)
     for row in dataset.iter_rows():
         if row["error"] is not None:
             raise pickle.loads(row["error"])
         progress.advance(int(row["rows"]), str(row["note"]))
 
 
-class _Whole:
-    def __init__(self, output: Artifact, read: Read, transform: Any) -> None:
-        self._output, self._read, self._transform = output, read, transform
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        began = time.perf_counter()
-        try:
-            result: Result = self._transform(self._read(pickle.loads(_value(batch, "work"))))
-        except TOLD as error:
-            return _done(batch, error=error)
-        elapsed = {"cpu_busy_s": time.perf_counter() - began}
-        return _commit(self._output, batch, result, elapsed)
+def _whole(batch: pa.Table, *, output: Artifact, read: Read, transform: Any) -> pa.Table:
+    began = time.perf_counter()
+    try:
+        result: Result = transform(read(pickle.loads(_value(batch, "work"))))
+    except TOLD as error:
+        return _done(batch, error=error)
+    return _commit(output, batch, result, {"cpu_busy_s": time.perf_counter() - began})
 
 
-class _Reader:
-    def __init__(self, read: Read) -> None:
-        self._read = read
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        try:
-            return _passed_on(batch, self._read(pickle.loads(_value(batch, "work"))))
-        except TOLD as error:
-            return _passed_on(batch, error)
+def _read(batch: pa.Table, *, read: Read) -> pa.Table:
+    try:
+        return _passed_on(batch, read(pickle.loads(_value(batch, "work"))))
+    except TOLD as error:
+        return _passed_on(batch, error)
 
 
 class _Transformer:
@@ -181,13 +167,9 @@ class _Transformer:
         return _passed_on(batch, replace(result, stats={**spent, **result.stats}))
 
 
-class _Writer:
-    def __init__(self, output: Artifact) -> None:
-        self._output = output
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        result = pickle.loads(_value(batch, "work"))
-        return _done(batch, error=result) if isinstance(result, Exception) else _commit(self._output, batch, result, {})
+def _write(batch: pa.Table, *, output: Artifact) -> pa.Table:
+    result = pickle.loads(_value(batch, "work"))
+    return _done(batch, error=result) if isinstance(result, Exception) else _commit(output, batch, result, {})
 
 
 def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[str, float]) -> pa.Table:
@@ -242,33 +224,25 @@ def drop_rows(
         segments.append(replace(segment, work=(segment.work, local)))
         first += segment.rows
     work = replace(stage, segments=tuple(segments))
-    run_segments(name, work, read=itself, transform=FilterRows(name, schema.names))
+    filtered = partial(_filtered, stage=name, columns=schema.names)
+    run_segments(name, work, read=itself, transform=filtered)
     return stage.commit(schema)
 
 
-class FilterRows:
-    """Drops the rows of a slice that a global decision named."""
-
-    def __init__(self, stage: str, columns: Sequence[str]) -> None:
-        self._stage, self._columns = stage, list(columns)
-
-    def __call__(self, work: tuple[Slice, Mapping[int, Drop]]) -> Result:
-        rows, drops = work[0].read(self._columns), work[1]
-        keep = np.ones(rows.num_rows, dtype=bool)
-        keep[list(drops)] = False
-        lost = rows.filter(pa.array(~keep)).to_pylist()
-        dropped = [
-            dropped_row(self._stage, row["id"], drops[at].reason, drops[at].detail, row)
-            for at, row in zip(sorted(drops), lost, strict=True)
-        ]
-        return Result(kept=rows.filter(pa.array(keep)), dropped=table(dropped, DROPPED))
+def _filtered(work: tuple[Slice, Mapping[int, Drop]], *, stage: str, columns: Sequence[str]) -> Result:
+    """The rows of a slice without those that a global decision named."""
+    rows, drops = work[0].read(list(columns)), work[1]
+    keep = np.ones(rows.num_rows, dtype=bool)
+    keep[list(drops)] = False
+    lost = rows.filter(pa.array(~keep)).to_pylist()
+    dropped = [
+        dropped_row(stage, row["id"], drops[at].reason, drops[at].detail, row)
+        for at, row in zip(sorted(drops), lost, strict=True)
+    ]
+    return Result(kept=rows.filter(pa.array(keep)), dropped=table(dropped, DROPPED))
 
 
 def licences(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows by source and licence, for the manifest."""
-    counts = Counter((row["source"], row["licence"] or "unknown") for row in rows)
-    return {
-        "licences": [
-            {"source": source, "licence": licence, "rows": count} for (source, licence), count in sorted(counts.items())
-        ]
-    }
+    counts = sorted(Counter((row["source"], row["licence"] or "unknown") for row in rows).items())
+    return {"licences": [{"source": source, "licence": licence, "rows": n} for (source, licence), n in counts]}

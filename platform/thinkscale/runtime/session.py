@@ -27,6 +27,8 @@ SILENT_S = 20.0  # after so long without an answer a joined cluster is lost
 ENDING_S = 8.0
 ENDING_TRIES = 3  # the time, and the signals in it, that the main thread has to end after a loss
 
+LastWords = Callable[[BaseException], object]
+
 _session: ExitStack | None = None
 _directory: Path | None = None  # of this process, while it is connected
 _private = False
@@ -45,7 +47,7 @@ def connect(
     address: str | None = None,
     *,
     cpus: int | None = None,
-    last_words: Callable[[BaseException], object] = lambda error: print(error, file=sys.stderr, flush=True),
+    last_words: LastWords = lambda error: print(error, file=sys.stderr, flush=True),
 ) -> None:
     """Join the cluster at `address`, or the one this process is a job of; start a local one where there is none.
     Until `disconnect`, SIGTERM and the loss of the cluster end what the main thread is at (`runtime.ending`), and what
@@ -121,12 +123,8 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
             f"make room there ({free.f_bavail * free.f_frsize >> 20} MiB are free)"
         )
     # On one machine memory is dear: freed tensors go back at once instead of staying in malloc's arenas.
-    for name, value in {
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": "1048576",
-        "MALLOC_TRIM_THRESHOLD_": "1048576",
-        **SERVE_FLAGS,
-    }.items():
+    large = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), "1048576")
+    for name, value in {"MALLOC_ARENA_MAX": "2", **large, **SERVE_FLAGS}.items():
         os.environ.setdefault(name, value)
     # Without a dashboard Ray still registers a port as if it had one (8265 unless told), and Ray Train's
     # PlacementGroupCleaner asks whoever listens there, or at these addresses, about its own actors.
@@ -220,7 +218,7 @@ def _leave() -> None:
 
 
 @contextmanager
-def _watched(last_words: Callable[[BaseException], object]) -> Iterator[None]:
+def _watched(last_words: LastWords) -> Iterator[None]:
     leaving, over = threading.Event(), threading.Event()
     lost: list[ClusterLostError] = []
     watch = threading.Thread(target=_watch, args=(leaving, over, lost, last_words), daemon=True)
@@ -238,10 +236,7 @@ def _watched(last_words: Callable[[BaseException], object]) -> Iterator[None]:
 
 
 def _watch(
-    leaving: threading.Event,
-    over: threading.Event,
-    lost: list[ClusterLostError],
-    last_words: Callable[[BaseException], object],
+    leaving: threading.Event, over: threading.Event, lost: list[ClusterLostError], last_words: LastWords
 ) -> None:
     context, node, directory = ray.get_runtime_context(), cast(Any, ray_worker._global_node), cast(Path, _directory)
     processes = [(kind, each.process) for kind in ("gcs_server", "raylet") for each in node.all_processes.get(kind, [])]

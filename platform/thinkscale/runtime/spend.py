@@ -101,20 +101,17 @@ class Spending:
     def _watch(self) -> None:
         """The only one that asks the cluster: where that is lost, the main thread does not wait for an answer."""
         while not self._over.wait(LOOK_EVERY_S):
-            self._look()
+            cpus, gpus = _held()
+            now = time.monotonic()
+            elapsed, self._looked = now - self._looked, now
+            if (seconds := self.stages.get(self._stage)) is not None:
+                self._works |= cpus + gpus > 0
+                seconds["cpu_s"] += elapsed * cpus  # type: ignore[assignment]
+                seconds["gpu_s"] += elapsed * gpus  # type: ignore[assignment]
             self._check()
             if self._works and time.monotonic() - self._kept > KEEP_EVERY_S:
                 with suppress(StoreError):  # the next time, or the stage's end, which tells
                     self.keep()
-
-    def _look(self) -> None:
-        cpus, gpus = _held()
-        now = time.monotonic()
-        elapsed, self._looked = now - self._looked, now
-        if (seconds := self.stages.get(self._stage)) is not None:
-            self._works |= cpus + gpus > 0
-            seconds["cpu_s"] += elapsed * cpus  # type: ignore[assignment]
-            seconds["gpu_s"] += elapsed * gpus  # type: ignore[assignment]
 
     def _check(self) -> None:
         usd, most, now = self.usd, self._campaign.max_usd, datetime.now(UTC)

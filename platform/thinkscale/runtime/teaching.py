@@ -94,7 +94,12 @@ class EndpointTeacher:
             counted = await self._pace.admit(self._expected_tokens(body))
             if self._stopped is not None:
                 raise self._stopped
-            self._check_spending()
+            left = self._settings.usd_left
+            if left is not None and self._usd >= left:
+                raise StopAskingError(
+                    f"--max-usd is reached: {self._usd:.4f} USD were spent in this run, {left:.4f} were left. Every "
+                    "reply is kept: a higher --max-usd goes on from here"
+                )
             self._under_way += 1
             self._idle.clear()
             try:
@@ -130,14 +135,6 @@ class EndpointTeacher:
         self._replied += 1
         record = {"reply": reply, "usd": usd, "paid_by": self._settings.campaign}
         return await self._replies.put(key, {**where, **record})
-
-    def _check_spending(self) -> None:
-        left = self._settings.usd_left
-        if left is not None and self._usd >= left:
-            raise StopAskingError(
-                f"--max-usd is reached: {self._usd:.4f} USD were spent in this run, {left:.4f} were left. Every reply "
-                "is kept: a higher --max-usd goes on from here"
-            )
 
     def _expected_tokens(self, body: Mapping[str, Any]) -> int:
         prompt = sum(len(message["content"]) for message in body["messages"]) // CHARACTERS_A_TOKEN

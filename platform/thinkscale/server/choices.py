@@ -282,7 +282,10 @@ def _forced(body: AnyBody, prompt: TokenIds, cap: int | None, total_tokens: int 
             "opens or ends thinking with several tokens: those are decoded in several requests"
         )
     room = 1 + thinking_room(len(prompt), Budget(max_answer_tokens=1), ids, served.info.context_tokens)
-    answer = {"answer_tokens": served.service.answer_tokens, "answer_share": served.service.answer_share}
+    answer: dict[str, Any] = {
+        "answer_tokens": served.service.answer_tokens,
+        "answer_share": served.service.answer_share,
+    }
     final = len(ids.final_answer)
     limits = budget(thinking, cap=cap, total_tokens=total_tokens, room=room, final_answer_tokens=final, **answer)
     return Choice(sampling=sampling, stop_texts=stop_texts, prompt_ids=prompt, budget=limits, ids=ids)

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,12 +49,16 @@ def weights(reference: str) -> int:
     return parameter_count(shape(reference))
 
 
+def sample_sets(campaign: Campaign, store: Store, *, partial: bool = False) -> list[SampleSet]:
+    """Of every model on every benchmark, in the campaign's order, complete or not."""
+    names = [benchmark.name for benchmark in campaign.evaluate.benchmarks]
+    whole = product(campaign.evaluate.models, names)
+    return [SampleSet(store=store, campaign=campaign.name, model=m, benchmark=b, partial=partial) for m, b in whole]
+
+
 def is_complete(campaign: Campaign, store: Store, stage: str) -> bool:
     """Whether a stage has nothing to do any more."""
     if stage == "evaluate":
-        names = [benchmark.name for benchmark in campaign.evaluate.benchmarks]
-        found = [(model, name) for model in campaign.evaluate.models for name in names]
-        sets = (SampleSet(store=store, campaign=campaign.name, model=m, benchmark=name) for m, name in found)
-        return all(samples.artifact.manifest() is not None for samples in sets)
+        return all(samples.artifact.manifest() is not None for samples in sample_sets(campaign, store))
     name = {"embed": "embeddings", "select": "selected", "distill": "traces", "train": "model"}.get(stage, stage)
     return campaign_artifact(campaign, store, name).manifest() is not None

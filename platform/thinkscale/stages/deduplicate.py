@@ -37,9 +37,8 @@ FINGERPRINTS = pa.schema(
 def deduplicate(campaign: Campaign, store: Store) -> bool:
     """`unique`: near duplicates and questions that give away a benchmark dropped."""
     settings = campaign.curate
-    pool, embeddings, prints, output = (
-        campaign_artifact(campaign, store, name) for name in ("pool", "embeddings", "fingerprints", "unique")
-    )
+    names = ("pool", "embeddings", "fingerprints", "unique")
+    pool, embeddings, prints, output = (campaign_artifact(campaign, store, name) for name in names)
     benchmarks = benchmark_artifacts(campaign, store)
     inputs = fingerprints(pool=pool, **benchmarks)
     index = _benchmark_index(campaign, benchmarks)
@@ -66,8 +65,9 @@ def deduplicate(campaign: Campaign, store: Store) -> bool:
             drops[leak.row] = Drop(f"leak:{leak.benchmark}", detail)
         return drops
 
-    names = {"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}
-    config = settings.model_dump(include=names)
+    config = settings.model_dump(
+        include={"near_duplicate_similarity", "decontaminate_ngram", "decontaminate_similarity"}
+    )
     inputs = inputs | fingerprints(embeddings=embeddings)
     return drop_rows("deduplicate", pool, output, config, inputs, decide, QUESTIONS, settings.segment_rows) or did
 

@@ -109,13 +109,11 @@ class Classes:
     def expected(self, row: dict[str, Any]) -> float:
         return 0.0 if row["domain"] else len(row["question"])
 
-    async def ask(
-        self, engine: Engine, tokenizer: ModelTokenizer, row: dict[str, Any]
-    ) -> tuple[str | None, int] | None:
+    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: dict[str, Any]) -> Any:
         """The class and the tokens decoded; None where the pool names the domain."""
-        if row["domain"]:
-            return None
-        return await classify(engine, tokenizer, row["question"], max_tokens=self.max_tokens)
+        if not row["domain"]:
+            return await classify(engine, tokenizer, row["question"], max_tokens=self.max_tokens)
+        return None
 
     def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         found = [self._domain(answer) for answer in answers]

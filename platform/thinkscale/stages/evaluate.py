@@ -9,12 +9,11 @@ from thinkscale.runtime.engines import check_same_engine
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.replicas import metered_replicas
-from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
+from thinkscale.stages.artifacts import campaign_artifact, fingerprints, sample_sets, template_hash
 from thinkscale.stages.rounds import BenchmarkRun, longest_thinking
 from thinkscale.store.artifact import fingerprint
 from thinkscale.store.filesystem import Store
 from thinkscale.store.models import exported
-from thinkscale.store.samples import SampleSet
 from thinkscale.store.stage import Stage, begin_stage
 
 
@@ -39,9 +38,8 @@ async def _evaluate_model(
     campaign: Campaign, model: str, reference: str, begun: Sequence[tuple[Stage, BenchmarkRun]]
 ) -> None:
     resources, runs = campaign.resources, [run for _, run in begun]
-    meter = Meter(
-        workers=resources.replicas, cpus_each=resources.cpus_per_replica, gpus_each=resources.gpus_per_replica
-    )
+    cpus, gpus = resources.cpus_per_replica, resources.gpus_per_replica
+    meter = Meter(workers=resources.replicas, cpus_each=cpus, gpus_each=gpus)
     progress = Progress(f"eval {model}", 0, "samples")
     progress.note(f"starting {resources.replicas} replica(s) of {reference}")
     # Root and settings are part of the name: another campaign of this name on the cluster has replicas of its own.
@@ -76,15 +74,13 @@ def _begin(
 
 def _known_tokens(campaign: Campaign, store: Store, benchmark: str) -> dict[str, float]:
     """Thinking tokens that models evaluated before took for each question."""
-    models, columns = campaign.evaluate.models, ["question_id", "thinking_tokens"]
-    sets = (SampleSet(store=store, campaign=campaign.name, model=model, benchmark=benchmark) for model in models)
+    sets = [one for one in sample_sets(campaign, store) if one.benchmark == benchmark]
     complete = (one for one in sets if one.artifact.manifest() is not None)
-    return longest_thinking(part for one in complete for part in one.iter_tables(columns))
+    return longest_thinking(part for one in complete for part in one.iter_tables(["question_id", "thinking_tokens"]))
 
 
 def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str, str]:
     if model == "base":
         return campaign.model.base, campaign.model.base
-    artifact = campaign_artifact(campaign, store, "model")
-    manifest = artifact.require()
+    manifest = campaign_artifact(campaign, store, "model").require()
     return store.url(exported(manifest)), manifest.fingerprint

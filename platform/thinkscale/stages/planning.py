@@ -243,10 +243,8 @@ class _Planner:
 
     def _train(self) -> _Held:
         settings, wanted = self._campaign.train, self._wanted
-        rows, tokens = (
-            self._left("traces", self._selected),
-            self._rate("trace_tokens").clip(max=settings.context_tokens),
-        )
+        rows = self._left("traces", self._selected)
+        tokens = self._rate("trace_tokens").clip(max=settings.context_tokens)
         n, cpus, gpus = wanted.train_workers, wanted.cpus_per_train_worker, wanted.gpus_per_train_worker
         if gpus:
             kind = wanted.gpu or "H100"
@@ -287,16 +285,12 @@ def training_flop(reference: str, samples: Three | float, tokens: Three | float)
 
 
 def _manifests(store: Store) -> Iterator[tuple[str, Manifest]]:
-    places = [
-        (name, *(f"{name}/samples/{each}" for each in store.directories(f"{name}/samples")))
-        for name in store.directories("")
-    ]
-    paths = [f"{place}/{each}" for group in places for place in group for each in store.directories(place)]
+    names = store.directories("")
+    samples = [f"{name}/samples/{each}" for name in names for each in store.directories(f"{name}/samples")]
+    paths = [f"{place}/{each}" for place in [*names, *samples] for each in store.directories(place)]
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda path: Artifact(store, path).manifest(), paths)
-        yield from (
-            (path, made) for path, made in zip(paths, found, strict=True) if made and "taken_from" not in made.extra
-        )
+        found = zip(paths, pool.map(lambda path: Artifact(store, path).manifest(), paths), strict=True)
+        yield from ((path, made) for path, made in found if made and "taken_from" not in made.extra)
 
 
 def _observed(manifest: Manifest) -> tuple[str, float, float] | None:

@@ -4,7 +4,6 @@ Knows nothing of how a page or a plot is made."""
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 
 import pyarrow as pa
 
@@ -14,6 +13,7 @@ from thinkscale.report.metrics import COLUMNS, Point, points, tally, unsettled
 from thinkscale.report.model_card import model_card
 from thinkscale.report.page import build_report, comparisons
 from thinkscale.report.spending import spending
+from thinkscale.stages.artifacts import sample_sets
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import curated_artifacts
@@ -137,12 +137,7 @@ def benchmark_questions(campaign: Campaign, store: Store) -> pa.Table:
 
 
 def _samples(campaign: Campaign, store: Store) -> list[SampleSet]:
-    found = product(campaign.evaluate.models, [benchmark.name for benchmark in campaign.evaluate.benchmarks])
-    sets = (
-        SampleSet(store=store, campaign=campaign.name, model=model, benchmark=name, partial=True)
-        for model, name in found
-    )
-    return complete_ones(sets, store.url(campaign.name))
+    return complete_ones(sample_sets(campaign, store, partial=True), store.url(campaign.name))
 
 
 def _parts(samples: Iterable[SampleSet], columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -27,19 +27,15 @@ from thinkscale.store.artifact import Artifact, Manifest, StoredFile, distinct
 from thinkscale.store.schemas import SAMPLES, questions, table
 from thinkscale.store.stage import Segment
 
+Known = Callable[[], Mapping[str, float]]
+
 
 class BenchmarkRun:
     """One model on one benchmark.
     `known_tokens`: gives the thinking tokens that earlier samples of a question took, by its id."""
 
     def __init__(
-        self,
-        campaign: Campaign,
-        model: str,
-        benchmark: str,
-        source: Artifact,
-        output: Artifact,
-        known_tokens: Callable[[], Mapping[str, float]],
+        self, campaign: Campaign, model: str, benchmark: str, source: Artifact, output: Artifact, known_tokens: Known
     ) -> None:
         self.label = f"{model} {benchmark}"
         self.asks: Asks = Samples(campaign=campaign)
@@ -128,18 +124,13 @@ class BenchmarkRun:
     def _segments(self, first: int, stop: int) -> list[Segment]:
         if first:
             self._known_tokens = longest_thinking(self._committed(["question_id", "thinking_tokens"]))
-        found = []
+        found, most = [], max(self._settings.budgets.caps)
+        whose = {"model": self._model, "benchmark": self._benchmark}
         for start in range(0, len(self._questions), self._settings.segment_questions):
             items = [
-                Item(
-                    model=self._model,
-                    benchmark=self._benchmark,
-                    question=question,
-                    sample=sample,
-                    expected_tokens=self._known_tokens.get(question.id, max(self._settings.budgets.caps)),
-                )
-                for question in self._questions[start : start + self._settings.segment_questions]
-                for sample in range(first, stop)
+                Item(question=each, sample=n, expected_tokens=self._known_tokens.get(each.id, most), **whose)
+                for each in self._questions[start : start + self._settings.segment_questions]
+                for n in range(first, stop)
             ]
             key = f"{start:07d}-{first:05d}" if first else f"{start:07d}"
             found.append(Segment(key=key, rows=len(items), work=items))
@@ -181,11 +172,7 @@ class Samples:
     async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: Item) -> dict[str, Any]:
         """On a replica: the rows of one sample, a cell each, and the tokens that they took."""
         campaign, budgets = self.campaign, self.campaign.evaluate.budgets
-        budget = Budget(
-            wait_text=budgets.wait_text,
-            final_answer_text=budgets.final_answer_text,
-            max_answer_tokens=budgets.max_answer_tokens,
-        )
+        budget = Budget(**budgets.model_dump(include={"wait_text", "final_answer_text", "max_answer_tokens"}))
         thinking_format = resolve_format(campaign.model, tokenizer)
         seed = derived_seed(campaign.seed, row.question.id, row.sample)
         program = sweep(

@@ -44,17 +44,8 @@ def select(campaign: Campaign, store: Store) -> bool:
         )
     if rows < campaign.select.count:
         progress.note(f"select.count is {campaign.select.count:,}, only {rows:,} are left: all are selected")
-    candidates = [
-        selection.Candidate(
-            id=row["id"],
-            source=intern(row["source"]),
-            domain=intern(row["domain"] or row["source"]),
-            trace_tokens=row["trace_tokens"] or 0,
-        )
-        for part in source.iter_tables(["id", "source", "domain", "trace_tokens"])
-        for row in part.to_pylist()
-    ]
-    candidates.sort(key=lambda candidate: candidate.id)
+    parts = source.iter_tables(["id", "source", "domain", "trace_tokens"])
+    candidates = sorted((_candidate(**row) for part in parts for row in part.to_pylist()), key=lambda each: each.id)
     vectors = stored_vectors(embeddings, [candidate.id for candidate in candidates]) if "embeddings" in inputs else None
     picks = selection.select(candidates, campaign.select, campaign.seed, vectors)
     chosen = _chosen(source, picks)
@@ -70,6 +61,11 @@ def select(campaign: Campaign, store: Store) -> bool:
     texts = {"README.md": card.encode(), **{f"funnel.{kind}": image for kind, image in images.items()}}
     files = [output.write_file(name, data) for name, data in texts.items()]
     return stage.commit(SELECTED, extra={**facts, "cascade": [asdict(cost) for cost in costs]}, files=files)
+
+
+def _candidate(id: str, source: str, domain: str | None, trace_tokens: int | None) -> selection.Candidate:
+    domain = intern(domain or source)
+    return selection.Candidate(id=id, source=intern(source), domain=domain, trace_tokens=trace_tokens or 0)
 
 
 def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str, Any]]:
