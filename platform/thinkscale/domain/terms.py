@@ -2,8 +2,10 @@
 It is a memory aid, no legal advice: terms change, and the user confirms them in the campaign."""
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
@@ -22,48 +24,11 @@ class KnownTerms:
     may_train: bool
     said: str
     read_at: str
-    read_on: str = "2026-11-26"
+    read_on: str
 
 
-KNOWN = (
-    KnownTerms(
-        teachers=r"gemini|generativelanguage\.googleapis|aiplatform\.googleapis",
-        licence="Gemini API Additional Terms of Service (2025-05-20)",
-        may_train=False,
-        said="the services may not be used to develop models that compete with them",
-        read_at="https://ai.google.dev/gemini-api/terms",
-    ),
-    KnownTerms(
-        teachers=r"(^|/)(chat)?gpt-(?!oss)|(^|/)o[134](-|$)|api\.openai\.com|openai\.azure\.com",
-        licence="OpenAI business terms",
-        may_train=False,
-        said="output may not be used to develop models that compete with OpenAI's products",
-        read_at="https://openai.com/policies/business-terms, as quoted at "
-        "https://ospo.co/blog/be-careful-with-openais-terms-of-use/",
-    ),
-    KnownTerms(
-        teachers=r"claude|api\.anthropic\.com",
-        licence="Anthropic commercial terms (2025-06-17)",
-        may_train=False,
-        said="the services may not be used to train competing models",
-        read_at="https://www.anthropic.com/legal/commercial-terms, as described at "
-        "https://conductatlas.com/platform/anthropic/anthropic-commercial-terms/",
-    ),
-    KnownTerms(
-        teachers=r"deepseek-r1(?!-distill-llama)|(^|/)deepseek-reasoner$",
-        licence="MIT",
-        may_train=True,
-        said="derivative works are allowed, distillation for training other models among them",
-        read_at="https://github.com/deepseek-ai/DeepSeek-R1#7-license",
-    ),
-    KnownTerms(
-        teachers=r"llama-?3\.[1-3]|deepseek-r1-distill-llama",
-        licence="Llama 3.1 Community License",
-        may_train=True,
-        said="a model trained on its output that is distributed must begin its name with Llama",
-        read_at="https://huggingface.co/meta-llama/Llama-3.1-405B/discussions/10",
-    ),
-)  # fmt: skip
+_TEXT = (resources.files("thinkscale") / "teachers.toml").read_text("utf-8")
+KNOWN = tuple(KnownTerms(**each) for each in tomllib.loads(_TEXT)["known"])
 
 
 def known_terms(*names: str | None) -> KnownTerms | None:

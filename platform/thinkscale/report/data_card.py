@@ -3,6 +3,7 @@ Owns the card's text. A directory with this README.md and the Parquet parts is a
 reads as it is."""
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
@@ -16,15 +17,6 @@ DOMAINS = {
     "classifier": "the pool's own, and for questions without one the class that an LLM named",
 }
 
-FRONT = """---
-configs:
-- config_name: default
-  data_files: part-*.parquet
-tags:
-- thinkscale
----
-"""
-
 
 def data_card(
     campaign: Campaign,
@@ -35,56 +27,30 @@ def data_card(
 ) -> str:
     """Markdown with the front matter of a Hugging Face data set. It shows a `funnel.png` beside it.
     `licences`: `source`, `licence` and `rows` of each pair among them."""
-    settings = campaign.select
-    table = _licence_rows(licences)
     spent = "\n".join(
         f"| {c.model} | {c.questions:,} | {c.solved:,} | {c.tokens:,} | {c.usd:,.2f} | {c.tokens_over_all:,} "
         f"| {c.usd_over_all:,.2f} |"
         for c in costs
     )
     tokens, over_all = sum(cost.tokens for cost in costs), sum(cost.tokens_over_all for cost in costs)
-    benchmarks = ", ".join(benchmark.name for benchmark in campaign.evaluate.benchmarks)
-    return f"""{FRONT}# {campaign.name}: {rows:,} questions
-
-Selected by thinkscale with strategy `{settings.strategy}` (seed {campaign.seed}); each row says by what it was chosen
-(`selected_by`) and in which place (`selected_rank`).
-
-## Sources and licences
-
-| source | licence | rows |
-|---|---|---|
-{table}
-
-Each row keeps its source, its licence and its place there (`locator`). What they allow is for the user to check;
-`unknown` means that the campaign states none.
-
-## How it was made
-
-- Quality rules: {", ".join(campaign.curate.quality_rules)}.
-- Near duplicates from a similarity of {campaign.curate.near_duplicate_similarity} on.
-- Decontaminated against {benchmarks}.
-- Dropped where a model below solved it in {campaign.difficulty.attempts} attempt(s).
-- Domains: {DOMAINS[campaign.curate.domains]}.
-
-![Rows kept by each stage](funnel.png)
-
-```
-{funnel_table(list(steps))}
-```
-
-Every dropped row lies with its reason in the artifacts' `dropped/` directories.
-
-## What the attempts cost
-
-Each model was asked only what those before it had not solved.
-
-| model | questions | solved | tokens | dollars | tokens over all questions | dollars over all |
-|---|---|---|---|---|---|---|
-{spent}
-
-Together {tokens:,} tokens, {tokens / max(over_all, 1):.0%} of the {over_all:,} that every model over all \
-questions would have taken (estimated: as many for each question as for those asked).
-"""
+    return _filled(
+        "data_card",
+        name=campaign.name,
+        rows=rows,
+        strategy=campaign.select.strategy,
+        seed=campaign.seed,
+        licences=_licence_rows(licences),
+        rules=", ".join(campaign.curate.quality_rules),
+        similarity=campaign.curate.near_duplicate_similarity,
+        benchmarks=", ".join(benchmark.name for benchmark in campaign.evaluate.benchmarks),
+        attempts=campaign.difficulty.attempts,
+        domains=DOMAINS[campaign.curate.domains],
+        funnel=funnel_table(list(steps)),
+        spent=spent,
+        tokens=tokens,
+        over_all=over_all,
+        share=tokens / max(over_all, 1),
+    )
 
 
 def trace_card(
@@ -105,31 +71,12 @@ def trace_card(
     )
     reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(dropped.items()))
     stated = "\n".join(map(terms_line, terms)) or "- worked solutions of the pool: the sources' licences below hold"
-    return f"""{FRONT}# {campaign.name}: {rows:,} reasoning traces
+    facts = {"name": campaign.name, "rows": rows, "keep": campaign.distill.keep, "licences": _licence_rows(licences)}
+    return _filled("trace_card", **facts, stated=stated, teachers=teachers, reasons=reasons)
 
-Made by thinkscale. Each row has a question, `thinking`, `answer`, the `teacher`, whether the answer was `correct`, and
-the `pass_rate` over all attempts at the question. Kept were `{campaign.distill.keep}`.
 
-## What it may be used for
-
-{stated}
-
-| source of the questions | licence | rows |
-|---|---|---|
-{_licence_rows(licences)}
-
-## Attempts
-
-| teacher | attempts | prompt tokens | completion tokens | dollars |
-|---|---|---|---|---|
-{teachers}
-
-| not kept because | attempts |
-|---|---|
-{reasons}
-
-Every attempt that was not kept lies with its reason in `dropped/`.
-"""
+def _filled(card: str, **facts: Any) -> str:
+    return resources.files("thinkscale.report").joinpath(f"{card}.md").read_text(encoding="utf-8").format(**facts)
 
 
 def _licence_rows(licences: Sequence[Mapping[str, Any]]) -> str:

@@ -3,8 +3,10 @@ Owns the reading of manifests for the report, and accuracies that others have pu
 %), to be drawn beside a curve as what they are: not measured here. Knows the ledger's names and no stage."""
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from importlib import resources
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
@@ -59,20 +61,7 @@ def duration_s(manifests: Mapping[str, Manifest]) -> float:
 
 SOURCE = "arXiv 2501.19393v3, table 1"
 
-_FIGURES = {
-    "aime24": {
-        "o1-preview": 44.6, "Qwen2.5-32B-Instruct": 26.7, "QwQ-32B-preview": 50.0, "r1": 79.8, "r1-distill-32B": 72.6,
-        "s1-32B without budget forcing": 50.0, "s1-32B": 56.7,
-    },
-    "math500": {
-        "o1-preview": 85.5, "Qwen2.5-32B-Instruct": 84.0, "QwQ-32B-preview": 90.6, "r1": 97.3, "r1-distill-32B": 94.3,
-        "s1-32B without budget forcing": 92.6, "s1-32B": 93.0,
-    },
-    "gpqadiamond": {
-        "o1-preview": 73.3, "Qwen2.5-32B-Instruct": 49.0, "QwQ-32B-preview": 54.5, "r1": 71.5, "r1-distill-32B": 62.1,
-        "s1-32B without budget forcing": 56.6, "s1-32B": 59.6,
-    },
-}  # fmt: skip
+_FIGURES = tomllib.loads((resources.files("thinkscale") / "published.toml").read_text("utf-8"))
 _OTHER_NAMES = {"aime2024": "aime24", "gpqad": "gpqadiamond"}
 
 
