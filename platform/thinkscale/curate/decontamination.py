@@ -59,7 +59,7 @@ class Leak:
 
 
 class Similarities(Protocol):
-    """Cosines of embeddings between pool and benchmark."""
+    """Similarities of embeddings between pool and benchmark."""
 
     def pairs(self) -> Iterator[Pair]: ...
 

@@ -28,10 +28,9 @@ class EncoderFiles:
 
 class Embedder:
     def __init__(self, directory: Path, *, device: str | None = None, dtype: str = "auto") -> None:
-        """Load the encoder.
-        `directory`: model, tokenizer and, for sentence-transformers models, modules.json. `dtype`: float32, bfloat16,
-        or auto: bfloat16 where the device computes in it faster. Raises EngineError where the directory is no encoder,
-        or has a module that is not supported."""
+        """Load the encoder. `directory`: model, tokenizer and, for sentence-transformers models, modules.json. `dtype`:
+        float32, bfloat16, or auto: bfloat16 where the device computes in it faster. Raises EngineError where the
+        directory is no encoder, or has a module that is not supported."""
         import torch
         from transformers import AutoModel, AutoTokenizer
 

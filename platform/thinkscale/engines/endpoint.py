@@ -40,12 +40,11 @@ class EndpointEngine:
         attempts: int = 6,
         timeout_s: float = 3600.0,
     ) -> EndpointEngine:
-        """Connect to a server.
-        `base_url`: as `http://host:8000/v1`. `model`: a name that the server's /v1/models lists. `directory`: the
-        model's tokenizer and config, in the Hugging Face layout. `context_tokens`: None: what the server says.
-        `key_variable`: environment variable that holds the API key, where the server wants one. `attempts`: times that
-        a request is sent before its failure is raised. `timeout_s`: the longest wait for one completion. Raises
-        EngineError: no such server or model, or the key is refused."""
+        """Connect to a server. `base_url`: as `http://host:8000/v1`. `model`: a name that the server's /v1/models
+        lists. `directory`: the model's tokenizer and config, in the Hugging Face layout. `context_tokens`: None: what
+        the server says. `key_variable`: environment variable that holds the API key, where the server wants one.
+        `attempts`: times that a request is sent before its failure is raised. `timeout_s`: the longest wait for one
+        completion. Raises EngineError: no such server or model, or the key is refused."""
         import openai
 
         key = os.environ.get(key_variable) or "none"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.domain.generation import TokenIds
-from thinkscale.engines.template import BUILT_IN, ChatTemplate, template_text
+from thinkscale.engines.template import BUILT_IN, ChatTemplate, Messages, template_text
 from thinkscale.forcing.formats import MARKUP, ThinkingFormat, behind, control_cuts, native_format, split_thinking
 
 TEMPLATE_DATE = "2025-01-01"
@@ -30,9 +30,8 @@ class TokenizerError(ValueError):
 
 class ModelTokenizer:
     def __init__(self, directory: Path, *, date: str = TEMPLATE_DATE, strict: bool = True) -> None:
-        """`date`: what the chat template takes for today.
-        `strict`: refuse a tokenizer through which text does not survive. Raises TokenizerError where there is no
-        tokenizer, or one that is refused."""
+        """`date`: what the chat template takes for today. `strict`: refuse a tokenizer through which text does not
+        survive. Raises TokenizerError where there is no tokenizer, or one that is refused."""
         directory = Path(directory)
         self._tokenizer = _load(directory)
         config = _json(directory / "tokenizer_config.json")
@@ -116,7 +115,7 @@ class ModelTokenizer:
 
     def chat_ids(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Messages,
         thinking_format: ThinkingFormat | None,
         *,
         thinking: bool = True,

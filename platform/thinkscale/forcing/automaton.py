@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from thinkscale.domain.generation import TokenIds
 from thinkscale.domain.sample import Budget, ThinkingEnd, Thought
@@ -95,7 +96,7 @@ class ForcingAutomaton:
         self.device = torch.device(device)
         self._pinned = self.device.type == "cuda"
 
-        def tensor(*shape: int, fill: float = 0, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        def tensor(*shape: int, fill: float = 0, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.full(shape, fill, dtype=dtype, device=device)
 
         self.state = tensor(slots, len(_NAMES) + MAX_WAITS + 1, dtype=torch.int32)
@@ -122,9 +123,7 @@ class ForcingAutomaton:
         self, requests: Mapping[int, ForcingSpec | Sequence[int]], states: Mapping[int, list[int]] | None = None
     ) -> None:
         """Put requests into slots: their specs, or, for one that is not forced, ids that may not come first.
-
-        `states`: rows of the state of those that had begun in another slot.
-        """
+        `states`: rows of the state of those that had begun in another slot."""
         entries = [_forced(spec) if isinstance(spec, ForcingSpec) else _first(spec) for spec in requests.values()]
         for number, slot in enumerate(requests):
             if states and slot in states:
@@ -140,12 +139,12 @@ class ForcingAutomaton:
         self._slots.copy_(self._upload(padded, torch.int64))
         self._masks()
 
-    def mask(self, logits: torch.Tensor) -> None:
+    def mask(self, logits: Tensor) -> None:
         """Before sampling, in place: right after a Wait no stop may come. `logits` [B, V]."""
         count = logits.shape[0]
         logits.scatter_reduce_(1, self._mask_ids[:count], self._mask_values[:count].to(logits.dtype), "amin")
 
-    def step(self, sampled: torch.Tensor, thrown_away: torch.Tensor) -> torch.Tensor:
+    def step(self, sampled: Tensor, thrown_away: Tensor) -> Tensor:
         """After sampling: what each request gets, [B] int64, valid until the next step.
         `sampled`: [B], what the sampler drew. `thrown_away`: [B], non-zero where the engine will not use the token (a
         prompt not yet read to its end)."""
@@ -191,7 +190,7 @@ class ForcingAutomaton:
             self._step()
         return graph
 
-    def _upload(self, values: list[Any], dtype: torch.dtype) -> torch.Tensor:
+    def _upload(self, values: list[Any], dtype: torch.dtype) -> Tensor:
         tensor = torch.tensor(values, dtype=dtype, pin_memory=self._pinned)
         return tensor.to(self.device, non_blocking=True)
 
@@ -235,14 +234,8 @@ def _script(spec: ForcingSpec) -> tuple[list[int], dict[str, int]]:
 
 
 def _advance(
-    before: torch.Tensor,
-    script: torch.Tensor,
-    stops: torch.Tensor,
-    eos: torch.Tensor,
-    ends_line: torch.Tensor,
-    sampled: torch.Tensor,
-    live: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    before: Tensor, script: Tensor, stops: Tensor, eos: Tensor, ends_line: Tensor, sampled: Tensor, live: Tensor
+) -> tuple[Tensor, Tensor]:
     """Rows of the state after one sampled token each, and the token that each gets. One row a request."""
     columns = len(_NAMES)
     at = dict(zip(_NAMES, before[:, :columns].unbind(1), strict=True))

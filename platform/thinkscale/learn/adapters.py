@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from thinkscale.domain.campaign import Train
@@ -30,7 +30,7 @@ def stored_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def first_values(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
+def first_values(name: str, shape: torch.Size, seed: int) -> Tensor:
     """What an adapter begins with, the same on every rank: peft's own distribution; B is 0, so that nothing changes."""
     if ".lora_B." in name:
         return torch.zeros(shape)
@@ -38,17 +38,17 @@ def first_values(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
     return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 
-def merged(model: nn.Module, name: str, weight: torch.Tensor) -> torch.Tensor:
+def merged(model: nn.Module, name: str, weight: Tensor) -> Tensor:
     """A whole weight with its adapter's part added, if it has one. All ranks call it; the model stays as it is."""
     owner, _, matrix = name.rpartition(".base_layer.")
     if not owner or matrix != "weight":
         return weight
     layer: Any = model.get_submodule(owner)
     a, b = (whole(factors["default"].weight) for factors in (layer.lora_A, layer.lora_B))
-    result: torch.Tensor = weight.float() + layer.scaling["default"] * (b @ a)
+    result: Tensor = weight.float() + layer.scaling["default"] * (b @ a)
     return result
 
 
-def whole(parameter: torch.Tensor) -> torch.Tensor:
+def whole(parameter: Tensor) -> Tensor:
     """A parameter gathered from all ranks."""
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
@@ -40,7 +41,7 @@ def row_group(size: int) -> RowGroup:
     return RowGroup(size=size, index=dist.get_rank() % size, group=group)
 
 
-def tokens_to_heads(x: torch.Tensor, group: RowGroup) -> torch.Tensor:
+def tokens_to_heads(x: Tensor, group: RowGroup) -> Tensor:
     """(1, heads, slice, head size) of this slice's tokens to (1, heads / size, T, head size) of all."""
     _, heads, tokens, width = x.shape
     mine = heads // group.size
@@ -49,7 +50,7 @@ def tokens_to_heads(x: torch.Tensor, group: RowGroup) -> torch.Tensor:
     return received.reshape(1, group.size * tokens, mine, width).transpose(1, 2)
 
 
-def heads_to_tokens(x: torch.Tensor, group: RowGroup) -> torch.Tensor:
+def heads_to_tokens(x: Tensor, group: RowGroup) -> Tensor:
     """(1, T, heads / size, head size) of the whole row back to (1, slice, heads, head size)."""
     _, total, mine, width = x.shape
     tokens = total // group.size
@@ -87,16 +88,16 @@ def kernel_name(device: torch.device, compute_dtype: str) -> str:
 
 def attend(
     module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     *,
     scaling: float,
-    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_q: Tensor,
     row_group: RowGroup = ALONE,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Causal attention within the segments of one row.
     `query`: (1, heads, T, head size), T being the row's tokens or this rank's slice of them; `key` and `value` with as
     many heads or fewer (grouped queries). `cu_seq_lens_q`: (S + 1,) int32, the segments' bounds in the whole row.
@@ -108,35 +109,29 @@ def attend(
     return heads_to_tokens(out, row_group) if shared else out, None
 
 
-def _attend_whole(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scaling: float
-) -> torch.Tensor:
+def _attend_whole(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float) -> Tensor:
     if not query.is_cuda or query.dtype == torch.float32:  # which no flash kernel takes
-        return cast(torch.Tensor, _attend_by_segment(query, key, value, bounds, scaling))
+        return cast(Tensor, _attend_by_segment(query, key, value, bounds, scaling))
     longest: Any = query.shape[2]  # an upper bound will do, and a compiled layer is then free of the true one
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     run = flash4.attend if _kernel == "FA4" else _attend_torch
-    whole: torch.Tensor = run(q, k, v, bounds, longest, scaling).unsqueeze(0)
+    whole: Tensor = run(q, k, v, bounds, longest, scaling).unsqueeze(0)
     return whole
 
 
-def _attend_torch(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
-) -> torch.Tensor:
+def _attend_torch(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: float) -> Tensor:
     grouped: dict[str, Any] = {"enable_gqa": True} if _NEEDS_GQA_FLAG and q.shape[1] != k.shape[1] else {}
     out = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), **grouped)
-    return cast(torch.Tensor, out)
+    return cast(Tensor, out)
 
 
 @torch._dynamo.disable
-def _attend_by_segment(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, scaling: float
-) -> torch.Tensor:
+def _attend_by_segment(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float) -> Tensor:
     """What CUDA's kernel does, on the CPU and in float32."""
     lengths = bounds.diff().tolist()
     # The CPU kernel takes twice as long in bfloat16 as in float32 on segments of a few hundred tokens.
     wide = [x.float().split(lengths, dim=2) for x in (query, key, value)]
-    parts: list[torch.Tensor] = [
+    parts: list[Tensor] = [
         F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         for q, k, v in zip(*wide, strict=True)
     ]

@@ -28,6 +28,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from thinkscale.learn.loop import StepMetrics
 from thinkscale.learn.model import PackedCausalLM
 
+Check = Callable[[], object]
+
 KEPT = 2
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EKEYEXPIRED}
 """Reasons of a failed write that the next try would meet again."""
@@ -61,13 +63,12 @@ class CheckpointFolder:
         *,
         attempt: str = "0",
         asynchronous: bool = False,
-        check: Callable[[], object] = lambda: None,
+        check: Check = lambda: None,
     ) -> None:
-        """`path`: as `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`.
-        `attempt`: of a driver; its workers, however often they are replaced, have the same. `asynchronous`: `save`
-        returns once the state is copied to the host's memory (12 bytes a trained weight, over all ranks), and the copy
-        is written while training goes on. `check`: raises where nothing may be written or deleted (any more); called
-        before each."""
+        """`path`: as `fs` wants it: `/runs/demo/model/checkpoints` or `bucket/prefix/...`. `attempt`: of a driver; its
+        workers, however often they are replaced, have the same. `asynchronous`: `save` returns once the state is copied
+        to the host's memory (12 bytes a trained weight, over all ranks), and the copy is written while training goes
+        on. `check`: raises where nothing may be written or deleted (any more); called before each."""
         self.fs, self.path, self._attempt, self._check = fs, path, attempt, check
         self._found: set[str] = set()
         self._asynchronous = asynchronous

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def is_usable() -> bool:
@@ -18,11 +19,9 @@ def is_usable() -> bool:
     return installed and torch.cuda.get_device_capability() >= (9, 0)
 
 
-def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
-) -> torch.Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: float) -> Tensor:
     """Causal attention within segments: q (T, heads, size), k and v with as many heads or fewer; (T, heads, size)."""
-    out: torch.Tensor = _forward(q, k, v, bounds, longest, scaling)[0]
+    out: Tensor = _forward(q, k, v, bounds, longest, scaling)[0]
     return out
 
 
@@ -32,9 +31,7 @@ def _package() -> Any:
 
 
 @torch.library.custom_op("thinkscale::flash4", mutates_args=())
-def _forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _forward(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: float) -> tuple[Tensor, Tensor]:
     out, log_norm, *_ = _package()._flash_attn_fwd(
         q, k, v, cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=longest, max_seqlen_k=longest,
         softmax_scale=scaling, causal=True, return_lse=True,
@@ -43,24 +40,22 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: float) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
 
 
 @torch.library.custom_op("thinkscale::flash4_backward", mutates_args=())
 def _backward(
-    grad: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    log_norm: torch.Tensor,
-    bounds: torch.Tensor,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    log_norm: Tensor,
+    bounds: Tensor,
     longest: int,
     scaling: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     d_q, d_k, d_v = (q.new_empty(x.shape) for x in (q, k, v))
     _package()._flash_attn_bwd(
         q, k, v, out, grad.contiguous(), log_norm, softmax_scale=scaling, causal=True, cu_seqlens_q=bounds,
@@ -71,25 +66,25 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    log_norm: torch.Tensor,
-    bounds: torch.Tensor,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    log_norm: Tensor,
+    bounds: Tensor,
     longest: int,
     scaling: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, bounds, ctx.longest, ctx.scaling = inputs
     ctx.save_for_backward(q, k, v, *output, bounds)
 
 
-def _differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, out, log_norm, bounds = ctx.saved_tensors
     return (*_backward(grad, q, k, v, out, log_norm, bounds, ctx.longest, ctx.scaling), None, None, None)
 

@@ -7,25 +7,24 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30}  # of logits in float32 that a chunk may amount to
 
 
 def cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, *, chunk_bytes: int | None = None
-) -> torch.Tensor:
+    hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, *, chunk_bytes: int | None = None
+) -> Tensor:
     """`scale` times the summed cross-entropy of `hidden @ weight.T` against `targets`.
     `hidden`: (M, H). `weight`: (V, H), of hidden's dtype. Returns a float32 scalar."""
     chunk = max(1, (chunk_bytes or CHUNK_BYTES[hidden.device.type]) // (4 * weight.shape[0]))
-    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, scale, chunk)
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, scale, chunk)
     return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, chunk: int
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, chunk: int) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.zeros_like(hidden)
         d_weight = torch.zeros_like(weight) if weight.requires_grad else None
@@ -42,15 +41,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total * scale
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         scaled = (d if d is None else d * grad.to(d.dtype) for d in ctx.saved_tensors)
         return *scaled, None, None, None
 
 
-def _softmax_minus_target(
-    logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _softmax_minus_target(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The summed loss of a chunk (n, V), targets (n, 1), and `scale` times its gradient by the logits."""
     wide = logits.float()
     log_norm = wide.logsumexp(dim=1, keepdim=True)
@@ -64,11 +61,9 @@ def _compile() -> Any:
     return torch.compile(_softmax_minus_target)
 
 
-def _compiled_softmax(
-    logits: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _compiled_softmax(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """In two passes over the logits instead of ten."""
     torch._dynamo.maybe_mark_dynamic(logits, 0)
     torch._dynamo.maybe_mark_dynamic(targets, 0)
-    result: tuple[torch.Tensor, torch.Tensor] = _compile()(logits, targets, scale)
+    result: tuple[Tensor, Tensor] = _compile()(logits, targets, scale)
     return result

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -34,7 +34,7 @@ state take at most so much of a device's memory."""
 HOST_STATE_BYTES = 24 << 30  # what may be taken where training runs on CPUs
 
 
-def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
@@ -62,7 +62,7 @@ class PackedCausalLM(nn.Module):
         self._more_rows = self._holds_gradients = False
         self.row_group = ALONE
 
-    def forward(self, row: Row, scale: float | None = None) -> torch.Tensor:
+    def forward(self, row: Row, scale: float | None = None) -> Tensor:
         """The row's summed cross-entropy times `scale`, or its logits (T, V) where there is no scale."""
         to = partial(_to_device, device=self.device)
         modes = recompute.plan(
@@ -81,8 +81,8 @@ class PackedCausalLM(nn.Module):
             cu_seq_lens_q=to(row.bounds).int(),
             row_group=self.row_group,
         )
-        hidden: torch.Tensor = output.last_hidden_state.squeeze(0)
-        weight: torch.Tensor = (self.lm_head or self.model.embed_tokens).weight
+        hidden: Tensor = output.last_hidden_state.squeeze(0)
+        weight: Tensor = (self.lm_head or self.model.embed_tokens).weight
         if scale is None:
             return (hidden @ weight.T).float()
         return cross_entropy(hidden[to(row.loss_positions)], weight, to(row.targets), scale)
@@ -196,7 +196,7 @@ class _ReduceScatter(DefaultReduceScatter):  # type: ignore[misc]
     def __init__(self, compute: torch.cuda.Stream) -> None:
         self._compute = compute
 
-    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         user = torch.cuda.current_stream()
         with torch.cuda.stream(self._compute):
             buffer = torch.empty(*size, dtype=dtype, device=device)
@@ -205,17 +205,17 @@ class _ReduceScatter(DefaultReduceScatter):  # type: ignore[misc]
         return buffer
 
 
-def _run_layer(run: Callable[..., torch.Tensor], layer: Any, hidden: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def _run_layer(run: Callable[..., Tensor], layer: Any, hidden: Tensor, **inputs: Any) -> Tensor:
     """A decoder layer, as much of it recomputed in the backward pass as its `recompute` says."""
     if layer.recompute == Recompute.ALL:
         whole = partial(run, layer, recompute_feed_forward=False, **inputs)
-        result: torch.Tensor = checkpoint(whole, hidden, use_reentrant=False, preserve_rng_state=False)
+        result: Tensor = checkpoint(whole, hidden, use_reentrant=False, preserve_rng_state=False)
         return result
     return run(layer, hidden, recompute_feed_forward=layer.recompute == Recompute.FEED_FORWARD, **inputs)
 
 
 @lru_cache(maxsize=1)
-def _compile() -> Callable[..., torch.Tensor]:
+def _compile() -> Callable[..., Tensor]:
     from torch._functorch import config
 
     # Normalisations and element-wise products are computed again from the matrix products' results: a third
@@ -226,7 +226,7 @@ def _compile() -> Callable[..., torch.Tensor]:
     return torch.compile(_decoder_layer)
 
 
-def _compiled_layer(layer: Any, hidden: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def _compiled_layer(layer: Any, hidden: Tensor, **inputs: Any) -> Tensor:
     """One compilation serves every layer and every length of row."""
     for tensor in (hidden, *inputs["position_embeddings"], inputs["position_ids"]):
         torch._dynamo.maybe_mark_dynamic(tensor, 1)
@@ -234,24 +234,24 @@ def _compiled_layer(layer: Any, hidden: torch.Tensor, **inputs: Any) -> torch.Te
     return _compile()(layer, hidden, **inputs)
 
 
-def _decoder_layer(layer: Any, hidden: torch.Tensor, *, recompute_feed_forward: bool, **inputs: Any) -> torch.Tensor:
+def _decoder_layer(layer: Any, hidden: Tensor, *, recompute_feed_forward: bool, **inputs: Any) -> Tensor:
     """A decoder layer of transformers' own parts, with the norms that its family has."""
     norms = layer.norms
     attended, _ = layer.self_attn(hidden_states=_normed(layer, norms.before_attention, hidden), **inputs)
     hidden = hidden + _normed(layer, norms.after_attention, attended)
     if recompute_feed_forward:
-        inner: torch.Tensor = checkpoint(_feed_forward, layer, hidden, use_reentrant=False, preserve_rng_state=False)
+        inner: Tensor = checkpoint(_feed_forward, layer, hidden, use_reentrant=False, preserve_rng_state=False)
         return hidden + inner
     return hidden + _feed_forward(layer, hidden)
 
 
-def _feed_forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+def _feed_forward(layer: Any, hidden: Tensor) -> Tensor:
     inner = layer.mlp(_normed(layer, layer.norms.before_feed_forward, hidden))
     return _normed(layer, layer.norms.after_feed_forward, inner)
 
 
-def _normed(layer: Any, norm: str | None, hidden: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = hidden if norm is None else getattr(layer, norm)(hidden)
+def _normed(layer: Any, norm: str | None, hidden: Tensor) -> Tensor:
+    result: Tensor = hidden if norm is None else getattr(layer, norm)(hidden)
     return result
 
 
@@ -284,7 +284,7 @@ def _load_weights(model: PackedCausalLM, directory: Path, seed: int) -> None:
             local.copy_(stored[rows].to(local.dtype))
 
 
-def _own_rows(parameter: torch.Tensor) -> tuple[torch.Tensor, slice]:
+def _own_rows(parameter: Tensor) -> tuple[Tensor, slice]:
     """This rank's shard and which rows of the whole it is (FSDP2 shards the first dimension in chunks)."""
     if not isinstance(parameter, DTensor):
         return parameter.detach(), slice(None)
@@ -310,13 +310,13 @@ def _weight_files(directory: Path) -> dict[str, str]:
     return files
 
 
-def stored_parameters(model: nn.Module) -> list[tuple[str, str, torch.Tensor]]:
+def stored_parameters(model: nn.Module) -> list[tuple[str, str, Tensor]]:
     """Name in the Hugging Face layout, name here, and (sharded) parameter, of all that an exported model holds."""
     return [(adapters.stored_name(n), n, p) for n, p in model.named_parameters() if not adapters.is_adapter(n)]
 
 
 @torch.no_grad()
-def whole_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def whole_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Each of them gathered from all ranks, one at a time, adapters merged. Every rank must iterate."""
     for stored, name, parameter in stored_parameters(model):
         yield stored, adapters.merged(model, name, adapters.whole(parameter))

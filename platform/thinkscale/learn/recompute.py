@@ -16,10 +16,9 @@ class Recompute(IntEnum):
 
 
 def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float, spare: float = 0.0) -> list[Recompute]:
-    """One entry a layer, spread evenly, for a row of `tokens`.
-    `share`: the memory's measure: what a row of `full_row_tokens` takes when this share of the layers is recomputed as
-    a whole (0: nothing recomputed, 1: every layer). `spare`: numbers that have room besides: a step's first row runs
-    before there are gradients."""
+    """One entry a layer, spread evenly, for a row of `tokens`. `share`: the memory's measure: what a row of
+    `full_row_tokens` takes when this share of the layers is recomputed as a whole (0: nothing recomputed, 1: every
+    layer). `spare`: numbers that have room besides: a step's first row runs before there are gradients."""
     layers = config.num_hidden_layers
     nothing, feed_forward, everything = kept_widths(config)
     kept = full_row_tokens * (nothing - share * (nothing - everything)) + SPARE_USED * spare / layers

@@ -11,6 +11,8 @@ from thinkscale.domain.terms import terms_line
 from thinkscale.store.artifact import Manifest
 from thinkscale.store.lineage import FunnelStep, ModelCost, funnel_table
 
+Facts = Sequence[Mapping[str, Any]]
+
 DOMAINS = {
     "pool": "the pool's own",
     "clusters": "the pool's own, and for questions without one the cluster of their embedding",
@@ -19,11 +21,7 @@ DOMAINS = {
 
 
 def data_card(
-    campaign: Campaign,
-    rows: int,
-    licences: Sequence[Mapping[str, Any]],
-    steps: Sequence[FunnelStep],
-    costs: Sequence[ModelCost],
+    campaign: Campaign, rows: int, licences: Facts, steps: Sequence[FunnelStep], costs: Sequence[ModelCost]
 ) -> str:
     """Markdown with the front matter of a Hugging Face data set. It shows a `funnel.png` beside it.
     `licences`: `source`, `licence` and `rows` of each pair among them."""
@@ -57,8 +55,8 @@ def trace_card(
     campaign: Campaign,
     rows: int,
     dropped: Mapping[str, int],
-    terms: Sequence[Mapping[str, Any]],
-    licences: Sequence[Mapping[str, Any]],
+    terms: Facts,
+    licences: Facts,
     attempts: Sequence[Manifest],
 ) -> str:
     """Markdown as `data_card`, for reasoning traces.
@@ -79,5 +77,5 @@ def _filled(card: str, **facts: Any) -> str:
     return resources.files("thinkscale.report").joinpath(f"{card}.md").read_text(encoding="utf-8").format(**facts)
 
 
-def _licence_rows(licences: Sequence[Mapping[str, Any]]) -> str:
+def _licence_rows(licences: Facts) -> str:
     return "\n".join(f"| {entry['source']} | {entry['licence']} | {entry['rows']:,} |" for entry in licences)

@@ -14,6 +14,8 @@ from thinkscale.report.metrics import Point
 from thinkscale.store.artifact import Manifest
 from thinkscale.store.filesystem import REMOTE
 
+Steps = Sequence[Mapping[str, float]]
+
 NOT_STATED = "not stated"
 _HUB_ID = re.compile(r"(?:hf://)?([\w.-]+(?:/[\w.-]+)?)")
 
@@ -21,7 +23,7 @@ _HUB_ID = re.compile(r"(?:hf://)?([\w.-]+(?:/[\w.-]+)?)")
 def model_card(
     campaign: Campaign,
     manifest: Manifest,
-    metrics: Sequence[Mapping[str, float]],
+    metrics: Steps,
     found: Sequence[Point] = (),
     compared: Sequence[Comparison] = (),
 ) -> str:

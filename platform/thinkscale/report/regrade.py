@@ -38,9 +38,8 @@ def graded(question: Question, response: str) -> Graded:
 
 
 def regrade(part: pa.Table, questions: Mapping[str, Question], grade: Grade) -> pa.Table:
-    """The samples with other verdicts; failed samples keep theirs.
-    `part`: samples (schema SAMPLES), or a part of them. `questions`: the benchmark's questions by id. Raises KeyError:
-    a sample's question is not among them."""
+    """The samples with other verdicts; failed samples keep theirs. `part`: samples (schema SAMPLES), or a part of them.
+    `questions`: the benchmark's questions by id. Raises KeyError: a sample's question is not among them."""
     rows = part.select(["question_id", "status", "answer"]).to_pylist()
     answered = [index for index, row in enumerate(rows) if row["status"] == "ok"]
     items = [(questions[rows[index]["question_id"]], rows[index]["answer"] or "") for index in answered]

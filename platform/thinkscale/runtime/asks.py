@@ -103,13 +103,7 @@ class Witness:
 
 class _AskingActor:
     def __init__(
-        self,
-        asks: Asks,
-        rows: Rows,
-        settings: EngineSettings,
-        before: Mapping[str, Any] | None,
-        where: str,
-        witness: Any,
+        self, asks: Asks, rows: Rows, settings: EngineSettings, before: dict[str, Any] | None, where: str, witness: Any
     ) -> None:
         actor = ray.get_runtime_context().get_actor_id()
         deaths: dict[str, int] = ray.get(witness.left_by.remote(actor))

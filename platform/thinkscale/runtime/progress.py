@@ -20,8 +20,7 @@ _bars: _Bars | None = None
 
 class Progress:
     def __init__(self, stage: str, total: int, unit: str = "rows", *, done: int = 0, elapsed_s: float = 0.0) -> None:
-        """`total`: 0 where it is not known yet (`extend`).
-        `elapsed_s`: spent already on what is counted next."""
+        """`total`: 0 where it is not known yet (`extend`). `elapsed_s`: spent already on what is counted next."""
         self._stage, self._total, self._unit = stage, total, unit
         self._done = self._resumed = done
         self._last_line = time.monotonic()

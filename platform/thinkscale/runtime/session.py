@@ -33,14 +33,12 @@ _session: ExitStack | None = None
 _directory: Path | None = None  # of this process, while it is connected
 _private = False
 
-
 SERVE_FLAGS = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-}
-"""What Ray Serve's own throughput mode sets, without its other doors for HTTP; for a cluster's environment."""
+}  # what Ray Serve's own throughput mode sets, without its other doors for HTTP; for a cluster's environment
 
 
 def connect(

@@ -75,7 +75,7 @@ def write_model_card(
     model: Artifact,
     found: Sequence[Point] = (),
     compared: Sequence[Comparison] = (),
-    curve: bytes | None = None,
+    curve: bytes = b"",
 ) -> None:
     """The card beside the exported model; again, with the results and the curve, once there are some."""
     manifest = model.require()
@@ -83,7 +83,7 @@ def write_model_card(
     directory = f"{model.path}/{config.partition('/')[0]}"
     metrics = [json.loads(line) for line in model.read_file("metrics.jsonl").splitlines()]
     model.store.write_bytes(f"{directory}/README.md", model_card(campaign, manifest, metrics, found, compared).encode())
-    if curve is not None:
+    if curve:
         model.store.write_bytes(f"{directory}/curve.png", curve)
 
 

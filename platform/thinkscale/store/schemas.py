@@ -114,12 +114,11 @@ def question_row(question: Question) -> dict[str, Any]:
     return asdict(question) | {"options": list(question.options), "metadata": list(question.metadata.items())}
 
 
+Content = Question | Mapping[str, Any] | str | None
+
+
 def dropped_row(
-    stage: str,
-    id_: str | None,
-    reason: str,
-    detail: Mapping[str, Any],
-    row: Question | Mapping[str, Any] | str | None = None,
+    stage: str, id_: str | None, reason: str, detail: Mapping[str, Any], row: Content = None
 ) -> dict[str, Any]:
     """A row of DROPPED. `row`: what is dropped; a text is kept as it is."""
     content = question_row(row) if isinstance(row, Question) else row

@@ -94,11 +94,11 @@ class Stage:
         return True
 
 
+Plan = Callable[[], Iterable[Segment]]
+
+
 def begin_stage(
-    output: Artifact,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    plan: Callable[[], Iterable[Segment]] = tuple,
+    output: Artifact, config: Mapping[str, Any], inputs: Mapping[str, str], plan: Plan = tuple
 ) -> Stage | None:
     """Begin an artifact or go on with it; None where it is complete, or its twin is and is the same.
     `config`: what its rows depend on, as JSON values. `inputs`: fingerprints of what is read, by name. `plan`: gives

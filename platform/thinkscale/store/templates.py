@@ -36,9 +36,8 @@ may_train = false # CHANGE, where its terms allow to train other models
 
 
 def starting_campaign(template: str, name: str, file: str | None, model: str | None) -> str:
-    """The text of a campaign file.
-    `file`: questions to learn from, or to evaluate on with the template `evaluate`; None: the template's own. Raises
-    IngestError: the file is not there, cannot be read or holds no rows."""
+    """The text of a campaign file. `file`: questions to learn from, or to evaluate on with the template `evaluate`;
+    None: the template's own. Raises IngestError: the file is not there, cannot be read or holds no rows."""
     teacher = _ENGINE if template == "s1k" else _SOLUTIONS
     source = _packaged(f"{template}-source")
     if file is not None:
