@@ -117,12 +117,8 @@ async def think(
     `engine`: anything with `info` and `generate` as `Engine` has them. `tokenizer`: of the model that the engine
     decodes: `ModelTokenizer(directory)`."""
     found_format = resolve_format(Thinker(format=thinking_format), tokenizer)
-    program = think_program(
-        tokenizer.prompt_ids(question, found_format, system_prompt),
-        budget,
-        forcing_ids(tokenizer, found_format, budget),
-        context_tokens=engine.info.context_tokens,
-        sampling=sampling,
-    )
+    prompt_ids = tokenizer.prompt_ids(question, found_format, system_prompt)
+    ids, context = forcing_ids(tokenizer, found_format, budget), engine.info.context_tokens
+    program = think_program(prompt_ids, budget, ids, context_tokens=context, sampling=sampling)
     thought: Thought = await run(engine, program)
     return tokenizer.decode(thought.thinking_ids), tokenizer.decode(thought.answer_ids), thought

@@ -154,14 +154,9 @@ class _Trial:
         places = {name: str(directory / name) for name in ("TMPDIR", "THINKSCALE_CACHE")}
         for place in places.values():
             os.mkdir(place)
-        environment = {
-            **places,
-            "AWS_ENDPOINT_URL": self._proxy.endpoint,
-            "OMP_NUM_THREADS": "1",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": f"{draw.getrandbits(128):032x}",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
+        ray = {"AUTH_MODE": "token", "AUTH_TOKEN": f"{draw.getrandbits(128):032x}", "USAGE_STATS_ENABLED": "0"}
+        environment = {**places, "AWS_ENDPOINT_URL": self._proxy.endpoint, "OMP_NUM_THREADS": "1"}
+        environment |= {f"RAY_{name}": value for name, value in ray.items()}
         cpus = _cpus_a_node(campaign)
         self._most_in_flight = 4 * NODES * cpus  # tasks that read and write segments hold a quarter of a CPU
         self._cluster = Cluster(directory / "ray", environment, nodes=NODES, cpus=cpus)
@@ -328,9 +323,7 @@ def _cpus_a_node(campaign: Campaign) -> int:
     resources = campaign.resources
     if resources.gpus_per_train_worker or resources.gpus_per_replica or resources.gpus_per_embed_actor:
         raise ChaosError("the private cluster has no GPUs: set those of [resources] to 0")
-    held = max(
-        resources.train_workers * resources.cpus_per_train_worker,
-        max(resources.replicas, resources.difficulty_actors) * resources.cpus_per_replica,
-        resources.embed_actors,
-    )
+    training = resources.train_workers * resources.cpus_per_train_worker
+    engines = max(resources.replicas, resources.difficulty_actors) * resources.cpus_per_replica
+    held = max(training, engines, resources.embed_actors)
     return math.ceil((held + 1) / (NODES - 1))

@@ -70,7 +70,9 @@ def near_duplicates(pool: Pool, similarity: float) -> list[Duplicate]:
 
 
 def _candidate_pairs(pool: Pool, similarity: float) -> Iterator[tuple[int, int]]:
-    size = _rows_in_band(similarity)
+    # The most signature rows a band can have so that a pair of this similarity is hardly ever missed.
+    sizes = (n for n in range(PERMUTATIONS, 1, -1) if (1 - similarity**n) ** (PERMUTATIONS // n) <= MISSED)
+    size = next(sizes, 1)
     bands = zip(*(_band_keys(block, size) for _, block in pool.blocks()), strict=True)
     for band in bands:
         for bucket in groups(np.concatenate(band)):
@@ -88,12 +90,6 @@ def _band_keys(rows: Fingerprints, size: int) -> list[Hashes]:
             key ^= key >> np.uint64(29)
         keys.append(key)
     return keys
-
-
-def _rows_in_band(similarity: float) -> int:
-    """The most signature rows a band can have so that a pair of this similarity is hardly ever missed."""
-    sizes = range(PERMUTATIONS, 1, -1)
-    return next((size for size in sizes if (1 - similarity**size) ** (PERMUTATIONS // size) <= MISSED), 1)
 
 
 def _similarity(rows: Fingerprints, a: int, b: int, known: Hashes, weights: np.ndarray) -> float:

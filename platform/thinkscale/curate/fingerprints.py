@@ -7,7 +7,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +54,9 @@ def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fin
     words = tokens(question)
     found = numbers(words)
     exact, masked = shingles(mask_letters(words), SHINGLE_WORDS), shingles(mask(words), SHINGLE_WORDS)
-    has_number = _runs_with_number(words, len(exact))
+    size = len(words) - len(exact) + 1
+    before = np.cumsum([0, *(is_number(word) for word in words)])
+    has_number = before[size:] > before[: len(before) - size] if len(exact) else np.zeros(0, dtype=bool)
     marked = np.unique((masked & ~np.uint64(1)) | has_number.astype(np.uint64))
     return Fingerprint(
         shingles=marked,
@@ -69,12 +70,6 @@ def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fin
         merit=(solved << 32) + len(question),
         minhash=_minhash(marked),
     )
-
-
-def _runs_with_number(words: Sequence[str], count: int) -> npt.NDArray[np.bool_]:
-    size = len(words) - count + 1
-    before = np.cumsum([0, *(is_number(word) for word in words)])
-    return before[size:] > before[: len(before) - size] if count else np.zeros(0, dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -189,17 +184,14 @@ def groups(*columns: npt.NDArray[np.generic]) -> list[npt.NDArray[np.int64]]:
     return [np.sort(order[a:b]) for a, b in zip(edges[several].tolist(), edges[several + 1].tolist(), strict=True)]
 
 
-@lru_cache(maxsize=1)
-def _permutations() -> tuple[Hashes, Hashes]:
-    generator = np.random.default_rng(0)
-    multipliers = generator.integers(1, 1 << 63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    return multipliers, generator.integers(0, 1 << 63, PERMUTATIONS, dtype=np.uint64)
+_GENERATOR = np.random.default_rng(0)
+_MULTIPLIERS = _GENERATOR.integers(1, 1 << 63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_OFFSETS = _GENERATOR.integers(0, 1 << 63, PERMUTATIONS, dtype=np.uint64)
 
 
 def _minhash(distinct: Hashes) -> Signature:
     if not len(distinct):
         return np.zeros(PERMUTATIONS, dtype=np.uint32)
-    multipliers, offsets = _permutations()
-    mixed = (distinct[:, None] * multipliers + offsets) >> np.uint64(32)
+    mixed = (distinct[:, None] * _MULTIPLIERS + _OFFSETS) >> np.uint64(32)
     signature: Signature = mixed.min(axis=0).astype(np.uint32)
     return signature

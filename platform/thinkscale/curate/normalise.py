@@ -74,13 +74,9 @@ _UNITS = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_NUMBER_WORDS = {
-    **{word: str(i) for i, word in enumerate(_UNITS)},
-    **{word: str(10 * i) for i, word in enumerate(_TENS, 2)},
-    "hundred": "100",
-    "thousand": "1000",
-    "million": "1000000",
-}
+_NUMBER_WORDS = {word: str(i) for i, word in enumerate(_UNITS)}
+_NUMBER_WORDS |= {word: str(10 * i) for i, word in enumerate(_TENS, 2)}
+_NUMBER_WORDS |= {"hundred": "100", "thousand": "1000", "million": "1000000"}
 # LaTeX commands that only say how something looks.
 _MARKUP = frozenset((
     "frac", "dfrac", "tfrac", "displaystyle", "begin", "end", "align", "aligned", "array", "cdot", "times", "mathbb",

@@ -50,7 +50,9 @@ def teachers_terms(campaign: Campaign) -> list[dict[str, Any]]:
         if teacher.source == "engine":
             found.append(_checked(str(teacher.model), (teacher.endpoint,), teacher.terms))
             continue
-        found += [_checked(name, (), teacher.terms) for name in _traces_by(campaign)]
+        sources = [source for source in campaign.pool if isinstance(source, FilesSource)]
+        wrote = sorted({source.traces_by for source in sources if source.traces_by})
+        found += [_checked(name, (), teacher.terms) for name in wrote]
         if teacher.terms is not None and not teacher.terms.may_train:
             _checked("solutions", (), teacher.terms)
     return found
@@ -63,11 +65,6 @@ def terms_line(terms: Mapping[str, Any]) -> str:
         f"- Terms of the output of {terms['teacher']}: {terms['licence']}{read}\n"
         f"- They allow training other models: {'yes' if terms['may_train'] else 'no'}"
     )
-
-
-def _traces_by(campaign: Campaign) -> Sequence[str]:
-    sources = [source for source in campaign.pool if isinstance(source, FilesSource)]
-    return sorted({source.traces_by for source in sources if source.traces_by})
 
 
 def _checked(name: str, places: Sequence[str | None], stated: Terms | None) -> dict[str, Any]:

@@ -48,13 +48,8 @@ class RefusedError(EngineError):
 def chat_body(teacher: Teacher, question: str) -> dict[str, Any]:
     """What is sent about a question; the same for the same teacher and question in every campaign."""
     system = [] if teacher.system_prompt is None else [{"role": "system", "content": teacher.system_prompt}]
-    body = {
-        "model": teacher.model,
-        "messages": [*system, {"role": "user", "content": question}],
-        "temperature": teacher.temperature,
-        "top_p": teacher.top_p,
-        **teacher.extra_body,
-    }
+    body: dict[str, Any] = {"model": teacher.model, "messages": [*system, {"role": "user", "content": question}]}
+    body |= {"temperature": teacher.temperature, "top_p": teacher.top_p, **teacher.extra_body}
     if "max_completion_tokens" not in body:
         body.setdefault("max_tokens", teacher.max_thinking_tokens + teacher.max_answer_tokens)
     return {name: value for name, value in body.items() if name not in teacher.omit}

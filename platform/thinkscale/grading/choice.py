@@ -49,7 +49,7 @@ def option_letters(text: str, options: Sequence[str], *, announced: bool) -> str
     allowed = _LETTERS[: len(options)] if options else _LETTERS[:10]
     plain = clean(text[-LONGEST_TEXT:])
     for letter, option in zip(_LETTERS, options, strict=False):
-        if _same_text(plain, option):
+        if (wanted := _folded(clean(option))) and _folded(plain) == wanted:
             return letter
     if announced:
         bare = re.sub(r"[*$`\"{}]|'(?![a-z])|\\(?:quad|[,;: ])|\\(?=[{}])", "", plain)
@@ -88,6 +88,5 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
     return match[1] in "AI" and follows is not None and follows[1] not in ("because", "since", "as", "is", "and", "or")
 
 
-def _same_text(left: str, right: str) -> bool:
-    folded = re.sub(r"\s+", "", clean(right)).casefold()
-    return bool(folded) and re.sub(r"\s+", "", left).casefold() == folded
+def _folded(text: str) -> str:
+    return re.sub(r"\s+", "", text).casefold()

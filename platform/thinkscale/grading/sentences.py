@@ -25,12 +25,8 @@ _JOINS = re.compile(
 _JOINED_WORDS = re.compile(r"(?:[\s$,:\\()\[\]*]*[A-Za-z]+){0,3}?[\s$,:\\()\[\]*]*\b(?:and|or)\b[\s$,:\\()\[\]*]*")
 _SENTENCE_END = re.compile(r"(?<=[^.\s][.!?])\s+(?=[A-Z])|(?<=。)")
 _OPENING = re.compile(r"\$\$|\\\[|\\\(|(?<!\\)\$")
-_CLOSING = {
-    "$$": re.compile(r"\$\$"),
-    "\\[": re.compile(r"\\\]"),
-    "\\(": re.compile(r"\\\)"),
-    "$": re.compile(r"(?<!\\)\$"),
-}
+_ENDS = {"$$": r"\$\$", "\\[": r"\\\]", "\\(": r"\\\)", "$": r"(?<!\\)\$"}
+_CLOSING = {opening: re.compile(end) for opening, end in _ENDS.items()}
 
 _NUMBER = re.compile(
     r"(?<![\w.^_])(?<![\^_]\{)[-+]?\s?[$€£]?\s?"

@@ -21,12 +21,8 @@ class Layer:
     after_feed_forward: str | None = None
 
 
-_POST_NORM = Layer(
-    before_attention=None,
-    after_attention="post_attention_layernorm",
-    before_feed_forward=None,
-    after_feed_forward="post_feedforward_layernorm",
-)
+_AFTER = {"after_attention": "post_attention_layernorm", "after_feed_forward": "post_feedforward_layernorm"}
+_POST_NORM = Layer(before_attention=None, before_feed_forward=None, **_AFTER)
 FAMILIES = {
     **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "olmo", "phi3", "smollm3"), Layer()),
     "olmo2": _POST_NORM,

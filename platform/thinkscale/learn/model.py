@@ -65,22 +65,14 @@ class PackedCausalLM(nn.Module):
     def forward(self, row: Row, scale: float | None = None) -> Tensor:
         """The row's summed cross-entropy times `scale`, or its logits (T, V) where there is no scale."""
         to = partial(_to_device, device=self.device)
-        modes = recompute.plan(
-            self.config,
-            len(row.ids),
-            full_row_tokens=self._full_row_tokens,
-            share=self._recomputed_share,
-            spare=0.0 if self._holds_gradients else self._gradient_numbers,
-        )
+        spare, full, share = self._gradient_numbers, self._full_row_tokens, self._recomputed_share
+        spare = 0.0 if self._holds_gradients else spare
+        modes = recompute.plan(self.config, len(row.ids), full_row_tokens=full, share=share, spare=spare)
         for layer, mode in zip(self.model.layers, modes, strict=True):
             layer.recompute = mode
-        output = self.model(
-            input_ids=to(row.ids).unsqueeze(0),
-            position_ids=to(row.positions).unsqueeze(0),
-            use_cache=False,
-            cu_seq_lens_q=to(row.bounds).int(),
-            row_group=self.row_group,
-        )
+        inputs = {"input_ids": to(row.ids).unsqueeze(0), "position_ids": to(row.positions).unsqueeze(0)}
+        bounds = to(row.bounds).int()
+        output = self.model(**inputs, use_cache=False, cu_seq_lens_q=bounds, row_group=self.row_group)
         hidden: Tensor = output.last_hidden_state.squeeze(0)
         weight: Tensor = (self.lm_head or self.model.embed_tokens).weight
         if scale is None:

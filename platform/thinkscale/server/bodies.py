@@ -292,13 +292,8 @@ def budget(
     if asked is not None:
         most = asked if total_tokens is not None else min(asked, most)
     most = most if cap is None else min(cap, most)
-    return Budget(
-        max_thinking_tokens=most,
-        waits=thinking.waits,
-        wait_text=thinking.wait_text,
-        max_answer_tokens=share - most,
-        final_answer_text=thinking.final_answer_text,
-    )
+    texts = thinking.model_dump(include={"waits", "wait_text", "final_answer_text"})
+    return Budget(max_thinking_tokens=most, max_answer_tokens=share - most, **texts)
 
 
 def _refuse_constant(name: str) -> Any:

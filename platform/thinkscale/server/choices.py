@@ -265,7 +265,7 @@ def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokeni
 
 def _forced(body: AnyBody, prompt: TokenIds, cap: int | None, total_tokens: int | None, served: Served) -> Choice:
     thinking = body.thinking or Thinking()
-    texts = Budget(waits=thinking.waits, wait_text=thinking.wait_text, final_answer_text=thinking.final_answer_text)
+    texts = Budget(**thinking.model_dump(include={"waits", "wait_text", "final_answer_text"}))
     ids = forcing_ids(served.tokenizer, served.thinking_format, texts)
     if control_cuts(served.tokenizer, thinking.wait_text) or {*ids.wait} & {*ids.end, *ids.eos}:
         raise ApiError("thinking.wait_text holds a token that ends thinking or the text", param="thinking.wait_text")

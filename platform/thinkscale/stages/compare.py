@@ -76,7 +76,10 @@ def comparison_page(found: Sequence[Pair], notes: Sequence[str]) -> dict[str, by
     remarks, parts, questions = list(notes), list[Iterable[pa.Table]](), []
     for name, campaign, side in zip(names, campaigns, zip(*found, strict=True), strict=True):
         own = stage_manifests(campaign, side[0].store) | sample_manifests(side)
-        manifests |= {f"{name} {stage}": _of_run(manifest, name) for stage, manifest in own.items()}
+        for stage, manifest in own.items():
+            if "model" in manifest.extra and manifest.schema.startswith("samples/"):  # as `renamed` names it
+                manifest = replace(manifest, extra={**manifest.extra, "model": f"{name} {manifest.extra['model']}"})
+            manifests[f"{name} {stage}"] = manifest
         remarks += [f"{name}: {note}" for note in sample_notes(side)]
         parts += [renamed(samples.iter_tables(), name) for samples in side]
         questions.append(benchmark_questions(campaign, side[0].store))
@@ -94,10 +97,3 @@ def _campaign(samples: SampleSet) -> Campaign:
         )
     campaign = Campaign.model_validate_json(json.dumps(report.config["campaign"]))
     return campaign.model_copy(update={"name": samples.campaign})  # where it lies now
-
-
-def _of_run(manifest: Manifest, run: str) -> Manifest:
-    """The manifest with its model named as `renamed` names it, so that costs find their points."""
-    if "model" not in manifest.extra or not manifest.schema.startswith("samples/"):
-        return manifest
-    return replace(manifest, extra={**manifest.extra, "model": f"{run} {manifest.extra['model']}"})

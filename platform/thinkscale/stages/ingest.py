@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from thinkscale.curate.duplicates import exact_key
@@ -36,7 +35,8 @@ def ingest(campaign: Campaign, store: Store) -> bool:
     did = _read_sources(campaign, ingested)
 
     def repeated() -> dict[int, Drop]:
-        halves = np.concatenate([_halves(rows.column("exact_key")) for rows in ingested.iter_tables(["exact_key"])])
+        keys = (key for rows in ingested.iter_tables(["exact_key"]) for key in rows.column("exact_key").to_pylist())
+        halves = np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(-1, 2)  # 16 bytes as a pair of numbers
         drops: dict[int, Drop] = {}
         ids, places = Column(ingested, "id"), Column(ingested, "locator")
         for same in sorted(groups(halves[:, 0], halves[:, 1]), key=lambda same: int(same[0])):
@@ -74,11 +74,6 @@ def _read_sources(campaign: Campaign, output: Artifact) -> bool:
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common()) or "the sources hold no rows"
         raise IngestError(f"the pool is empty: {told}. Look at {output.url}/dropped, or at curate.quality_rules")
     return stage.commit(INGESTED)
-
-
-def _halves(keys: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """Keys of 16 bytes as pairs of numbers, shape [rows, 2]."""
-    return np.frombuffer(b"".join(keys.to_pylist()), dtype=np.uint64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)

@@ -36,21 +36,16 @@ def run_judge(name: str, stage: Stage, judge: Judge, questions: Mapping[str, Que
     Raises EngineError: no engine can be built, or so much fails that it is at fault; MixedEnginesError: committed
     segments are of another engine."""
     gpus = bool(ray.cluster_resources().get("GPU")) if judge.gpus is None else judge.gpus
-    run_asks(
-        name,
-        stage,
-        Judging(judge=judge, questions=questions),
-        EngineSettings(
-            reference=judge.model,
-            serve=judge.serve,
-            threads=max(1, int(ray.cluster_resources()["CPU"]) // judge.actors),
-            date=judge.date,
-            endpoint=judge.endpoint,
-            key_variable="THINKSCALE_JUDGE_API_KEY",
-        ),
-        Actors(most=judge.actors, gpus=judge.serve.tensor_parallel if gpus and judge.endpoint is None else 0),
-        rows=equal_answers,
+    settings = EngineSettings(
+        reference=judge.model,
+        serve=judge.serve,
+        threads=max(1, int(ray.cluster_resources()["CPU"]) // judge.actors),
+        date=judge.date,
+        endpoint=judge.endpoint,
+        key_variable="THINKSCALE_JUDGE_API_KEY",
     )
+    actors = Actors(most=judge.actors, gpus=judge.serve.tensor_parallel if gpus and judge.endpoint is None else 0)
+    run_asks(name, stage, Judging(judge=judge, questions=questions), settings, actors, rows=equal_answers)
 
 
 def equal_answers(samples: pa.Table) -> list[list[dict[str, Any]]]:

@@ -103,13 +103,9 @@ class BenchmarkRun:
         target = self._settings.target_interval
         if target is None:
             return {"stopped": "all samples drawn", "samples": self.samples}
-        reached = (width := self._uncertainty()) <= target
-        return {
-            "stopped": "target interval reached" if reached else "max_samples reached",
-            "samples": self.samples,
-            "target_points": target,
-            "interval_points": round(width, 3),
-        }
+        stopped = "target interval reached" if (width := self._uncertainty()) <= target else "max_samples reached"
+        found = {"target_points": target, "interval_points": round(width, 3)}
+        return {"stopped": stopped, "samples": self.samples, **found}
 
     def _uncertainty(self) -> float:
         """How far the 95% interval of any budget reaches from its accuracy, in points."""

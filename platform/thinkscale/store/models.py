@@ -24,11 +24,6 @@ class ModelError(RuntimeError):
     """A model reference cannot be resolved; the message says why and what to do."""
 
 
-def cache_directory() -> Path:
-    """Where downloaded and exported models lie: THINKSCALE_CACHE, else ~/.cache/thinkscale."""
-    return Path(os.environ.get("THINKSCALE_CACHE") or Path.home() / ".cache" / "thinkscale")
-
-
 def local_model(reference: str, *, weights: bool = True) -> Path:
     """A local directory with config, tokenizer and weights. `weights`: False: config and tokenizer are enough, and
     nothing else is downloaded. `reference`: a local directory, `s3://bucket/path` (or gs://, az://), a Hugging Face id
@@ -121,9 +116,9 @@ def _downloaded(root: str, directory: str, manifest: Manifest | None, weights: b
 
 
 def _cached(name: str, version: str, fill: Callable[[Path], None]) -> Path:
-    """A directory of the cache, made once by one process of this machine; it appears complete.
+    """A directory of the cache (THINKSCALE_CACHE, else ~/.cache/thinkscale), made once by one process of this machine; it appears complete.
     `fill`: writes into a directory that may hold what a try before it, cut short, has left."""
-    models = cache_directory() / "models"
+    models = Path(os.environ.get("THINKSCALE_CACHE") or Path.home() / ".cache" / "thinkscale") / "models"
     target, unfinished = models / f"{name}-{version}", models / f".{name}@{version}"
     models.mkdir(parents=True, exist_ok=True)
     with (models / f".{name}.lock").open("w") as lock:

@@ -45,15 +45,12 @@ WHOLE = Segment(key="000000", rows=0, work=None)  # of artifacts that are made a
 
 def slices(artifact: Artifact, segment_rows: int) -> list[Segment]:
     """A committed artifact in segments of so many rows, whatever the sizes of its parts."""
-    parts = artifact.parts()
-    return [
-        Segment(
-            key=f"{i:06d}",
-            rows=sum(stop - start for _, start, stop in ranges),
-            work=Slice(artifact=artifact, ranges=tuple((parts[n], start, stop) for n, start, stop in ranges)),
-        )
-        for i, ranges in enumerate(cut([part.rows or 0 for part in parts], segment_rows))
-    ]
+    parts, found = artifact.parts(), list[Segment]()
+    for ranges in cut([part.rows or 0 for part in parts], segment_rows):
+        work = Slice(artifact=artifact, ranges=tuple((parts[n], start, stop) for n, start, stop in ranges))
+        rows = sum(stop - start for _, start, stop in ranges)
+        found.append(Segment(key=f"{len(found):06d}", rows=rows, work=work))
+    return found
 
 
 def cut(lengths: Sequence[int], rows: int) -> list[list[tuple[int, int, int]]]:
