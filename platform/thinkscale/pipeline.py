@@ -33,8 +33,7 @@ FIRST, LAST = next(iter(STAGES)), list(STAGES)[-1]
 
 OF_EVALUATION = ("benchmarks", "evaluate", "report")  # the stages of a campaign without a pool
 
-_WORK = {"benchmarks": "build_benchmarks", "difficulty": "score_difficulty"}
-"""The function in a stage's module, where it is not called as the stage."""
+_WORK = {"benchmarks": "build_benchmarks", "difficulty": "score_difficulty"}  # where it is not called as the stage
 
 
 def _work(stage: str) -> Callable[[Campaign, Store], bool]:

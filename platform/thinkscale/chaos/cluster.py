@@ -20,8 +20,7 @@ MARK = "THINKSCALE_CHAOS"
 STARTS_WITHIN_S = 90
 OBJECT_STORE_BYTES = 200 << 20
 HEAD, DRIVER = "head", "driver"
-BUSY = re.compile(r"ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")
-"""Titles of Ray's workers that hold an actor or run a task."""
+BUSY = re.compile(r"ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")  # of workers with an actor or a task
 
 
 class Cluster:

@@ -16,8 +16,7 @@ from thinkscale.store.filesystem import Store
 IDS = ("sample_id", "id", "question_id")
 SAME_IN_MANIFESTS = ("schema", "rows", "config", "dropped")
 WEIGHT_TOLERANCE = 1e-4  # between weights trained at one go and with resumptions
-ATTEMPT = re.compile(r"(?<=[-.])[0-9a-f]{8,32}(?=[./]|$)|(?<=\.probe-)[0-9a-f]+")
-"""What two runs name differently in a path."""
+ATTEMPT = re.compile(r"(?<=[-.])[0-9a-f]{8,32}(?=[./]|$)|(?<=\.probe-)[0-9a-f]+")  # what two runs name differently
 
 
 def compare(name: str, undisturbed: Store, disturbed: Store) -> dict[str, Counter[str]]:

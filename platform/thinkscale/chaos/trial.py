@@ -61,18 +61,15 @@ class Moment:
 
 @dataclass(kw_only=True)
 class Findings:
-    kills: list[dict[str, Any]] = field(default_factory=list)
-    """Copy, kind, stage, victim, and when (seconds since the copy began)."""
-    lost: Counter[str] = field(default_factory=Counter)
-    """How many rows are missing, by where; likewise doubled and different ones."""
+    kills: list[dict[str, Any]] = field(default_factory=list)  # copy, kind, stage, victim, seconds since it began
+    lost: Counter[str] = field(default_factory=Counter)  # rows, by where; likewise doubled and different ones
     doubled: Counter[str] = field(default_factory=Counter)
     different: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)  # processes and files that an undisturbed run does not leave
     redone: int = 0  # segments whose rows were written again
     open_segments: int = 0  # over all kills, the segments that were begun or next: more may not be redone
     hangs: int = 0  # runs that went neither on nor out, so that they had to be ended
-    errors: list[str] = field(default_factory=list)
-    """Copies, stages, exit codes and last words of runs that ended with an error."""
+    errors: list[str] = field(default_factory=list)  # copy, stage, exit code, last words of runs that failed
     undisturbed_s: float = 0.0
     time_lost_s: float = 0.0  # by which the copies took longer, together
     faults: dict[str, int] = field(default_factory=dict)  # of storage, by kind

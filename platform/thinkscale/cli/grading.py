@@ -40,16 +40,9 @@ def grade(
     if not force and Path(target).exists() and sys.stdin.isatty():
         force = click.confirm(f"{target} exists: overwrite it?")
     votes: list[list[Vote]] = []
-    counts = grade_file(
-        kind,
-        Path(source),
-        Path(target),
-        reference_field=reference_field,
-        response_field=response_field,
-        options_field=options_field,
-        force=force,
-        votes=votes,
-    )
+    fields: dict[str, Any] = {"reference_field": reference_field, "response_field": response_field}
+    fields["options_field"] = options_field
+    counts = grade_file(kind, Path(source), Path(target), **fields, force=force, votes=votes)
     total = sum(counts.values())
     for verdict in ("correct", "wrong", "unanswered", "ungradable"):
         count = counts.get(verdict, 0)
@@ -115,28 +108,23 @@ def judge_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def judged(
-        judge: str | None,
-        judge_endpoint: str | None,
-        judge_ungradable: bool,
-        judge_overrides: tuple[str, ...],
-        **arguments: Any,
+        judge: str | None, endpoint: str | None, ungradable: bool, overrides: tuple[str, ...], **arguments: Any
     ) -> None:
         from thinkscale.store.campaigns import load_judge
 
-        settings: dict[str, object] = {"--judge-endpoint": judge_endpoint, "--judge-ungradable": judge_ungradable}
-        settings["--judge-set"] = judge_overrides
+        settings = {"--judge-endpoint": endpoint, "--judge-ungradable": ungradable, "--judge-set": overrides}
         if judge is None and (given := [name for name, value in settings.items() if value]):
             raise click.UsageError(f"{given[0]} needs --judge, the model that judges")
-        raw = {"model": judge, "endpoint": judge_endpoint, "ungradable_only": judge_ungradable}
-        command(judge=None if judge is None else load_judge(raw, judge_overrides), **arguments)
+        raw = {"model": judge, "endpoint": endpoint, "ungradable_only": ungradable}
+        command(judge=None if judge is None else load_judge(raw, overrides), **arguments)
 
     for option in (
         click.option("--judge", metavar="MODEL", help="A model that judges in place of the rule graders."),
-        click.option("--judge-endpoint", metavar="URL", help="The OpenAI-compatible server that serves it; default: "
-                     "it runs on the cluster."),
-        click.option("--judge-ungradable", is_flag=True, help="The judge is asked only about what the rules "
-                     "find ungradable."),
-        click.option("--judge-set", "judge_overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the "
+        click.option("--judge-endpoint", "endpoint", metavar="URL", help="The OpenAI-compatible server that serves "
+                     "it; default: it runs on the cluster."),
+        click.option("--judge-ungradable", "ungradable", is_flag=True, help="The judge is asked only about what the "
+                     "rules find ungradable."),
+        click.option("--judge-set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the "
                      "judge, as format=think, system_prompt=..., max_thinking_tokens=512, serve.engine=vllm."),
         click.option("--address", help="Ray cluster that the judge runs on (auto, host:port); default: a local one."),
         ROOT,

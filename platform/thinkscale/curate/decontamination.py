@@ -25,8 +25,7 @@ from thinkscale.curate.fingerprints import (
 from thinkscale.curate.normalise import Hashes, mask, mask_letters, numbers, shingles, tokens
 
 SHARED_WEIGHT = 2.0  # pairs that share so much rare text are examined too, n-gram or not
-SAME_NUMBERS_OVERLAP = 0.5
-"""Share of the benchmark question's rare text, numbers as they are, from which a question is a leak."""
+SAME_NUMBERS_OVERLAP = 0.5  # share of a benchmark question's rare text, numbers as they are, that makes a leak
 OTHER_NUMBERS_OVERLAP = 0.75  # the same with numbers masked: a question reworded with other numbers
 LEAST_WEIGHT = 3.0  # rare shingles that must be shared for a verdict on a part of the text
 TELLING_DIGITS = 2  # digits of all numbers together from which equal numbers are no chance

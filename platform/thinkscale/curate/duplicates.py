@@ -17,8 +17,7 @@ MISSED = 0.01  # chance that a pair just at the threshold is not compared (weigh
 LARGEST_BUCKET = 200
 """Of a bucket with more rows only neighbours are compared: its rows share a template, and comparing all pairs
 of a template's questions is work in the square of their number."""
-TELLING_NUMBERS = 3
-"""Questions that agree in so many numbers and in the answer are the same even where the words are a template's."""
+TELLING_NUMBERS = 3  # questions that agree in so many and in the answer are the same, whatever the words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,8 +36,7 @@ Signature = npt.NDArray[np.uint32]
 class Fingerprint:
     """One question. Hashes are of 64 bits and the same in every process."""
 
-    shingles: Hashes
-    """Distinct runs of SHINGLE_WORDS tokens, numbers masked, sorted; odd where there is a number in it, else even."""
+    shingles: Hashes  # distinct runs of SHINGLE_WORDS tokens, numbers masked, sorted; odd where one holds a number
     numbered: Hashes  # those with a number in it, the number as it is and letters that stand alone (variables) masked
     text: int  # of the tokens in order
     bag: int  # of the tokens in any order

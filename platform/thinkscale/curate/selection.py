@@ -105,8 +105,7 @@ def facility(candidates: list[Candidate], settings: Select, rng: random.Random, 
     return picks
 
 
-STRATEGIES: dict[str, Strategy] = {"s1": s1, "random": uniform, "longest": longest, "diverse": diverse}
-"""Those that need no embeddings."""
+STRATEGIES: dict[str, Strategy] = {"s1": s1, "random": uniform, "longest": longest, "diverse": diverse}  # no embeddings
 
 
 def _is_seed(candidate: Candidate, settings: Select) -> bool:

@@ -8,8 +8,7 @@ from typing import Literal, Protocol
 
 TokenIds = tuple[int, ...]
 
-Finish = Literal["stop", "length"]
-"""stop: one of the request's stop sequences or an end-of-text token came; length: max_tokens came."""
+Finish = Literal["stop", "length"]  # stop: a stop sequence or an end-of-text token came; length: max_tokens came
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +24,7 @@ class Sampling:
     """Taken from the logits of ids that this request has already generated, forced ones included. Penalties change
     greedy decoding too; only vLLM knows them."""
     frequency_penalty: float = 0.0  # as presence_penalty, times how often
-    repetition_penalty: float = 1.0
-    """Divides the logits, where positive, of ids of prompt and generated text; multiplies them where negative."""
+    repetition_penalty: float = 1.0  # divides positive logits of ids of prompt and text, multiplies negative ones
 
     @property
     def penalises_generated(self) -> bool:
@@ -100,8 +98,7 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-OnTokens = Callable[[TokenIds], None]
-"""Told of ids as they are decoded, in order and each once; not of the id that completes a stop."""
+OnTokens = Callable[[TokenIds], None]  # told of ids as they are decoded, in order; not of one that completes a stop
 
 
 class EngineError(RuntimeError):
@@ -127,11 +124,9 @@ class Engine(Protocol):
         `max_tokens` tokens. Cancelling the call drops the request from the engine. Raises EngineError: the engine
         failed; the request may be tried again elsewhere; ValueError: the request itself is impossible (prompt and
         max_tokens exceed the context)."""
-        ...
 
     def check(self) -> None:
         """Raises EngineDiedError where the engine is known to have died. Returns at once."""
 
     async def close(self) -> None:
         """Free the device. No request may be under way."""
-        ...

@@ -52,8 +52,7 @@ class Thought:
     end: ThinkingEnd
     waits_used: int
     forced_positions: tuple[tuple[int, int], ...] = ()  # [start, stop) ranges of forced tokens within thinking_ids
-    answer_finish: Literal["stop", "length", "none"] = "none"
-    """How the answer ended; none where there was no answer (overflow)."""
+    answer_finish: Literal["stop", "length", "none"] = "none"  # none: there was no answer (overflow)
     prompt_tokens: int = 0
     decoded_tokens: int = 0  # tokens that an engine decodes for this result where nothing is shared with other budgets
     answer_decoded_tokens: int = 0  # the part of decoded_tokens that is the answer's, its stop included

@@ -11,8 +11,7 @@ from functools import lru_cache
 from thinkscale.domain.generation import Completion, EngineInfo, OnTokens, Request, Sampling, TokenIds
 from thinkscale.forcing.ending import Continuation, check_request
 
-NextLogits = Callable[[TokenIds], Sequence[float]]
-"""Prefix (prompt and everything after it) -> one logit for each id of the vocabulary."""
+NextLogits = Callable[[TokenIds], Sequence[float]]  # prefix, the prompt included, to a logit for each id
 
 
 def hashed_logits(*, vocab_size: int, seed: int = 0, spread: float = 2.0) -> NextLogits:

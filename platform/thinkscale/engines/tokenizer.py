@@ -15,8 +15,7 @@ from thinkscale.domain.generation import TokenIds
 from thinkscale.engines.template import BUILT_IN, ChatTemplate, Messages, template_text
 from thinkscale.forcing.formats import MARKUP, ThinkingFormat, behind, control_cuts, native_format, split_thinking
 
-TEMPLATE_DATE = "2025-01-01"
-"""The day that templates take for today, so that a run's prompts are the same after midnight."""
+TEMPLATE_DATE = "2025-01-01"  # what templates take for today, so that prompts are the same after midnight
 PROBE = "We need to add 9 and 6,\n\nso 15.\tIt's café naïve – 1234567 = π? 你好,世界 🙂\n  def f(x):\n\treturn x**2\n"
 """A text that must survive, with what loaders get wrong: spaces, newlines, tabs, accents, digits, other scripts."""
 CONTROL = re.compile(r"<.*\|.*>|<｜.*｜>|</?(?:seed:)?think>|</?tool\w*>|\[/?THINK\]", re.DOTALL)

@@ -20,8 +20,7 @@ MAX_WAITS = 16
 MAX_SCRIPT = 512  # tokens of all texts of one request together: wait, delimiter, newline, final answer
 MAX_STOPS = 8
 
-PASS, THINK, CLOSE, ANSWER, DONE = range(5)
-"""Modes: not forced at all; thinking; the text that ends thinking is running; answering; ended."""
+PASS, THINK, CLOSE, ANSWER, DONE = range(5)  # CLOSE: the text that ends thinking is running
 
 _NAMES = (
     "mode", "position", "script_end", "count", "cap", "waits", "waits_used", "fresh", "answered", "max_answer",

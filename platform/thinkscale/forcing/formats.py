@@ -39,11 +39,9 @@ class Tokenizer(Protocol):
 
     def prompt_ids(self, question: str, thinking_format: ThinkingFormat | None, system: str | None = None) -> TokenIds:
         """The chat template with one user message and the assistant header."""
-        ...
 
     def fitted(self, thinking_format: ThinkingFormat) -> ThinkingFormat:
         """The format with the white space that the chat template has around its delimiters."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,10 +154,8 @@ class ForcingIds:
     newline: TokenIds  # before `close` where the cap cut the thinking in the middle of a line
     newline_ending: frozenset[int]  # ids whose text ends in a newline
     eos: TokenIds
-    end_text: TextStop | None = None
-    """A delimiter of ordinary tokens: found in the text, however its tokens merge with what stands around it."""
-    start: TokenIds = ()
-    """What opens thinking: it is never drawn in an answer, nor first in a thinking that is already open."""
+    end_text: TextStop | None = None  # a delimiter of ordinary tokens: found in the text, however its tokens merge
+    start: TokenIds = ()  # opens thinking: never drawn in an answer, nor first in a thinking that is open
     start_text: TextStop | None = None  # the same where it is of ordinary tokens
 
     @property

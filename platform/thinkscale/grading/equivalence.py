@@ -24,8 +24,7 @@ from thinkscale.grading.notation import (
 )  # fmt: skip
 
 RELATIVE_TOLERANCE = 2e-6  # how far a decimal may be from the reference it rounds
-DIGITS, MOST_DIGITS = 30, 120
-"""To so many digits formulas are evaluated, and their difference where it is small; two thirds of it must be 0."""
+DIGITS, MOST_DIGITS = 30, 120  # of formulas, and of their difference where it is small: two thirds must be 0
 
 
 def texts_equal(reference: str, answer: str) -> bool:
@@ -209,8 +208,9 @@ def _forms_equal(one: Form, other: Form) -> bool | None:
     if one.names:
         return _equal(one.items[-1], other.text)
     if other.kind == "relation" and {*other.signs} == {"="}:  # `x = 3 + 4 = 7`: all of it is said
-        return _all(is_name(str(side), sums=True) or _equal(one.text, side) for side in other.items[:-1]) and _equal(
-            one.text, other.items[-1]
+        *sides, last = other.items
+        return _all(is_name(str(side), sums=True) or _equal(one.text, side) for side in sides) and _equal(
+            one.text, last
         )
     if one.kind == other.kind == "value":
         try:
@@ -317,9 +317,8 @@ def _values_equal(left: Any, right: Any, is_decimal: bool) -> bool | None:
             for at in range(len(symbols))
         ]
         values = dict(zip(symbols, point, strict=True))
-        one, other, apart = (
-            sympy.N(side.subs(values), DIGITS, maxn=MOST_DIGITS) for side in (left, right, left - right)
-        )
+        sides = (left, right, left - right)
+        one, other, apart = (sympy.N(side.subs(values), DIGITS, maxn=MOST_DIGITS) for side in sides)
         if not all(side.is_number and side.is_finite for side in (one, other)):
             continue
         if any(value < 0 for value in point) and not (one.is_real and other.is_real):

@@ -84,10 +84,9 @@ def _calculus(text: str) -> Any:
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
+    config = ConversionConfig(lowercase_symbols=False)
     try:
-        found = latex2sympy(
-            text, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False)
-        )
+        found = latex2sympy(text, is_real=True, normalization_config=None, conversion_config=config)
     except Exception as error:
         raise UnreadError(text) from error  # latex2sympy raises Exception itself
     if not isinstance(found, sympy.Expr):

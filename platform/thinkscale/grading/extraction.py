@@ -23,8 +23,7 @@ from thinkscale.grading.sentences import (
 
 TAIL_CHARACTERS = 40_000  # only so much of the end of a response is read: an answer stands at the end
 LONGEST_ANSWER = 2_000  # characters; what is longer is no answer
-MOST_CANDIDATES = 60
-"""So many boxes and so many markers at the end are looked at: what a text repeats more often is no answer."""
+MOST_CANDIDATES = 60  # boxes and markers at the end that are looked at: what is repeated more often is no answer
 
 _THINKING_ENDS = ("</think>", "<|im_start|>answer", "</Thought>")
 
@@ -145,8 +144,7 @@ def _boxes(text: str) -> list[tuple[int, str]]:
     for start, end, content in found:
         if joined and start < last_end:  # a box within a box
             continue
-        gap = text[last_end:start]
-        if joined and joins(gap):
+        if joined and joins(text[last_end:start]):
             previous = joined[-1][1]
             joined[-1] = (start, previous if previous == content else f"{previous}, {content}")
         else:

@@ -57,9 +57,8 @@ def structure(text: str) -> Form:
     """What kind of thing a text is. Raises UnreadError where its brackets do not match, or it is too much."""
     text = text.strip()
     if match := _ENVIRONMENT.fullmatch(text):
-        return _rows(
-            text, match[1], [[cell.strip() for cell in row.split("&")] for row in match[2].split("\\\\") if row.strip()]
-        )
+        lines = [row.split("&") for row in match[2].split("\\\\") if row.strip()]
+        return _rows(text, match[1], [[cell.strip() for cell in line] for line in lines])
     parts, _ = split(text, r"\\cup|(?<![A-Za-z\\])or(?![A-Za-z])")
     if len(parts) > 1:
         forms = tuple(map(structure, parts))
@@ -99,9 +98,8 @@ def _rows(text: str, name: str, rows: list[list[str]]) -> Form:
     if len(cells) > MOST_ITEMS or not cells or name not in (*_MATRICES, "cases", "dcases"):
         raise UnreadError(text)
     if name not in _MATRICES:
-        return Form(
-            "{}", text, tuple(Form("()", "", tuple(_CONDITION.sub("", cell).strip() for cell in row)) for row in rows)
-        )
+        cases = ([_CONDITION.sub("", cell).strip() for cell in row] for row in rows)
+        return Form("{}", text, tuple(Form("()", "", tuple(case)) for case in cases))
     return Form("<>" if 1 in (len(rows), len(rows[0])) else f"{[len(row) for row in rows]}", text, tuple(cells))
 
 

@@ -26,14 +26,9 @@ class _Comparer:
         # A fresh interpreter rather than a fork or multiprocessing's spawn: the caller may have threads, a CUDA
         # context or a main module that must not run twice.
         code = "import sys; from thinkscale.grading import pool; pool.compare_forever(int(sys.argv[1]))"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
-        )
+        command, pipe, none = [sys.executable, "-c", code, str(theirs.fileno())], theirs.fileno(), subprocess.DEVNULL
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        self.process = subprocess.Popen(command, pass_fds=[pipe], stdin=none, stdout=none, stderr=none, env=env)
         theirs.close()
         self.ready = False
         self.deadline = 0.0

@@ -60,6 +60,7 @@ def without_explanation(text: str) -> str:
     return text
 
 
+_REMARK = re.compile(r"\d (?:(?:times|plus|minus) \d|squared|cubed)|^(?:about|approx|≈|\\approx)")
 _ASIDE = re.compile(r"\s\(([^()]*)\)\W*$")
 
 
@@ -70,11 +71,7 @@ def without_aside(text: str) -> str:
         return text
     before = text[: len(text) - len(match[0])].rstrip()
     wordy = len(words_of(match[1])) > 1 and not re.search(r"\b(?:or|but|could|might)\b", match[1])
-    wordy = (
-        wordy
-        or re.search(r"\d (?:(?:times|plus|minus) \d|squared|cubed)|^(?:about|approx|≈|\\approx)", match[1]) is not None
-    )
-    wordy = wordy or number_word(match[1]) is not None
+    wordy = wordy or _REMARK.search(match[1]) is not None or number_word(match[1]) is not None
     same = number(match[1]) is not None and number(match[1]) == number(before)
     return before if before and (wordy or same) else text
 
@@ -109,10 +106,9 @@ _HOUR = re.compile(r":00(?: ?[ap]\.? ?m\b\.?)?$", re.IGNORECASE)
 def _said_by_formulas(head: str, formulas: Sequence[_Formula], kind: AnswerKind) -> str | None:
     start = formulas[0].start
     if head[:start].strip(" *_:(\"'"):  # a sentence: what it says stands after its verb
-        verbs = [
-            match.end() for match in _IS.finditer(head) if not any(f.start < match.start() < f.end for f in formulas)
-        ]
-        start = verbs[-1] if verbs else start
+        for verb in _IS.finditer(head):
+            if not any(formula.start < verb.start() < formula.end for formula in formulas):
+                start = verb.end()
         value = number_text(head[start:])
         if value is not None:
             return value if kind == "integer" else clean(head[start:])

@@ -62,11 +62,8 @@ def judge_plainly(item: Graded) -> tuple[Verdict | None, str, str]:
     elif words_of(reference) and (texts_equal(reference, found.whole) or plainly_equal(reference, found.whole)):
         equal = True
     else:
-        if (
-            (reference.count("=") > 1 or number(reference.rpartition("=")[2]) is None)
-            and number(answer) is not None
-            and words_of(found.whole)
-        ):
+        no_value = reference.count("=") > 1 or number(reference.rpartition("=")[2]) is None
+        if no_value and number(answer) is not None and words_of(found.whole):
             answer = found.whole  # the sentence says more than its number
         equal = plainly_equal(reference, answer)
         if equal is None and nesting(answer) > DEEPEST_NESTING:

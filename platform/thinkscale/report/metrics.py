@@ -34,8 +34,7 @@ class Point:
     num_waits: int
     questions: int
     samples: int
-    accuracy: float
-    """Mean over questions of the share of right samples, 0..1; failed and unanswered samples are not right."""
+    accuracy: float  # mean over questions of the share of right samples, 0..1; failed and unanswered ones are not
     low: float
     high: float
     mean_thinking_tokens: float
@@ -66,8 +65,7 @@ class CurveMetrics:
     budgets that use almost the same tokens then outweigh all others, and short thinking gets huge slopes."""
     performance: float  # the best accuracy of any budget, in %
     performance_low: float
-    performance_high: float
-    """The 95% interval of that budget's accuracy. It does not count that the budget was picked for being best."""
+    performance_high: float  # the 95% interval of that budget; that it was picked for being best is not counted
 
 
 def budget_label(max_thinking_tokens: int | None, num_waits: int) -> str:
@@ -144,8 +142,7 @@ def points(tallied: pa.Table, *, seed: int = 0) -> list[Point]:
     return found
 
 
-NOTED_SHARE = 0.01
-"""Of a point's samples; where more are neither right nor wrong, its accuracy says less than it seems to."""
+NOTED_SHARE = 0.01  # of a point's samples; where more are neither right nor wrong, its accuracy says little
 
 
 def unsettled(found: Iterable[Point]) -> list[str]:

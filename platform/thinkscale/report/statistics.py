@@ -15,8 +15,7 @@ Gate = Literal["better", "worse", "inconclusive"]
 
 LEVEL = 0.95
 DRAWS = 10_000
-MOST_LEVELS = 2_000
-"""From so many different values on, a bootstrap draws them rounded to thousandths, to bound its memory."""
+MOST_LEVELS = 2_000  # from so many different values on they are rounded to thousandths, to bound memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,14 +17,11 @@ from thinkscale.domain.generation import EngineDiedError, EngineError, StopAskin
 log = logging.getLogger(__name__)
 
 TRIES = 4  # times that an ask is put to an engine that fails on it without dying
-DEATHS_UNSUSPECTED = 1
-"""Engines that may die under an ask before it is suspected: nodes are taken back and processes killed."""
+DEATHS_UNSUSPECTED = 1  # engines that may die under an ask before it is suspected: nodes are taken back
 DEATHS_ALONE = 2  # engines that an ask must kill alone before it is given up
 GROUPS = 8  # parts into which suspects are split
-GIVEN_UP_IN_A_ROW = 3
-"""Asks given up for deaths without an answer between them, at which the engine is at fault and not the rows."""
-FAILED_SHARE, FAILED_LEAST = 0.2, 50
-"""Share of failed asks, of at least so many, at which something other than the rows is wrong."""
+GIVEN_UP_IN_A_ROW = 3  # asks given up for deaths without an answer between them: the engine is at fault
+FAILED_SHARE, FAILED_LEAST = 0.2, 50  # of failed asks, of at least so many: not the rows are at fault
 
 
 class EngineGoneError(EngineError):

@@ -39,19 +39,15 @@ class Asks(Protocol):
 
     def key(self, row: Any) -> str:
         """Names a row over the whole stage."""
-        ...
 
     def expected(self, row: Any) -> float:
         """Tokens that an answer will take, about: the longest go first."""
-        ...
 
     async def ask(self, engine: Any, tokenizer: Any, row: Any) -> Any:
         """Beside the engine: the answer to one row. Raises ValueError where the row is impossible."""
-        ...
 
     def collect(self, rows: Sequence[Any], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         """A segment's rows to what is kept and dropped; an answer is what `ask` gave, or Failed."""
-        ...
 
 
 def answered(rows: Sequence[Any], answers: Sequence[Any]) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Failed]]]:
@@ -151,7 +147,6 @@ class Rounds(Protocol):
 
     def more(self) -> list[Segment]:
         """The next round's segments; called at first, and once all of the last round's are committed."""
-        ...
 
 
 async def ask_replicas(

@@ -41,8 +41,7 @@ class EngineSettings:
     date: str = TEMPLATE_DATE  # what a chat template that prints a date takes for today
     endpoint: str | None = None  # base URL of a server that serves `reference`; None: the engine runs here
     key_variable: str = "THINKSCALE_TEACHER_API_KEY"  # environment variable with the server's API key
-    teacher: EndpointSettings | None = None
-    """A teacher that is asked over the network, without a tokenizer or a model here."""
+    teacher: EndpointSettings | None = None  # one that is asked over the network: no tokenizer, no model here
 
     @property
     def room(self) -> int:

@@ -29,8 +29,7 @@ QUIET = {"log_level": "WARNING"}
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 4 * 3600.0
-"""The longest that a replica which shall go (it is let go, or its node drained) may take for what it has under way."""
+DRAIN_S = 4 * 3600.0  # the longest that a replica which shall go may take for what it has under way
 
 RELEASE_AFTER_S = 60.0
 METER_EVERY_S = 5.0

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-OWNER = ".thinkscale-owner"
-"""The file that the owner of a directory holds locked. Where it is, it was locked from the beginning."""
+OWNER = ".thinkscale-owner"  # a file that the directory's owner holds locked from the beginning
 REMOVALS = 25
 SHORT = "/tmp"  # where paths are short enough for Ray's sockets (107 bytes)
 

@@ -25,8 +25,7 @@ from thinkscale.store.models import ModelError
 from thinkscale.store.schemas import DROPPED, dropped_row, table
 from thinkscale.store.stage import Slice, Stage, begin_stage, slices
 
-TASK_CPUS = 0.25
-"""Of reading and writing tasks: they wait for storage more than they compute, and must find room beside actors."""
+TASK_CPUS = 0.25  # of reading and writing tasks: they mostly wait, and must find room beside actors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,7 @@ class Result:
     kept: pa.Table
     dropped: pa.Table | None = None
     stats: Mapping[str, float] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Facts for the manifest; of several segments' the last one's counts."""
+    extra: Mapping[str, Any] = field(default_factory=dict)  # for the manifest; the last segment's count
 
 
 @dataclass(frozen=True, kw_only=True)

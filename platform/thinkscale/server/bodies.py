@@ -37,13 +37,10 @@ class Thinking(_Body):
     """How much to think before the answer."""
 
     enabled: bool = True
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    """Thinking tokens at most; default: what the completion's length leaves."""
-    waits: Annotated[int, Field(ge=0, le=16)] = 0
-    """How many times an early end of thinking is replaced by `wait_text`; no engine forces more inside."""
+    max_tokens: Annotated[int, Field(ge=0)] | None = None  # default: what the completion's length leaves
+    waits: Annotated[int, Field(ge=0, le=16)] = 0  # early ends replaced by `wait_text`; no engine forces more
     wait_text: Annotated[str, Field(min_length=1, max_length=200)] = "Wait"
-    final_answer_text: ShortText = "Final Answer:"
-    """Begins the answer where `max_tokens` cut the thinking."""
+    final_answer_text: ShortText = "Final Answer:"  # begins the answer where `max_tokens` cut the thinking
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -85,8 +82,7 @@ class _Common(_Body):
     stream_options: StreamOptions | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     thinking: Thinking | None = None
-    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = None
-    """vLLM's name of a cap; -1: none."""
+    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = None  # vLLM's name of a cap; -1: none
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

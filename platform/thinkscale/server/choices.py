@@ -19,8 +19,7 @@ from thinkscale.forcing.program import Spoken, speak, thinking_room
 from thinkscale.server.bodies import AnyBody, ApiError, ChatBody, CompletionBody, Thinking, budget
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default length of /v1/completions
-MAX_FORCED_TOKENS = 400
-"""Of Wait and final-answer text together: an engine that forces inside holds 512, delimiters included."""
+MAX_FORCED_TOKENS = 400  # of Wait and final-answer text: an engine that forces inside holds 512, delimiters included
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

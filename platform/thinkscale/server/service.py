@@ -27,12 +27,10 @@ from thinkscale.server.api import OpenAiApi
 from thinkscale.server.proxy import CALLBACK, CALLBACK_PATH, LIMIT
 from thinkscale.store.models import local_model
 
-KEYS = "THINKSCALE_API_KEYS"
-"""Environment variable of the replicas: API keys, separated by commas; KEYS_FILE names a file of them, one a line."""
+KEYS = "THINKSCALE_API_KEYS"  # in the replicas' environment, separated by commas; KEYS_FILE: a file of them
 KEYS_FILE = "THINKSCALE_API_KEYS_FILE"
 
-BUSY_SHARE = 0.8
-"""Another replica is started when so large a share of the sequences that the engines decode at once is taken."""
+BUSY_SHARE = 0.8  # of the sequences that engines decode at once, from which another replica is started
 
 
 @ray_serve.ingress()

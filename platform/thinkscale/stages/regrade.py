@@ -39,8 +39,7 @@ _GRADING_FILES = (
 )  # fmt: skip
 MODEL_FILES = ("config.json", "*.safetensors")
 
-_COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "answer"]
-"""What grading reads: all but the thinking."""
+_COLUMNS = [*VERDICTS.names, "question_id", "model", "benchmark", "status", "answer"]  # all but the thinking
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,7 @@ READERS = 16
 READ_AHEAD = 4
 _ATTEMPT = re.compile(r"(?!segments/|checkpoints/).*(?:-[0-9a-f]{8}(?:[./]|$)|(?:^|/)part-)")
 """Files of one attempt. Those that the manifest does not list are of an attempt that lost or died."""
-CARD = ("README.md", "curve.png")
-"""Of an export: written after the commit, and again once there are results, so that no manifest lists them."""
+CARD = ("README.md", "curve.png")  # of an export: written after the commit, again with results, in no manifest
 
 
 class ArtifactError(RuntimeError):
@@ -51,8 +50,7 @@ class StoredFile:
     sha256: str
     rows: int | None = None
     name: str | None = None  # what readers ask for, where the path carries an attempt
-    at: str | None = None
-    """The artifact below the same root where it lies, if not this one: what was taken over stays where it is."""
+    at: str | None = None  # the artifact below the same root where it lies, if it was taken over from one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,7 @@ class Manifest:
     config_fingerprint: str
     dropped: dict[str, int] = field(default_factory=dict)  # rows dropped, by reason
     stats: dict[str, float] = field(default_factory=dict)  # sums over the segments: seconds, tokens, dollars
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Stage-specific facts: engine fingerprint, teacher's terms, ..."""
+    extra: dict[str, Any] = field(default_factory=dict)  # a stage's own: engine, teacher's terms, ...
     code_version: str = __version__
     began_at: str = ""
     created_at: str = ""
@@ -111,8 +108,7 @@ class Artifact:
 
     store: Store
     path: str
-    twin: str | None = field(default=None, compare=False)
-    """The same artifact of another campaign, below the same root, that may be taken over."""
+    twin: str | None = field(default=None, compare=False)  # of another campaign of the root: may be taken over
     partial: bool = field(default=False, compare=False)
     """Where it is not complete, what is committed of it is read; extra["segments"] then says how many, of how many."""
 

@@ -40,8 +40,7 @@ class Store:
     good."""
 
     uri: str
-    lease: Lease | None = field(default=None, compare=False, repr=False)
-    """Without it nothing is committed or deleted; None: anyone may."""
+    lease: Lease | None = field(default=None, compare=False, repr=False)  # lost: no writes; None: anyone may
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", _root(self.uri))

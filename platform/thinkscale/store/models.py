@@ -116,7 +116,7 @@ def _downloaded(root: str, directory: str, manifest: Manifest | None, weights: b
 
 
 def _cached(name: str, version: str, fill: Callable[[Path], None]) -> Path:
-    """A directory of the cache (THINKSCALE_CACHE, else ~/.cache/thinkscale), made once by one process of this machine; it appears complete.
+    """A directory of the cache (THINKSCALE_CACHE, else ~/.cache/thinkscale), made once; it appears complete.
     `fill`: writes into a directory that may hold what a try before it, cut short, has left."""
     models = Path(os.environ.get("THINKSCALE_CACHE") or Path.home() / ".cache" / "thinkscale") / "models"
     target, unfinished = models / f"{name}-{version}", models / f".{name}@{version}"
