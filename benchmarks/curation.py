@@ -35,8 +35,8 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime import session
 from thinkscale.runtime.segments import slices
 from thinkscale.stages import benchmarks, deduplicate, ingest, select
-from thinkscale.stages.deduplicate import FingerprintRows
-from thinkscale.stages.ingest import IngestPiece
+from thinkscale.stages.deduplicate import fingerprint_rows
+from thinkscale.stages.ingest import ingest_piece
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import plan
@@ -268,8 +268,8 @@ def main() -> None:
         piece = plan(campaign.pool[0], 1024)[-2]
         sample = slices(Artifact(store, "curation/pool"), 1024)[-2].work
         functions = {
-            "ingested": worker_functions(lambda: IngestPiece(campaign.curate.quality_rules)(piece)),
-            "fingerprints": worker_functions(lambda: FingerprintRows(index)(sample)),
+            "ingested": worker_functions(lambda: ingest_piece(piece, campaign.curate.quality_rules)),
+            "fingerprints": worker_functions(lambda: fingerprint_rows(sample, index)),
         }
     timed = sum(seconds.values())
     thousands = arguments.rows / 1000

@@ -28,6 +28,7 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime import scratch
 from thinkscale.store.campaigns import load_campaign
 from thinkscale.store.filesystem import Store
+from thinkscale.store.lease import Say
 
 TITLES = {
     "worker": (re.compile(rf"(?!ray::(Serve|Proxy)){BUSY.pattern}"),),
@@ -92,7 +93,7 @@ def chaos(
     kinds: Sequence[str] = KINDS,
     times: int = 10,
     seed: int = 0,
-    say: Callable[[str], None] = print,
+    say: Say = print,
     compared: Callable[[Findings], object] = lambda findings: None,
 ) -> Findings:
     """Kill `times` times over copies of a campaign, resume each, and compare them with an undisturbed run.
@@ -144,7 +145,7 @@ class _Run:
 class _Trial:
     def __init__(
         self, campaign: Campaign, words: list[str], directory: Path, storage: tuple[S3Server, Proxy],
-        draw: random.Random, say: Callable[[str], None],
+        draw: random.Random, say: Say,
     ) -> None:  # fmt: skip
         self._name, self._words, self._directory = campaign.name, words, directory
         (self._server, self._proxy), self._draw, self._say = storage, draw, say

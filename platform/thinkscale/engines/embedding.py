@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thinkscale.domain.generation import EngineError
+from thinkscale.engines.template import read_json
 
 TOKENISED_AT_ONCE = 2048
 PADDING = 0.1
@@ -91,15 +92,15 @@ def read_encoder_files(directory: Path) -> EncoderFiles:
     Raises EngineError where there is no config.json, or a module beyond pooling and normalisation."""
     if not (directory / "config.json").exists():
         raise EngineError(f"{directory} holds no config.json: is it a model in the Hugging Face layout?")
-    limit = int(_json(directory / "config.json").get("max_position_embeddings", 512))
+    limit = int(read_json(directory / "config.json").get("max_position_embeddings", 512))
     if not (directory / "modules.json").exists():
         return EncoderFiles(max_tokens=limit)
     modules = json.loads((directory / "modules.json").read_text())
     kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
     if unknown := sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize"}):
         raise EngineError(f"{directory}: modules {', '.join(unknown)} are not supported")
-    pooling = _pooling(_json(directory / kinds["Pooling"] / "config.json")) if "Pooling" in kinds else "mean"
-    own_limit = _json(directory / "sentence_bert_config.json").get("max_seq_length")
+    pooling = _pooling(read_json(directory / kinds["Pooling"] / "config.json")) if "Pooling" in kinds else "mean"
+    own_limit = read_json(directory / "sentence_bert_config.json").get("max_seq_length")
     return EncoderFiles(pooling=pooling, normalise="Normalize" in kinds, max_tokens=min(limit, own_limit or limit))
 
 
@@ -135,7 +136,3 @@ def _cpu_has_bfloat16(torch: Any) -> bool:
     """Whether this processor multiplies in bfloat16; elsewhere float32 is faster."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}

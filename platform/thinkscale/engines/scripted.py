@@ -43,14 +43,8 @@ def by_heart(texts: Sequence[TokenIds], otherwise: NextLogits) -> NextLogits:
 
 
 class ScriptedEngine:
-    """Decodes from a given next-token function, one asyncio step a token.
-
-    Attributes:
-        requests: requests accepted so far.
-        decoded_tokens: ids decoded so far, stops included.
-        under_way: requests under way now.
-        most_concurrent: the most requests that were ever under way at once.
-    """
+    """Decodes from a given next-token function, one asyncio step a token. Counts its requests, those under way now and
+    the most that ever were at once, and the ids decoded, stops included."""
 
     def __init__(
         self,

@@ -37,13 +37,17 @@ _TURN: Messages = (
 )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of a model's directory, empty where there is none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
 def template_text(directory: Path, config: Mapping[str, Any]) -> str:
     """The chat template of a model's directory, empty where it has none."""
     if (path := directory / "chat_template.jinja").exists():
         return path.read_text(encoding="utf-8")
     template = config.get("chat_template")
-    if template is None and (path := directory / "chat_template.json").exists():
-        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    template = read_json(directory / "chat_template.json").get("chat_template") if template is None else template
     if isinstance(template, list):  # several by name
         named = {each["name"]: each["template"] for each in template}
         template = named.get("default") or next(iter(named.values()), None)

@@ -3,7 +3,6 @@ The ids are those that the model's `tokenizer.json` gives: loaders that rebuild 
 families wrong without a word. Owns the check that text survives, and that no text of a user becomes a control token."""
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.domain.generation import TokenIds
-from thinkscale.engines.template import BUILT_IN, ChatTemplate, Messages, template_text
+from thinkscale.engines.template import BUILT_IN, ChatTemplate, Messages, read_json, template_text
 from thinkscale.forcing.formats import MARKUP, ThinkingFormat, behind, control_cuts, native_format, split_thinking
 
 TEMPLATE_DATE = "2025-01-01"  # what templates take for today, so that prompts are the same after midnight
@@ -33,8 +32,8 @@ class ModelTokenizer:
         survive. Raises TokenizerError where there is no tokenizer, or one that is refused."""
         directory = Path(directory)
         self._tokenizer = _load(directory)
-        config = _json(directory / "tokenizer_config.json")
-        names = {**_json(directory / "special_tokens_map.json"), **config}
+        config = read_json(directory / "tokenizer_config.json")
+        names = {**read_json(directory / "special_tokens_map.json"), **config}
         given = {name: value.get("content") if isinstance(value, dict) else value for name, value in names.items()}
         tokens = {name: token for name, token in given.items() if name.endswith("_token") and isinstance(token, str)}
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -109,8 +108,7 @@ class ModelTokenizer:
         return self.template.fitted(thinking_format)
 
     def prompt_ids(self, question: str, thinking_format: ThinkingFormat | None, system: str | None = None) -> TokenIds:
-        messages = [{"role": "system", "content": system}] if system else []
-        return self.chat_ids([*messages, {"role": "user", "content": question}], thinking_format)
+        return self.chat_ids(_messages(question, system), thinking_format)
 
     def chat_ids(
         self,
@@ -134,8 +132,7 @@ class ModelTokenizer:
     def question_ids(self, question: str, thinking_format: ThinkingFormat, system: str | None = None) -> TokenIds:
         """The prompt of one question before its opening of thinking; with it where the template itself opens."""
         self._require_template()
-        messages = [{"role": "system", "content": system}] if system else []
-        guarded = [self._guarded(message) for message in [*messages, {"role": "user", "content": question}]]
+        guarded = [self._guarded(message) for message in _messages(question, system)]
         head, opening = self.template.opened(self.template.render(guarded, thinking=True), thinking_format)
         return self._uncut(head + opening)
 
@@ -169,7 +166,7 @@ class ModelTokenizer:
         if eos_token is not None and (token := self._tokenizer.token_to_id(eos_token)) is not None:
             ids.append(token)
         for name in ("generation_config.json", "config.json"):
-            config = _json(directory / name)
+            config = read_json(directory / name)
             value = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
             ids += value if isinstance(value, list) else [] if value is None else [value]
         return tuple(dict.fromkeys(ids))
@@ -205,6 +202,10 @@ class TextStream:
         return text
 
 
+def _messages(question: str, system: str | None) -> Messages:
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
+
+
 def _load(directory: Path) -> Any:
     from tokenizers import Tokenizer
 
@@ -223,10 +224,6 @@ def _load(directory: Path) -> Any:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _composed(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from thinkscale.runtime.replicas import QUIET, START_ATTEMPTS, Replica, end_appl
 from thinkscale.runtime.session import connect, disconnect, owns_cluster
 from thinkscale.server.api import OpenAiApi
 from thinkscale.server.proxy import CALLBACK, CALLBACK_PATH, LIMIT
+from thinkscale.store.lease import Say
 from thinkscale.store.models import local_model
 
 KEYS = "THINKSCALE_API_KEYS"  # in the replicas' environment, separated by commas; KEYS_FILE: a file of them
@@ -108,7 +109,7 @@ def serve(
     port: int = 8000,
     route: str = "/",
     address: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> None:
     """Serve a model. On a cluster of its own: until SIGINT or SIGTERM, then drained. On another: returns once up.
     `host`, `port`: of Serve's proxies, where Serve does not run yet. `route`: prefix of the paths, for several services

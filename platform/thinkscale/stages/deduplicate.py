@@ -4,6 +4,7 @@ only where it must; what is a duplicate or a leak is decided in `curate`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def deduplicate(campaign: Campaign, store: Store) -> bool:
     fingerprinting = settings.model_dump(include={"decontaminate_ngram", "segment_rows"})
     did, stage = False, begin_stage(prints, fingerprinting, inputs, lambda: slices(pool, settings.segment_rows))
     if stage is not None:
-        run_segments("fingerprint", stage, read=itself, transform=FingerprintRows(index))
+        run_segments("fingerprint", stage, read=itself, transform=partial(fingerprint_rows, index=index))
         did = stage.commit(FINGERPRINTS)
 
     def decide() -> dict[int, Drop]:
@@ -82,19 +83,15 @@ def _benchmark_index(campaign: Campaign, benchmarks: dict[str, Artifact]) -> Ben
     return BenchmarkIndex(rows, campaign.curate.decontaminate_ngram)
 
 
-@dataclass(frozen=True)
-class FingerprintRows:
-    index: BenchmarkIndex
-
-    def __call__(self, work: Slice) -> Result:
-        made: dict[str, list[Any]] = {name: [] for name in FINGERPRINTS.names}
-        for row in work.read(["question", "answer", "solution"]).to_pylist():
-            found = fingerprint(row["question"], row["answer"], solved=bool(row["solution"]))
-            for name in ("shingles", "numbered", *COLUMNS):
-                made[name].append(getattr(found, name))
-            made["minhash"].append(found.minhash.tobytes())
-            made["sharing_ngrams"].append(self.index.sharing_ngrams(row["question"]))
-        return Result(kept=pa.table(made, schema=FINGERPRINTS))
+def fingerprint_rows(work: Slice, index: BenchmarkIndex) -> Result:
+    made: dict[str, list[Any]] = {name: [] for name in FINGERPRINTS.names}
+    for row in work.read(["question", "answer", "solution"]).to_pylist():
+        found = fingerprint(row["question"], row["answer"], solved=bool(row["solution"]))
+        for name in ("shingles", "numbered", *COLUMNS):
+            made[name].append(getattr(found, name))
+        made["minhash"].append(found.minhash.tobytes())
+        made["sharing_ngrams"].append(index.sharing_ngrams(row["question"]))
+    return Result(kept=pa.table(made, schema=FINGERPRINTS))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ files are read is the store's, which rows are good is decided in `curate`."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +67,7 @@ def _read_sources(campaign: Campaign, output: Artifact) -> bool:
     )
     if stage is None:
         return False
-    run_segments("ingest", stage, read=itself, transform=IngestPiece(rules))
+    run_segments("ingest", stage, read=itself, transform=partial(ingest_piece, rule_names=rules))
     records = output.segment_records()
     if not sum(record["file"]["rows"] for record in records):
         reasons = sum((Counter(record.get("dropped", {})) for record in records), Counter[str]())
@@ -76,22 +76,18 @@ def _read_sources(campaign: Campaign, output: Artifact) -> bool:
     return stage.commit(INGESTED)
 
 
-@dataclass(frozen=True)
-class IngestPiece:
-    rule_names: Sequence[str]
-
-    def __call__(self, piece: Piece) -> Result:
-        kept, dropped = [], []
-        for row in read(piece):
-            if isinstance(row, Unreadable):
-                detail = {"locator": row.locator, "error": row.error}
-                dropped.append(dropped_row("ingest", None, "unreadable_line", detail, row.text))
-                continue
-            question = normalise_question(row)
-            fault = first_fault(question, self.rule_names)
-            if fault is None:
-                kept.append({**question_row(question), "exact_key": exact_key(question.question, question.answer)})
-            else:
-                detail = {"evidence": fault[1], "locator": question.locator}
-                dropped.append(dropped_row("ingest", question.id, fault[0], detail, question))
-        return Result(kept=table(kept, INGESTED), dropped=table(dropped, DROPPED))
+def ingest_piece(piece: Piece, rule_names: Sequence[str]) -> Result:
+    kept, dropped = [], []
+    for row in read(piece):
+        if isinstance(row, Unreadable):
+            detail = {"locator": row.locator, "error": row.error}
+            dropped.append(dropped_row("ingest", None, "unreadable_line", detail, row.text))
+            continue
+        question = normalise_question(row)
+        fault = first_fault(question, rule_names)
+        if fault is None:
+            kept.append({**question_row(question), "exact_key": exact_key(question.question, question.answer)})
+        else:
+            detail = {"evidence": fault[1], "locator": question.locator}
+            dropped.append(dropped_row("ingest", question.id, fault[0], detail, question))
+    return Result(kept=table(kept, INGESTED), dropped=table(dropped, DROPPED))

@@ -28,7 +28,7 @@ from thinkscale.runtime import ending
 from thinkscale.stages.artifacts import fingerprints
 from thinkscale.store.artifact import Artifact, ArtifactError, Manifest, StoredFile, fingerprint
 from thinkscale.store.filesystem import Store
-from thinkscale.store.lease import hold
+from thinkscale.store.lease import Say, hold, unsaid
 from thinkscale.store.models import directory_hash, local_model
 from thinkscale.store.samples import SampleSet, sample_sets, with_verdicts_of
 from thinkscale.store.schemas import VERDICTS, questions
@@ -62,7 +62,7 @@ def regrade(
     judge: Judge | None = None,
     address: str | None = None,
     wait: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = unsaid,
 ) -> list[tuple[SampleSet, Manifest]]:
     """Grade every stored sample with the installed graders, or a judge; from then on these verdicts count.
     The stored samples stay as they are. Where these very graders gave the verdicts that count, nothing is done. An
@@ -84,12 +84,7 @@ def regrade(
 
 
 def audit(
-    store: Store,
-    campaign: str,
-    *,
-    judge: Judge | None = None,
-    address: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    store: Store, campaign: str, *, judge: Judge | None = None, address: str | None = None, say: Say = unsaid
 ) -> Iterator[tuple[Question, Disagreement]]:
     """Every stored verdict that the installed graders, or a judge, would not give, with its question.
     Stored are the verdicts that evaluation gave, whether they were regraded since or not. What a judge says is kept as
@@ -117,7 +112,7 @@ def _regraded(
     judge: Judge | None,
     *,
     address: str | None,
-    say: Callable[[str], None],
+    say: Say,
     wait: bool = False,
     but: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[SampleSet, Artifact]]:

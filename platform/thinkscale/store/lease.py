@@ -29,6 +29,14 @@ class LeaseLostError(StoreError):
     """Another driver has taken the campaign over; the message names it."""
 
 
+Say = Callable[[str], None]  # takes one line of text
+Lost = Callable[[LeaseLostError], object]
+
+
+def unsaid(_: object) -> None:
+    """Tells nobody."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Holder:
     host: str
@@ -87,13 +95,7 @@ class Lease:
 
 @contextmanager
 def hold(
-    store: Store,
-    campaign: str,
-    *,
-    wait: bool = False,
-    lease_s: float = LEASE_S,
-    say: Callable[[str], None] = lambda line: None,
-    lost: Callable[[LeaseLostError], object] = lambda error: None,
+    store: Store, campaign: str, *, wait: bool = False, lease_s: float = LEASE_S, say: Say = unsaid, lost: Lost = unsaid
 ) -> Iterator[Lease]:
     """Hold the lease of a campaign, renewed by a thread. `campaign`: its directory in the store. `wait`: until whoever
     holds it ends or dies. False: do not. `say`: takes one line before waiting. `lost`: called in that thread where
@@ -144,7 +146,7 @@ def _take(lease: Lease, lease_s: float) -> str | None:
     return f"{holder}, whose lease runs for another {left_s:.0f} s unless renewed"
 
 
-def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: Callable[[LeaseLostError], object]) -> None:
+def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: Lost) -> None:
     while not over.wait(lease_s / 4):
         try:
             with suppress(FileNotFoundError):
