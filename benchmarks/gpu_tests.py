@@ -1,6 +1,6 @@
 """The GPU tier: every test that needs a GPU, and what passed where.
 
-    python benchmarks/gpu_tests.py [-k EXPRESSION]        (= make test-gpu)
+    python benchmarks/gpu_tests.py [-k EXPRESSION] [-n 3]       (= make test-gpu)
 
 Runs the tests of tests/gpu and those of vLLM on all GPUs of this machine, and writes
 benchmarks/results/gpu_tests.json with a hash over platform/: of the code that was seen to run.
@@ -75,9 +75,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="only tests that match, as pytest's -k")
     parser.add_argument("tests", nargs="*", default=[str(ROOT / test) for test in TESTS])
+    parser.add_argument("-n", default="0", help="files at once, where pytest-xdist is installed")
     arguments = parser.parse_args()
     os.chdir(ROOT)
-    return int(pytest.main(["-v", "-k", arguments.k, *arguments.tests], plugins=[Collector()]))
+    beside = ["-n", arguments.n, "--dist", "loadfile"] if arguments.n != "0" else []
+    return int(pytest.main(["-v", "-k", arguments.k, *beside, *arguments.tests], plugins=[Collector()]))
 
 
 if __name__ == "__main__":

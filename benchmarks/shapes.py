@@ -12,12 +12,14 @@ from thinkscale.engines.vllm import VllmEngine
 SHAPES = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
              "intermediate_size": 96, "vocab_size": 2048},
+    "135m": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+             "intermediate_size": 1536, "vocab_size": 49152},
     "1.5b": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
              "intermediate_size": 8960, "vocab_size": 151936},
     "7b": {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
            "intermediate_size": 18944, "vocab_size": 152064},
 }  # fmt: skip
-"""Of Qwen2.5, by name."""
+"""Of Qwen2.5, and of SmolLM2-135M, by name."""
 
 TOKENIZER_IDS = 512
 """Ids that the tokenizer knows: one in 512 tokens of a random model ends its thinking."""
