@@ -18,6 +18,7 @@ from typing import Any
 CHECK, HOLDS = ", let me check that.", "That holds."
 MOST_LOOKS = 4  # Waits of one trace
 Attempts = Sequence[tuple[int, str]]  # numbers and texts of a model's attempts
+Equation = re.Match[str]  # `left` = `right`, where a text states it
 
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _TERM = rf"[(\s$€£-]*(?:{_NUMBER})%?\)?"
@@ -41,38 +42,13 @@ class SelfCheck:
     unlearned_characters: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Equation:
-    """`left = right` where it stands in a text."""
-
-    left: str
-    right: str
-    start: int
-    stop: int
-
-    @property
-    def holds(self) -> bool:
-        """Whether `right` is the value of `left`, or rounds it."""
-        value, decimals = arithmetic(self.left), len(self.right.partition(".")[2])
-        room = Fraction(1, 2 * 10**decimals) if decimals else 0
-        return value is not None and abs(value - _number(self.right)) <= room
-
-    def __str__(self) -> str:
-        return f"{self.left} = {self.right}"
-
-
 def self_check(
     solution: str, answer: str, *, wrong: Attempts, right: Attempts, wait: str, shares: tuple[float, float], seed: int
 ) -> SelfCheck:
-    """The thinking for one question; the solution alone where the seed lets it look back at nothing.
-
-    Args:
-        solution: right, and all that is learned; the last right computation of every trace.
-        answer: the reference.
-        wrong, right: attempts of a model, as graders judged them.
-        wait: what budget forcing puts behind a thinking that ends, white space before it included.
-        shares: `check_share` and `confirmation_share` of `domain.models.Teacher`.
-    """
+    """The thinking for one question; the solution alone where the seed, or what there is, lets it look back at nothing.
+    `solution`: right, the last computation of every trace. `wrong`, `right`: attempts of a model, as graders judged
+    them. `wait`: what budget forcing puts behind a thinking that ends, white space before it included. `shares`:
+    check_share and confirmation_share of `domain.models.Teacher`."""
     draw, opened, equations = random.Random(seed), f"{wait}{CHECK} ", find_equations(solution)
     if not _end_at(equations, answer):
         equations = []  # nothing can be recomputed
@@ -92,8 +68,14 @@ def self_check(
 
 def find_equations(text: str) -> list[Equation]:
     """Arithmetic of plain numbers that a text states, in its order."""
-    found = _EQUATION.finditer(text)
-    return [Equation(left=e["left"].strip(), right=e["right"], start=e.start(), stop=e.end()) for e in found]
+    return list(_EQUATION.finditer(text))
+
+
+def holds(equation: Equation) -> bool:
+    """Whether the right side is the value of the left one, or rounds it."""
+    value, decimals = arithmetic(equation["left"]), len(equation["right"].partition(".")[2])
+    room = Fraction(1, 2 * 10**decimals) if decimals else 0
+    return value is not None and abs(value - _number(equation["right"])) <= room
 
 
 def arithmetic(expression: str) -> Fraction | None:
@@ -121,14 +103,14 @@ def _number(text: str) -> Fraction:
 
 def _end_at(equations: Sequence[Equation], answer: str) -> bool:
     """Whether all equations hold and the last one gives the answer: then they confirm it."""
-    is_number = re.fullmatch(rf"\$?-?(?:{_NUMBER})\$?", answer.strip())
-    return bool(equations and is_number and all(equation.holds for equation in equations)) and (
-        _number(equations[-1].right) == _number(answer.strip().strip("$"))
+    found = re.fullmatch(rf"\$?(-?(?:{_NUMBER}))\$?", answer.strip())
+    return bool(equations and found and all(map(holds, equations))) and (
+        _number(equations[-1]["right"]) == _number(str(found and found[1]))
     )
 
 
 def _recomputed(equations: Sequence[Equation]) -> str:
-    return "".join(f"{equation}. " for equation in equations)
+    return "".join(f"{equation['left']} = {equation['right']}. " for equation in equations)
 
 
 def _correction(
@@ -143,10 +125,10 @@ def _correction(
         second, made_of = solution, f"correction:attempt {number}"
     elif way == "slip":
         first, slipped = _with_slip(solution, equations, at, draw)
-        end = _STEP_END.search(solution, equations[at].stop)
-        second = f"{_recomputed(equations[:at])}{equations[at]}, not {slipped}. {solution[end.end() :] if end else ''}"
+        end, upto = _STEP_END.search(solution, equations[at].end()), _recomputed(equations[: at + 1])
+        second = f"{upto.removesuffix('. ')}, not {slipped}. {solution[end.end() :] if end else ''}"
         made_of = "correction:slip"
-    elif starts := [end.end() for end in _STEP_END.finditer(solution, 0, equations[at].start if equations else 0)]:
+    elif starts := [end.end() for end in _STEP_END.finditer(solution, 0, equations[at].start() if equations else 0)]:
         first = solution[: starts[-1]].rstrip()  # right as far as it goes: all of it is learned
         second = f"{_recomputed(find_equations(first))}{solution[starts[-1] :]}"
         return SelfCheck(thinking=f"{first}{opened}{second}", made_of="completion:solution")
@@ -158,15 +140,15 @@ def _correction(
 
 def _with_slip(solution: str, equations: Sequence[Equation], at: int, draw: random.Random) -> tuple[str, str]:
     """The solution with a wrong result in one equation and all that follows from it, and that result."""
-    right, off = equations[at].right, draw.choice([-10, -2, -1, 1, 2, 10])
+    right, off = equations[at]["right"], draw.choice([-10, -2, -1, 1, 2, 10])
     changed = {right: _like(_number(right) + (off if _number(right) + off > 0 else abs(off)), right)}
-    text, end = f"{solution[: equations[at].start]}{equations[at].left} = {changed[right]}", equations[at].stop
+    text, end = f"{solution[: equations[at].start()]}{equations[at]['left']} = {changed[right]}", equations[at].end()
     for equation in equations[at + 1 :]:
-        left = _exchanged(equation.left, changed)
-        if left != equation.left and (value := arithmetic(left)) is not None:
-            changed[equation.right] = _like(value, equation.right)
-        told = changed.get(equation.right, equation.right)
-        text, end = f"{text}{_exchanged(solution[end : equation.start], changed)}{left} = {told}", equation.stop
+        left = _exchanged(equation["left"], changed)
+        if left != equation["left"] and (value := arithmetic(left)) is not None:
+            changed[equation["right"]] = _like(value, equation["right"])
+        told = changed.get(equation["right"], equation["right"])
+        text, end = f"{text}{_exchanged(solution[end : equation.start()], changed)}{left} = {told}", equation.end()
     return text + _exchanged(solution[end:], changed), changed[right]
 
 

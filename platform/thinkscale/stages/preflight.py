@@ -176,14 +176,9 @@ def _models(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
 def _check_solutions(campaign: Campaign) -> None:
     files = [source for source in campaign.pool if isinstance(source, FilesSource)]
-    learned = [teacher for teacher in campaign.teacher if teacher.source != "engine"]
-    attempted = any(teacher.source == "self_check" for teacher in learned) and campaign.difficulty.attempts > 1
-    if (
-        learned
-        and not attempted
-        and len(files) == len(campaign.pool)
-        and not any(source.columns.solution for source in files)
-    ):
+    alone = campaign.difficulty.attempts < 2  # the right one of several may stand for a solution
+    learned = [each for each in campaign.teacher if each.source in ("solutions", *["self_check"] * alone)]
+    if learned and len(files) == len(campaign.pool) and not any(source.columns.solution for source in files):
         raise DistillError(
             f'teacher.source = "{learned[0].source}" learns worked solutions, but no source of the pool has any: set '
             'pool.0.columns.solution to their column, or teacher.source = "engine" with a model'

@@ -36,16 +36,13 @@ class LooksBack:
         """What budget forcing puts behind a thinking that ends, with the white space before it."""
 
     def __call__(self, found: Sequence[Found], grade_all: Callable[[Iterable[Graded]], list[Verdict]]) -> list[Found]:
-        asked = [(at, number, text) for at, (row, *_) in enumerate(found)
-                 for number, text in enumerate(row["attempt_answers"] or ())]  # fmt: skip
-        rows = [found[at][0] for at, *_ in asked]
-        facts = ((row["kind"], row["answer"], tuple(row["options"] or ())) for row in rows)
-        items = [
-            Graded(kind=k, reference=a, options=o, response=each[2])
-            for (k, a, o), each in zip(facts, asked, strict=True)
+        asked = [
+            (at, n, text) for at, (row, *_) in enumerate(found) for n, text in enumerate(row["attempt_answers"] or ())
         ]
         judged: dict[tuple[int, str], list[tuple[int, str]]] = defaultdict(list)
-        for (at, number, text), verdict in zip(asked, grade_all(items), strict=True):
+        for (at, number, text), verdict in zip(
+            asked, grade_all(_graded(found[at][0], text) for at, _, text in asked), strict=True
+        ):
             if plain := self._plain(text):
                 judged[at, verdict.verdict].append((number, plain))
         return [
@@ -82,3 +79,7 @@ class LooksBack:
             seed=derived_seed(self._seed, row["id"], "self_check"),
         )
         return replace(attempt, **{**asdict(made), "made_of": made.made_of.replace("solution", alone)})
+
+
+def _graded(row: Mapping[str, Any], text: str) -> Graded:
+    return Graded(kind=row["kind"], reference=row["answer"], options=tuple(row["options"] or ()), response=text)
