@@ -180,3 +180,9 @@ def test_a_source_that_no_row_has_is_refused_with_those_that_are_there(override:
     load_campaign("s1k-qwen2.5-32b", plain)
     with pytest.raises(CampaignError, match=said):
         load_campaign("s1k-qwen2.5-32b", [*plain, override])
+
+
+def test_the_recipes_benchmark_is_a_campaign_with_six_caps_and_four_numbers_of_waits() -> None:
+    recipe = load_campaign(str(Path(__file__).parents[2] / "benchmarks" / "recipe" / "recipe.toml"))
+    assert len(recipe.evaluate.budgets.caps) >= 6
+    assert recipe.evaluate.budgets.waits == [0, 1, 2, 4]
