@@ -22,6 +22,7 @@ from thinkscale.store.campaigns import CampaignError, load_campaign
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import plan
 from thinkscale.store.schemas import DIFFICULTY, SELECTED, table
+from thinkscale.store.templates import starting_campaign
 from tiny_model import write_tiny_model
 
 AIME, GPQA, MATH = "qq8933/AIME_1983_2024", "Idavidrein/gpqa", "qfq/openaimath/Algebra"
@@ -186,3 +187,11 @@ def test_the_recipes_benchmark_is_a_campaign_with_six_caps_and_four_numbers_of_w
     recipe = load_campaign(str(Path(__file__).parents[2] / "benchmarks" / "recipe" / "recipe.toml"))
     assert len(recipe.evaluate.budgets.caps) >= 6
     assert recipe.evaluate.budgets.waits == [0, 1, 2, 4]
+
+
+def test_the_template_reads_the_same_columns_in_the_same_way(tmp_path: Path) -> None:
+    target = tmp_path / "mine.toml"
+    target.write_text(starting_campaign("s1k", "mine", None, None).replace('"CHANGE"', '"m"'))
+    template, packaged = load_campaign(str(target)), load_campaign("s1k-qwen2.5-32b")
+    assert template.pool == packaged.pool
+    assert template.curate == packaged.curate
