@@ -38,12 +38,17 @@ def record(
         **more,
         "machine": machine(),
         "versions": versions(),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", _script(), *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
     }
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path.read_text(), flush=True)
     return path
+
+
+def _script() -> str:
+    path, root = Path(sys.argv[0]).resolve(), Path(__file__).parents[1]
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def machine() -> str:

@@ -53,9 +53,11 @@ def chosen_stages(campaign: Campaign, first: str, last: str) -> list[str]:
         check_campaign(Store(campaign.root), campaign.from_campaign)
     names = list(STAGES)
     chosen = names[names.index(first) : names.index(last) + 1]
-    if not campaign.pool and not (chosen := [name for name in chosen if name in OF_EVALUATION]):
+    if campaign.pool:
+        return chosen
+    if not (chosen := [name for name in chosen if name in OF_EVALUATION]):
         raise CampaignError(f"campaign {campaign.name!r} has no [[pool]]: its stages are {', '.join(OF_EVALUATION)}")
-    return chosen
+    return [FIRST, *chosen] if chosen[0] == "evaluate" else chosen  # nothing else would have made its benchmarks
 
 
 def run(

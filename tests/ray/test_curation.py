@@ -120,6 +120,20 @@ def test_two_answers_to_one_question_are_both_kept_and_copies_told_apart(
     assert story[3][2].endswith("pool.jsonl:1")
 
 
+def test_a_seeds_source_that_no_row_has_is_refused_once_the_pool_is_read(tmp_path: Path) -> None:
+    rows = [{"q": f"What is {i} plus {i}?", "a": 2 * i, "from": f"set/{i % 2}"} for i in range(4)]
+    settings = campaign(tmp_path)
+    hand = settings.pool[0].model_dump() | {"columns": {"question": "q", "answer": "a", "source": "from"}}
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw = settings.model_dump() | {"pool": [hand]}
+    ingest.ingest(Campaign.model_validate(raw | {"select": {"always_sources": ["set/*"]}}), Store(settings.root))
+    wrong = Campaign.model_validate(raw | {"select": {"long_sources": {"sets": 5}}})
+    with pytest.raises(
+        IngestError, match=r"select.long_sources: 'sets' is no source of the pool; there are: set/0, set/1"
+    ):
+        ingest.ingest(wrong, Store(settings.root))
+
+
 def test_a_campaign_is_curated_and_every_row_accounted_for(tmp_path: Path) -> None:
     settings = campaign(tmp_path)
     store = Store(settings.root)

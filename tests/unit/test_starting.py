@@ -122,9 +122,12 @@ def test_what_cannot_work_is_refused_before_the_first_stage(
 
 def test_a_campaign_without_a_pool_has_the_stages_of_evaluation(tmp_path: Path) -> None:
     with pytest.raises(CampaignError, match=r'set models = \["base"\]'):
-        campaign(tmp_path, "pool=[]")
-    asked = campaign(tmp_path, "pool=[]", 'evaluate.models=["base"]')
+        campaign(tmp_path, "pool=[]", "train.epochs=2")
+    raw = {"name": "m", "model": {"base": "b"}, "evaluate": {"benchmarks": [{"name": "b"}], "budgets": {"caps": [8]}}}
+    asked = Campaign.model_validate(raw)
+    assert asked.evaluate.models == ["base"]
     assert pipeline.chosen_stages(asked, pipeline.FIRST, pipeline.LAST) == ["benchmarks", "evaluate", "report"]
+    assert pipeline.chosen_stages(asked, "evaluate", "evaluate") == ["benchmarks", "evaluate"]
     with pytest.raises(CampaignError, match="its stages are benchmarks, evaluate, report"):
         pipeline.chosen_stages(asked, "train", "train")
 

@@ -5,13 +5,14 @@ Patterns follow section 3 and the repository of arXiv 2501.19393, made stricter 
 import re
 from collections.abc import Callable, Sequence
 
-from thinkscale.domain.question import Question
+from thinkscale.domain.question import TRACES_BY, Question
 
 Rule = Callable[[Question], str | None]
 
 LONGEST_ANSWER = 2000  # characters from which a reference answer is no answer but an essay
 
 _ASY = "[asy]"
+_AIME = re.compile(r"(?<![A-Za-z_])aime", re.IGNORECASE)  # not NuminaMath's amc_aime
 _BOXES = re.compile(r"[│┤┐└┴┬├─┼┘┌═║╔╗╚╝█░▒▓]")
 _DRAWN_LINE = re.compile(r"[-+|/\\_#*=.:^v<>()o\[\]]{2}[-+|/\\_#*=.:^v<>()o\[\] \t]*")
 _IMAGE = re.compile(r"!\[[^\]\[]{0,500}\]|<img\b|\\includegraphics|\[image\]", re.IGNORECASE)
@@ -62,11 +63,18 @@ def missing_field(question: Question) -> str | None:
     return None
 
 
+def missing_reference(question: Question) -> str | None:
+    """No reference answer whatever the kind, or no trace where the source comes with traces: what the paper drops."""
+    if not question.answer:
+        return "the reference answer is empty"
+    return "the trace is missing" if TRACES_BY in question.metadata and not question.solution else None
+
+
 def ascii_art(question: Question) -> str | None:
     """A drawing in characters or in Asymptote code, which a language model cannot see.
     As in the paper, AIME questions keep theirs: the text around it suffices there."""
     if _ASY in question.question:
-        return None if "aime" in question.source.lower() else "[asy] drawing code"
+        return None if _AIME.search(question.source) else "[asy] drawing code"
     if found := _BOXES.findall(question.question):
         return f"{len(found)} box-drawing characters" if len(found) >= 4 else None
     lines = question.question.splitlines()
@@ -150,6 +158,7 @@ RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         missing_field, ascii_art, absent_image, inconsistent_numbering, truncated, wrong_language, absurd_answer,
+        missing_reference,
     )
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ class Candidate:
     source: str
     domain: str
     trace_tokens: int
+    may_seed: bool = True  # False: its trace is known to be wrong
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +52,9 @@ def select(candidates: Sequence[Candidate], settings: Select, seed: int, vectors
 
 
 def s1(candidates: list[Candidate], settings: Select, rng: random.Random) -> list[Pick]:
-    """Algorithm 1 of arXiv 2501.19393. Seeds first: all of `always_sources`, and of `long_sources` those with longer
-    traces. Then, until the count is reached: a domain uniformly, and within it the question of rank r (longest trace
-    first, counted from 0 among those left) with probability proportional to 2^-r."""
+    """Algorithm 1 of arXiv 2501.19393. Seeds first, but for those with wrong traces: all of `always_sources`, and of
+    `long_sources` those with longer traces. Then, until the count is reached: a domain uniformly, and within it the
+    question of rank r (longest trace first, counted from 0 among those left) with probability proportional to 2^-r."""
     picks = [Pick(id=each.id, by=f"seed:{each.source}") for each in candidates if _is_seed(each, settings)]
     if len(picks) > settings.count:
         rng.shuffle(picks)
@@ -109,8 +110,7 @@ STRATEGIES: dict[str, Strategy] = {"s1": s1, "random": uniform, "longest": longe
 
 
 def _is_seed(candidate: Candidate, settings: Select) -> bool:
-    least = settings.long_sources.get(candidate.source)
-    return candidate.source in settings.always_sources or (least is not None and candidate.trace_tokens > least)
+    return candidate.may_seed and settings.is_seed(candidate.source, candidate.trace_tokens)
 
 
 def _longest_first(candidate: Candidate) -> tuple[int, str]:

@@ -2,13 +2,15 @@
 Owns the names, defaults and allowed values of every setting. Knows nothing of how they are used. No hyperparameter
 lives anywhere else. Secrets never stand here: they come from the environment."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from thinkscale.domain.models import Model, Serve, Teacher
-from thinkscale.domain.source import Benchmark, Count, Name, Section, Seed, Source
+from thinkscale.domain.source import Benchmark, Count, FilesSource, Name, Section, Seed, Source
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -45,14 +47,14 @@ def _checked(text: str) -> str:
 
 QualityRule = Literal[
     "missing_field", "ascii_art", "absent_image", "inconsistent_numbering", "truncated", "wrong_language",
-    "absurd_answer",
+    "absurd_answer", "missing_reference",
 ]  # fmt: skip
 
 
 class Curate(Section):
     """What is read, checked and dropped before any model attempts a question."""
 
-    quality_rules: list[QualityRule] = list(get_args(QualityRule))
+    quality_rules: list[QualityRule] = [rule for rule in get_args(QualityRule) if rule != "missing_reference"]
     """A row that breaks one is dropped, with the rule as its reason."""
     near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Jaccard similarity of word shingles from which two questions count as near duplicates."""
@@ -80,9 +82,9 @@ class Curate(Section):
 class Difficulty(Section):
     """Questions that a model solves already are dropped."""
 
-    models: list[str] = Field(default=["base"], min_length=1)
+    models: list[str] = ["base"]
     """Models that attempt each question, the weakest first; `base` is [model].base. A question is dropped
-    once one of them solves it."""
+    once one of them solves it. None: every question is taken for hard."""
     attempts: Count = 1
     """Attempts by each model at each question."""
     temperature: float = Field(default=0.05, ge=0)
@@ -104,9 +106,25 @@ class Select(Section):
     count: Count = 1000
     """Questions selected; all that are left where there are fewer."""
     always_sources: list[str] = []
-    """Sources whose correctly traced questions are all seeds (the paper: AIME and GPQA)."""
+    """Sources, also as patterns with `*` and `?`, whose correctly traced questions are all seeds (the paper: AIME and
+    GPQA). Where the pool has no traces yet, all their questions are."""
     long_sources: dict[str, Annotated[int, Field(ge=0)]] = {}
-    """Sources whose traces longer than so many tokens are seeds (the paper: MATH, 5,600)."""
+    """Sources of which those with traces longer than so many tokens are seeds (the paper: MATH, 5,600)."""
+
+    def is_seed(self, source: str, trace_tokens: int) -> bool:
+        """Whether a question of this source, traced at such length, is one as far as sources and lengths say."""
+        least = min((tokens for name, tokens in self.long_sources.items() if fnmatchcase(source, name)), default=None)
+        always = any(fnmatchcase(source, name) for name in self.always_sources)
+        return always or (least is not None and trace_tokens > least)
+
+    def check_sources(self, there: Collection[str]) -> None:
+        """Raises ValueError where a name or pattern is of none of the sources that are there."""
+        for setting, names in (("always_sources", self.always_sources), ("long_sources", self.long_sources)):
+            for name in names:
+                if not any(fnmatchcase(source, name) for source in there):
+                    raise ValueError(
+                        f"select.{setting}: {name!r} is no source of the pool; there are: {', '.join(sorted(there))}"
+                    )
 
 
 class Distill(Section):
@@ -191,7 +209,7 @@ class Evaluate(Section):
     """The scaling curve: models, benchmarks and budgets."""
 
     models: list[Literal["base", "tuned"]] = Field(default=["base", "tuned"], min_length=1, max_length=2)
-    """base: model.base as it is; tuned: the one that the campaign trains."""
+    """base: model.base as it is; tuned: the one that the campaign trains. Without [[pool]] and [train]: base."""
     benchmarks: list[Benchmark] = Field(min_length=1)
     samples: Count = 1
     """Samples of each question; with target_interval, the number to start with."""
@@ -318,6 +336,15 @@ class Campaign(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _base_alone(cls, raw: Any) -> Any:
+        """Without [[pool]] and [train] the base model alone is evaluated, where `evaluate.models` does not say so."""
+        evaluate = raw.get("evaluate") if isinstance(raw, dict) else None
+        if isinstance(evaluate, dict) and not raw.get("pool") and "train" not in raw and "models" not in evaluate:
+            return {**raw, "evaluate": {**evaluate, "models": ["base"]}}
+        return raw
+
+    @model_validator(mode="before")
+    @classmethod
     def _resolve_like(cls, raw: Any) -> Any:
         try:
             pool = {source["name"]: source for source in raw["pool"]}
@@ -349,6 +376,8 @@ class Campaign(Section):
                 "evaluate.models: without a [[pool]] to learn from there is no tuned model: give one, or set "
                 'models = ["base"] in [evaluate]'
             )
+        if self.pool and not any(isinstance(source, FilesSource) and source.columns.source for source in self.pool):
+            self.select.check_sources([source.name for source in self.pool])
         if self.from_campaign == self.name:
             raise ValueError(f"from_campaign: {self.name!r} is this campaign's own name: give it another, name = ...")
         for teacher in self.teacher:

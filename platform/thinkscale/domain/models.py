@@ -78,8 +78,9 @@ class TokenPrices(Section):
 class Teacher(Thinker):
     """Where the reasoning traces come from; each question is put to all teachers."""
 
-    source: Literal["solutions", "engine"] = "engine"
-    """solutions: the pool's own worked solutions or traces; engine: a model that thinks about each question."""
+    source: Literal["solutions", "engine", "self_check"] = "engine"
+    """solutions: the pool's own worked solutions or traces; engine: a model thinks about each question; self_check:
+    worked solutions and the attempts of the difficulty stage, as traces that look back at a Wait."""
     model: str | None = None
     """A model reference, or the name that the endpoint serves."""
     endpoint: str | None = None
@@ -96,6 +97,10 @@ class Teacher(Thinker):
     """A trace that is longer is dropped as unfinished."""
     max_answer_tokens: Count = 1024
     """Longest answer after the thinking."""
+    check_share: float = Field(default=0.5, ge=0, le=1)
+    """Of self_check: share of the traces that look back; the others are the worked solutions alone."""
+    confirmation_share: float = Field(default=0.5, ge=0, le=1)
+    """Of those that look back, the share that find nothing wrong; the others correct or complete what they began."""
     temperature: float = Field(default=0.6, ge=0)
     """Sampling temperature of the traces."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -124,7 +129,10 @@ class Teacher(Thinker):
     @property
     def identity(self) -> dict[str, Any]:
         """What its replies depend on."""
-        return self.model_dump(exclude={"api", "api_key_env", "api_key_file", "stream", "prices", "limits", "terms"})
+        apart = {"api", "api_key_env", "api_key_file", "stream", "prices", "limits", "terms"}
+        return self.model_dump(
+            exclude=apart | (set() if self.source == "self_check" else {"check_share", "confirmation_share"})
+        )
 
 
 class Model(Thinker):

@@ -60,6 +60,8 @@ class Attempt:
     completion_tokens: int = 0
     usd: float = 0.0  # what this campaign paid for it
     reply_id: str = ""  # as the server named its reply
+    made_of: str = ""  # of a trace that looks back: its kind, and what it began with
+    unlearned_characters: int = 0  # of the thinking's beginning: a wrong computation, which is put right behind it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,3 +76,5 @@ class Trace:
     domain: str | None = None
     source: str = ""
     thinking_tokens: int = 0
+    unlearned_characters: int | None = None
+    """Of the thinking's beginning: read and not learned."""

@@ -51,8 +51,10 @@ def teachers_terms(campaign: Campaign) -> list[dict[str, Any]]:
             found.append(_checked(str(teacher.model), (teacher.endpoint,), teacher.terms))
             continue
         sources = [source for source in campaign.pool if isinstance(source, FilesSource)]
-        wrote = sorted({source.traces_by for source in sources if source.traces_by})
-        found += [_checked(name, (), teacher.terms) for name in wrote]
+        wrote = {source.traces_by for source in sources if source.traces_by}
+        if teacher.source == "self_check":  # attempts stand in traces that look back
+            wrote |= {*campaign.difficulty.models[-1:]} - {"base", campaign.model.base}
+        found += [_checked(name, (), teacher.terms) for name in sorted(wrote)]
         if teacher.terms is not None and not teacher.terms.may_train:
             _checked("solutions", (), teacher.terms)
     return found

@@ -82,11 +82,16 @@ def _sample(trace: Trace, tokenizer: Tokenizer, prompt_ids: PromptIds, thinking_
     question = prompt_ids(trace.question, None)
     prompt = prompt_ids(trace.question, thinking_format)
     thinking, answer = split_trace(trace, thinking_format)
-    body = literal(tokenizer, thinking + thinking_format.before_end)
+    unlearned = (thinking + thinking_format.before_end)[
+        : trace.unlearned_characters or 0
+    ]  # as the model's own, encoded apart
+    first = literal(tokenizer, unlearned)
+    body = [*first, *literal(tokenizer, (thinking + thinking_format.before_end)[len(unlearned) :])]
     close = behind(tokenizer, thinking_format.close)
     rest = [*body, *close, *literal(tokenizer, answer_text(answer)), tokenizer.eos_ids[0]]
     ids = np.array([*prompt, *rest], dtype=np.int32)
-    return Sample(question_id=trace.question_id, ids=ids, loss_from=_common_prefix(question, prompt))
+    loss_from = len(prompt) + len(first) if first else _common_prefix(question, prompt)
+    return Sample(question_id=trace.question_id, ids=ids, loss_from=loss_from)
 
 
 def split_trace(trace: Trace, thinking_format: ThinkingFormat) -> tuple[str, str]:

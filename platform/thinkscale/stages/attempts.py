@@ -32,6 +32,7 @@ from thinkscale.runtime.engines import EngineSettings, tokenizer_of
 from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.stages.artifacts import fingerprints, template_hash
+from thinkscale.stages.self_check import LooksBack
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.schemas import ATTEMPTS, table
 from thinkscale.store.stage import begin_stage, slices
@@ -55,12 +56,15 @@ def make_attempts(
     config: dict[str, Any] = {"teacher": teacher.identity, "base": campaign.model.base}
     if teacher.source == "engine" and teacher.endpoint is None:
         config |= {"seed": campaign.seed, "template": template_hash(campaign, str(teacher.model))}
+    looks = LooksBack(campaign, teacher) if teacher.source == "self_check" else None
+    if looks is not None:
+        config |= {"seed": campaign.seed, "wait": looks.wait}
     rows = campaign.difficulty.segment_rows
     stage = begin_stage(output, config, fingerprints(selected=source), lambda: slices(source, rows))
     if stage is None:
         return False
-    if teacher.source == "solutions":
-        run_segments("distill", stage, transform=FromSolutions(campaign.model.base))
+    if teacher.source != "engine":
+        run_segments("distill", stage, transform=FromSolutions(campaign.model.base, looks))
         return stage.commit(ATTEMPTS)
     settings, resources = EngineSettings.of(campaign, str(teacher.model)), campaign.resources
     actors = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=resources.gpus_per_replica)
@@ -80,11 +84,13 @@ def each_attempt(rows: pa.Table, *, attempts: int) -> list[dict[str, Any]]:
 class FromSolutions:
     """The pool's worked solutions, and traces that were made elsewhere, as attempts."""
 
-    def __init__(self, base: str) -> None:
-        self._base = base
+    def __init__(self, base: str, looks: LooksBack | None = None) -> None:
+        self._base, self._looks = base, looks
 
     def __call__(self, rows: pa.Table) -> Result:
         found = [(row, *_ready_made({**row, "attempt": 0})) for row in rows.to_pylist()]
+        if self._looks is not None:
+            found = self._looks(found, _pool().grade_all)
         graded = _pool().grade_all if any(own for *_, own in found) else _as_worked
         kept = _attempt_rows(
             [{**row, "attempt": 0} for row, *_ in found],

@@ -4,7 +4,10 @@ Owns what is asked and what becomes of the answers."""
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Engine, Request, Sampling, derived_seed
@@ -13,7 +16,7 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.report.regrade import graded
 from thinkscale.runtime.asks import GradeAll, answered, run_asks
 from thinkscale.runtime.engines import EngineSettings, tokenizer_of
-from thinkscale.runtime.segments import Actors, Result
+from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints, template_hash
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
@@ -26,6 +29,8 @@ def score_difficulty(campaign: Campaign, store: Store) -> bool:
     Every model but the last writes an artifact of its own, `difficulty-<n>`, that the next one reads."""
     source = campaign_artifact(campaign, store, "unique")
     models, did = campaign.difficulty.models, False
+    if not models:
+        return _take_all(campaign, source, campaign_artifact(campaign, store, "difficulty"))
     for place, model in enumerate(models, 1):
         output = campaign_artifact(campaign, store, "difficulty" if place == len(models) else f"difficulty-{place}")
         did |= _attempt(campaign, source, output, model)
@@ -54,6 +59,23 @@ def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str)
     settings = EngineSettings.of(campaign, reference)
     run_asks("difficulty", stage, attempts, settings, engine_actors(campaign), questions)
     return stage.commit(DIFFICULTY)
+
+
+def _take_all(campaign: Campaign, source: Artifact, output: Artifact) -> bool:
+    config, rows = {"models": [], "base": campaign.model.base}, campaign.difficulty.segment_rows
+    stage = begin_stage(output, config, fingerprints(questions=source), lambda: slices(source, rows))
+    if stage is None:
+        return False
+    run_segments("difficulty", stage, transform=partial(untried, base=campaign.model.base))
+    return stage.commit(DIFFICULTY)
+
+
+def untried(rows: pa.Table, base: str) -> Result:
+    """Every question as it is, with the length of its trace."""
+    encode, asked = tokenizer_of(base).encode, questions(rows)
+    tokens = [len(encode(question.solution or "")) for question in asked]
+    kept = [{**question_row(q), "attempts": 0, "trace_tokens": n} for q, n in zip(asked, tokens, strict=True)]
+    return Result(kept=table(kept, DIFFICULTY))
 
 
 def engine_actors(campaign: Campaign) -> Actors:

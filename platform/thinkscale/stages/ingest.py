@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from thinkscale.curate.duplicates import exact_key
 from thinkscale.curate.fingerprints import groups
@@ -30,9 +31,16 @@ INGESTED = QUESTIONS.append(pa.field("exact_key", pa.binary(16))).with_metadata(
 
 def ingest(campaign: Campaign, store: Store) -> bool:
     """`pool`: every source read, normalised and checked for quality, exact duplicates (of text and answer) dropped.
-    Raises IngestError where a file cannot be opened or read on, a column is unknown, or no row is left."""
+    Raises IngestError where a file cannot be opened or read on, a column is unknown, the selection names a source that
+    no row has, or no row is left."""
     ingested, output = (campaign_artifact(campaign, store, name) for name in ("ingested", "pool"))
     did = _read_sources(campaign, ingested)
+    if campaign.select.always_sources or campaign.select.long_sources:
+        parts = [pc.unique(rows.column("source")) for rows in ingested.iter_tables(["source"])]
+        try:
+            campaign.select.check_sources({name for part in parts for name in part.to_pylist()})
+        except ValueError as error:
+            raise IngestError(str(error)) from None
 
     def repeated() -> dict[int, Drop]:
         keys = (key for rows in ingested.iter_tables(["exact_key"]) for key in rows.column("exact_key").to_pylist())

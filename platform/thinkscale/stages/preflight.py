@@ -152,7 +152,8 @@ def _needs(campaign: Campaign) -> Iterator[tuple[str, str, str, int, float, floa
         return count, count * cpus + TASK_CPUS, count * gpus
 
     yield "embed", "embed_actors", "embed_actor", *pool(wanted.embed_actors, 1, wanted.gpus_per_embed_actor)
-    yield "difficulty", "difficulty_actors", "replica", *pool(wanted.difficulty_actors, cpus, gpus)
+    if campaign.difficulty.models:
+        yield "difficulty", "difficulty_actors", "replica", *pool(wanted.difficulty_actors, cpus, gpus)
     if any(teacher.source == "engine" and not teacher.endpoint for teacher in campaign.teacher):
         yield "distill", "replicas", "replica", *pool(wanted.replicas, cpus, gpus)
     workers = training or wanted.train_workers
@@ -175,9 +176,10 @@ def _models(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
 def _check_solutions(campaign: Campaign) -> None:
     files = [source for source in campaign.pool if isinstance(source, FilesSource)]
-    learned = [teacher for teacher in campaign.teacher if teacher.source == "solutions"]
+    alone = campaign.difficulty.attempts < 2  # the right one of several may stand for a solution
+    learned = [each for each in campaign.teacher if each.source in ("solutions", *["self_check"] * alone)]
     if learned and len(files) == len(campaign.pool) and not any(source.columns.solution for source in files):
         raise DistillError(
-            'teacher.source = "solutions" learns worked solutions, but no source of the pool has any: set '
+            f'teacher.source = "{learned[0].source}" learns worked solutions, but no source of the pool has any: set '
             'pool.0.columns.solution to their column, or teacher.source = "engine" with a model'
         )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from sys import intern
 from typing import Any
 
@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale.curate import selection
-from thinkscale.domain.campaign import Campaign
+from thinkscale.domain.campaign import Campaign, Select
+from thinkscale.domain.question import TRACE_ANSWER
+from thinkscale.grading.pool import GradingPool
+from thinkscale.grading.verdict import Graded
 from thinkscale.report.data_card import data_card
 from thinkscale.report.plots import draw_funnel
 from thinkscale.runtime.progress import Progress
@@ -46,6 +49,8 @@ def select(campaign: Campaign, store: Store) -> bool:
         progress.note(f"select.count is {campaign.select.count:,}, only {rows:,} are left: all are selected")
     parts = source.iter_tables(["id", "source", "domain", "trace_tokens"])
     candidates = sorted((_candidate(**row) for part in parts for row in part.to_pylist()), key=lambda each: each.id)
+    if wrong := _wrongly_traced(source, campaign.select):
+        candidates = [replace(each, may_seed=each.id not in wrong) for each in candidates]
     vectors = stored_vectors(embeddings, [candidate.id for candidate in candidates]) if "embeddings" in inputs else None
     picks = selection.select(candidates, campaign.select, campaign.seed, vectors)
     chosen = _chosen(source, picks)
@@ -66,6 +71,22 @@ def select(campaign: Campaign, store: Store) -> bool:
 def _candidate(id: str, source: str, domain: str | None, trace_tokens: int | None) -> selection.Candidate:
     domain = intern(domain or source)
     return selection.Candidate(id=id, source=intern(source), domain=domain, trace_tokens=trace_tokens or 0)
+
+
+def _wrongly_traced(source: Artifact, settings: Select) -> set[str]:
+    """Ids of would-be seeds whose ready-made trace does not come to the reference, as the graders see it."""
+    if settings.strategy != "s1" or not (settings.always_sources or settings.long_sources):
+        return set()
+    asked: dict[str, Graded] = {}
+    for part in source.iter_tables(["id", "source", "trace_tokens", "answer", "kind", "options", "metadata"]):
+        for row in part.to_pylist():
+            said = dict(row["metadata"] or ()).get(TRACE_ANSWER)
+            if said and settings.is_seed(row["source"], row["trace_tokens"] or 0):
+                options = tuple(row["options"] or ())
+                asked[row["id"]] = Graded(kind=row["kind"], reference=row["answer"], options=options, response=said)
+    with GradingPool() as pool:
+        verdicts = pool.grade_all(asked.values())
+    return {name for name, verdict in zip(asked, verdicts, strict=True) if verdict.verdict != "correct"}
 
 
 def _chosen(source: Artifact, picks: Sequence[selection.Pick]) -> list[dict[str, Any]]:

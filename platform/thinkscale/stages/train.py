@@ -92,7 +92,7 @@ def _tokenize(campaign: Campaign, base: Path, tokenizer: ModelTokenizer, rows: l
         return make(question, thinking_format, campaign.model.system_prompt)
 
     tokenized = tokenize(
-        [Trace(**{name: row[name] for name in Trace.__dataclass_fields__}) for row in rows],
+        [Trace(**{name: row[name] for name in Trace.__dataclass_fields__ if name in row}) for row in rows],
         tokenizer=tokenizer,
         prompt_ids=prompt_ids,
         thinking_format=thinking_format,

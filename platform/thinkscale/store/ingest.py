@@ -205,14 +205,14 @@ def _question(
             **{name: value for name, value in metadata.items() if value},
             **({"image": texts["image"]} if texts["image"] else {}),
             **({WITHHELD: "yes"} if source.withheld else {}),
-            **({TRACES_BY: source.traces_by} if source.traces_by and texts["solution"] else {}),
+            **({TRACES_BY: source.traces_by} if source.traces_by else {}),
         },
     )
 
 
 def _text(value: Any) -> str:
     """A field as text: numbers without a needless `.0`, the first of a list of texts, nothing for null or NaN."""
-    if value is None or value is _ABSENT or value != value:  # NaN is how a missing text is often stored
+    if value is None or value is _ABSENT or value != value or value in ([], {}):  # NaN often stands for no text
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))

@@ -65,7 +65,7 @@ def cascade(campaign: Campaign, store: Store) -> list[ModelCost]:
     """What each model of the difficulty cascade spent, the weakest first, from the manifests alone."""
     first, found = 0, []
     for name, _, manifest in _committed(campaign, store):
-        if name.partition("-")[0] != "difficulty":
+        if name.partition("-")[0] != "difficulty" or "model" not in manifest.config:  # nobody was asked
             continue
         questions = manifest.rows + sum(manifest.dropped.values())
         first = first or questions

@@ -52,6 +52,8 @@ SELECTED = _schema(
     *_of(TEXT, "selected_by"),
 )
 
+_LOOKS_BACK = (*_of(TEXT, "made_of"), *_of(INT, "unlearned_characters"))  # domain.question.Attempt
+
 TRACES = _schema(
     "traces/1",
     *_of(TEXT, "question_id!", "question!", "thinking!", "answer!", "teacher!", "domain", "source"),
@@ -59,6 +61,7 @@ TRACES = _schema(
     *_of(pa.bool_(), "correct"),
     *_of(INT, "attempt", "attempts"),  # which of the teacher's; at the question, of all teachers, failed requests apart
     *_of(pa.float32(), "pass_rate"),  # share of those that were correct
+    *_LOOKS_BACK,
 )
 
 ATTEMPTS = _schema(
@@ -69,6 +72,7 @@ ATTEMPTS = _schema(
     *_of(pa.bool_(), "correct"),
     *_of(INT, "thinking_tokens", "prompt_tokens", "completion_tokens"),  # the first in the base model's tokens
     *_of(pa.float64(), "usd"),  # what this campaign paid for it
+    *_LOOKS_BACK,
 )
 
 S1K = _schema(
