@@ -69,7 +69,7 @@ class Watch:
         ids = {node.node_id.hex() for node in workers}
         actors = frozenset(
             f"{actor['ActorClassName']} {id}"
-            for id, actor in self._actors.actor_table(actor_state_name="ALIVE").items()
+            for id, actor in self._actors.actor_table(None, actor_state_name="ALIVE").items()
             if actor["Address"]["NodeID"] in ids
         )
         busy = sum(node.status == NodeStatus.RUNNING for node in workers)

@@ -82,11 +82,15 @@ def spot_notice(metadata: Metadata, *, rebalance: bool = True) -> Notice | None:
     return None
 
 
-def watch(gcs: Any, node_id: str, look: Callable[[], Notice | None], every_s: float = EVERY_S) -> None:
-    """Look until the node is gone; drain it at the first notice, and again where a later one says another time."""
+def watch(gcs: Any, node_id: str, look: Callable[[], Notice | None], every_s: float, *, patient: bool = True) -> None:
+    """Look until the node is gone; drain it at the first notice, and again where a later one says another time.
+
+    Args:
+        patient: wait for a cluster that does not answer, whose head may come back.
+    """
     told: Notice | None = None
     node = ray.NodeID.from_hex(node_id)
-    while _is_alive(gcs, node):
+    while _is_alive(gcs, node, otherwise=patient):
         found = None
         try:
             found = look()
@@ -108,12 +112,12 @@ def drain(gcs: Any, node_id: str, why: str, deadline_ms: int) -> bool:
     return bool(accepted)
 
 
-def _is_alive(gcs: Any, node: Any) -> bool:
+def _is_alive(gcs: Any, node: Any, *, otherwise: bool) -> bool:
     try:
         return bool(gcs.check_alive([node], timeout=GCS_S)[0])
-    except ray.exceptions.RpcError as error:  # the head may come back
+    except ray.exceptions.RpcError as error:
         log.warning("the cluster does not answer: %s", error)
-        return True
+        return otherwise
 
 
 @click.command()
@@ -131,7 +135,7 @@ def main(address: str, node_id: str | None, every_s: float, ignore_rebalance: bo
         raise click.UsageError(f"{len(here)} nodes of Ray run on this machine: give --node-id")
     if left_s is not None:
         now: Notice = ("the node is being ended", round((time.time() + left_s) * 1000))
-        watch(gcs, here.pop(), lambda: now, every_s)
+        watch(gcs, here.pop(), lambda: now, every_s, patient=False)
         return
     metadata = Metadata(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or ENDPOINT)
     try:

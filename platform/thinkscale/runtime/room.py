@@ -49,15 +49,13 @@ def watched(resources: Resources) -> Iterator[None]:
 
 def _shapes(resources: Resources) -> dict[Shape, str]:
     """What the campaign's actors hold each, with the settings that say so; others' requests are others' business."""
-    return {
-        (1.0, float(resources.gpus_per_embed_actor)): "resources.gpus_per_embed_actor",
-        (float(resources.cpus_per_replica), float(resources.gpus_per_replica)): (
-            "resources.cpus_per_replica or gpus_per_replica"
-        ),
-        (float(resources.cpus_per_train_worker), float(resources.gpus_per_train_worker)): (
-            "resources.cpus_per_train_worker or gpus_per_train_worker"
-        ),
-    }
+    found: dict[Shape, str] = {}
+    for unit, kinds in (("embed_actor", ("gpus",)), ("replica", ("cpus", "gpus")), ("train_worker", ("cpus", "gpus"))):
+        held = [float(getattr(resources, f"{kind}_per_{unit}")) for kind in kinds]
+        shape = (held[0], held[1]) if len(held) > 1 else (1.0, held[0])
+        names = [f"resources.{kind}_per_{unit}" for kind in kinds]
+        found[shape] = ", ".join(filter(None, [found.get(shape), *names]))
+    return found
 
 
 def _watch(over: threading.Event, address: str, shapes: Mapping[Shape, str]) -> None:
