@@ -19,17 +19,18 @@ from typing import Any
 from recording import record
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path.extend([str(TESTS), str(TESTS / "ray")])
+sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "ray"))
 
-from ray.cluster_utils import Cluster
-from ray.train.v2._internal.constants import DEFAULT_PREEMPTION_POLL_INTERVAL_S
-from test_curation import wait_until
-from test_drain import in_seconds, watcher
-from test_training import write_base
-from test_training_interrupted import STEPS, Run
+from ray.cluster_utils import Cluster  # noqa: E402
+from ray.train.v2._internal.constants import DEFAULT_PREEMPTION_POLL_INTERVAL_S  # noqa: E402
+from test_curation import wait_until  # noqa: E402
+from test_drain import in_seconds, watcher  # noqa: E402
+from test_training import write_base  # noqa: E402
+from test_training_interrupted import STEPS, Run  # noqa: E402
 
-from metadata_server import ACTION, metadata_server
-from thinkscale.runtime.drain import EVERY_S
+from metadata_server import ACTION, metadata_server  # noqa: E402
+from thinkscale.runtime.drain import EVERY_S  # noqa: E402
 
 NOTICE_S = 120.0
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
