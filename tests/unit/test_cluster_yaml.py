@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -89,6 +90,8 @@ def test_workers_watch_for_their_end_and_all_present_the_token(config: dict[str,
         "thinkscale.runtime.drain --address=$RAY_HEAD_IP" in line for line in config["worker_start_ray_commands"]
     )
     assert "apt" not in " ".join(config["setup_commands"])
+    for line in [*starts, *config["setup_commands"]]:
+        subprocess.run(["bash", "-n", "-c", line], check=True)
 
 
 class Account:

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from ray.core.generated.autoscaler_pb2 import DEAD, RUNNING, GetClusterStatusReply
 
-from thinkscale.domain.campaign import Resources
-from thinkscale.runtime.room import _shapes, unmet
+from thinkscale.runtime.room import unmet
 
 REPLICA, WORKER = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}
-SHAPES = {(4.0, 1.0): "the replica's settings", (2.0, 0.0): "the worker's settings"}
+SHAPES = {(4.0, 1.0), (2.0, 0.0)}
 
 
 def status(
@@ -47,32 +46,20 @@ FULL = {"CPU": 8.0, "GPU": 1.0, "memory": 1e9}
     ("found", "told"),
     [
         (status([]), ""),
-        (status([], infeasible=[REPLICA]), "one node with 4 CPUs and 1 GPUs are asked for"),
-        (status([{"CPU": 64.0}], infeasible=[REPLICA]), "lower the replica's settings, or add such nodes"),
+        (status([], infeasible=[REPLICA]), "1 x (4 CPUs, 1 GPUs) at a time are asked for"),
+        (status([{"CPU": 64.0}], infeasible=[REPLICA]), "1 x (4 CPUs, 1 GPUs)"),
         (status([FULL], infeasible=[REPLICA]), ""),  # it waits for what is under way there
-        (status([FULL], infeasible=[REPLICA], state=DEAD), "the replica's settings"),
+        (status([FULL], infeasible=[REPLICA], state=DEAD), "1 x (4 CPUs, 1 GPUs)"),
         (status([], infeasible=[{"CPU": 3.0}]), ""),  # somebody else's
         (status([], pending=[REPLICA]), ""),  # a node is on its way
-        (status([], pending=[REPLICA], scales=False), "the replica's settings"),
+        (status([], pending=[REPLICA], scales=False), "1 x (4 CPUs, 1 GPUs)"),
         (status([FULL], pending=[REPLICA], scales=False), ""),
-        (status([], gang=[WORKER] * 3), "3 workers at a time with 2 CPUs each"),
-        (status([{"CPU": 4.0}], gang=[WORKER] * 3), "lower the worker's settings, or the number of them, or add"),
+        (status([], gang=[WORKER] * 3), "3 x (2 CPUs, 0 GPUs) at a time"),
+        (status([{"CPU": 4.0}], gang=[WORKER] * 3), "3 x (2 CPUs, 0 GPUs)"),
         (status([{"CPU": 4.0}, {"CPU": 3.0}], gang=[WORKER] * 3), ""),
-        (status([{"CPU": 3.0}, {"CPU": 3.0}], gang=[WORKER] * 3), "3 workers at a time"),
+        (status([{"CPU": 3.0}, {"CPU": 3.0}], gang=[WORKER] * 3), "3 x (2 CPUs, 0 GPUs)"),
     ],
 )
 def test_what_will_never_be_there(found: Any, told: str) -> None:
     assert told in unmet(found, SHAPES)
     assert bool(unmet(found, SHAPES)) == bool(told)
-
-
-def test_the_settings_are_those_of_the_campaign() -> None:
-    found = _shapes(Resources(cpus_per_replica=8, gpus_per_replica=2, cpus_per_train_worker=3, gpus_per_train_worker=1))
-    assert "replica" in found[8.0, 2.0]
-    assert "train_worker" in found[3.0, 1.0]
-    assert "embed_actor" in found[1.0, 0.0]
-
-
-def test_two_kinds_of_actors_of_one_shape_are_both_named() -> None:
-    [setting] = [each for shape, each in _shapes(Resources()).items() if shape == (4.0, 1.0)]
-    assert all(f"resources.{kind}" in setting for kind in ("cpus_per_replica", "cpus_per_train_worker"))

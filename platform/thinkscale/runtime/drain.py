@@ -26,10 +26,9 @@ import ray
 ENDPOINT = "http://169.254.169.254"
 """Of the metadata; AWS_EC2_METADATA_SERVICE_ENDPOINT goes before it, as in AWS's own clients."""
 TOKEN_S = 21600
-"""How long a token of the metadata service holds."""
 ANSWER_S, GCS_S = 2.0, 10.0
 EVERY_S = 5.0
-"""EC2 gives notice two minutes before; it advises to look this often."""
+"""As EC2 advises, which gives notice two minutes before."""
 
 log = logging.getLogger("thinkscale.drain")
 
