@@ -131,7 +131,12 @@ def test_ray_creates_and_ends_every_kind_of_node_with_no_more_than_its_policies(
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
     calls.clear()
-    config = AWSNodeProvider.bootstrap_config(AWSNodeProvider.fillout_available_node_types_resources(account.config))
+    filled = AWSNodeProvider.fillout_available_node_types_resources(account.config)
+    found = {name: group["resources"] for name, group in filled["available_node_types"].items()}
+    assert found["head"] == {"CPU": 0}
+    assert found["cpu"]["CPU"] == 32
+    assert (found["h100"]["GPU"], found["h100"]["accelerator_type:H100"]) == (8, 1)
+    config = AWSNodeProvider.bootstrap_config(filled)
     assert calls <= allowed("head", "worker", "user")
     calls.clear()
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
@@ -155,15 +160,6 @@ def test_ray_creates_and_ends_every_kind_of_node_with_no_more_than_its_policies(
     assert provider.non_terminated_nodes({}) == []
     assert calls <= allowed("head", "worker")
     assert {"ec2:RunInstances", "ec2:TerminateInstances"} <= calls
-
-
-def test_the_groups_have_what_campaigns_ask_for(account: Account) -> None:
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-
-    found = AWSNodeProvider.fillout_available_node_types_resources(account.config)["available_node_types"]
-    assert found["head"]["resources"] == {"CPU": 0}
-    assert found["cpu"]["resources"]["CPU"] == 32
-    assert (found["h100"]["resources"]["GPU"], found["h100"]["resources"]["accelerator_type:H100"]) == (8, 1)
 
 
 def test_policies_reach_no_further_than_a_prefix_and_the_cluster_s_own_nodes() -> None:
