@@ -19,7 +19,7 @@ RUN uv pip install --require-hashes --find-links https://download.pytorch.org/wh
 COPY pyproject.toml README.md LICENSE package/
 COPY platform package/platform
 RUN uv pip install --no-deps --no-build-isolation ./package
-USER ray
+USER 1000
 
 FROM base AS gpu
 COPY requirements-gpu.lock ./
@@ -27,4 +27,4 @@ RUN uv pip install --require-hashes -r requirements-gpu.lock
 COPY pyproject.toml README.md LICENSE package/
 COPY platform package/platform
 RUN uv pip install --no-deps --no-build-isolation ./package
-USER ray
+USER 1000

@@ -108,7 +108,7 @@ def test_the_images_are_built_from_the_locks() -> None:
     for kind in ("cpu", "gpu"):
         assert "--require-hashes" in targets[kind]
         assert f"-r requirements-{kind}.lock" in targets[kind]
-        assert targets[kind].strip().endswith("USER ray")
+        assert targets[kind].strip().endswith("USER 1000")
         lines = (ROOT / f"requirements-{kind}.lock").read_text()
         packages = re.findall(
             r"^([a-z0-9-]+)==\S+ \\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", lines, re.MULTILINE
