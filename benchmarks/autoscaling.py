@@ -25,15 +25,15 @@ from typing import Any
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
 
 from ray._private.state import GlobalState
-from ray._raylet import GcsClient, GcsClientOptions
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus
+from ray._raylet import GcsClientOptions
+from ray.core.generated.autoscaler_pb2 import NodeStatus
 
 from recording import record
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
-from autoscaling_cluster import autoscaling_cluster  # noqa: E402
+from autoscaling_cluster import autoscaling_cluster, worker_nodes  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
 CPUS, MOST, IDLE_S, DOWN_WITHIN_S, TOLD_WITHIN_S = 2, 3, 6.0, 60.0, 60.0
@@ -51,7 +51,7 @@ class Watch:
     """Samples of a cluster, twice a second."""
 
     def __init__(self, address: str) -> None:
-        self._gcs, self._began, self.stage = GcsClient(address=address), time.monotonic(), ""
+        self._address, self._began, self.stage = address, time.monotonic(), ""
         self._actors = GlobalState()
         self._actors._initialize_global_state(
             GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
@@ -60,12 +60,7 @@ class Watch:
         """Seconds since the beginning, stage, worker nodes, busy ones of them, actors on them."""
 
     def look(self) -> int:
-        reply = GetClusterStatusReply.FromString(self._gcs.get_cluster_status())
-        workers = [
-            node
-            for node in reply.cluster_resource_state.node_states
-            if node.status != NodeStatus.DEAD and node.ray_node_type_name != "ray.head.default"
-        ]
+        workers = worker_nodes(self._address)
         ids = {node.node_id.hex() for node in workers}
         actors = frozenset(
             f"{actor['ActorClassName']} {id}"

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray._raylet import GcsClient
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply, NodeStatus
 
 from thinkscale.chaos.s3 import free_ports
 
+HEAD = "ray.head.default"
 MARK = "THINKSCALE_AUTOSCALING"
 STARTS_WITHIN_S = 90
 
@@ -45,7 +48,7 @@ def autoscaling_cluster(
         **os.environ, MARK: mark, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-        "RAY_NODE_TYPE_NAME": "ray.head.default",
+        "RAY_NODE_TYPE_NAME": HEAD,
     }  # fmt: skip
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=0",
@@ -72,6 +75,13 @@ def autoscaling_cluster(
         head.wait()
 
 
+def worker_nodes(address: str) -> list[Any]:
+    """What the cluster knows of each node beside the head."""
+    status = GetClusterStatusReply.FromString(GcsClient(address=address).get_cluster_status())
+    nodes = status.cluster_resource_state.node_states
+    return [node for node in nodes if node.status != NodeStatus.DEAD and node.ray_node_type_name != HEAD]
+
+
 def _config(address: str, groups: Mapping[str, tuple[Mapping[str, float], int]], idle_s: float) -> dict[str, Any]:
     kinds = {
         name: {"resources": dict(resources), "node_config": {}, "min_workers": 0, "max_workers": most}
@@ -95,9 +105,9 @@ def _config(address: str, groups: Mapping[str, tuple[Mapping[str, float], int]],
         "auth": {},
         "available_node_types": {
             **kinds,
-            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         },
-        "head_node_type": "ray.head.default",
+        "head_node_type": HEAD,
         "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False, "rsync_exclude": [],
         "rsync_filter": [], "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
         "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [],

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray._raylet import GcsClient
+from ray._private.state import GlobalState
+from ray._raylet import GcsClient, GcsClientOptions
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import DRAINING, GetClusterStatusReply
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from test_curation import wait_until
 from test_node_loss import run
 from test_serving import campaign
@@ -73,10 +74,13 @@ def server() -> Iterator[MetadataServer]:
         yield found
 
 
-def draining(cluster: Cluster, node_id: str) -> bool:
-    status = GetClusterStatusReply.FromString(GcsClient(address=cluster.address).get_cluster_status())
-    nodes = status.cluster_resource_state.node_states
-    return any(node.node_id.hex() == node_id and node.status == DRAINING for node in nodes)
+def drained_until(cluster: Cluster) -> dict[str, int]:
+    """The nodes that are drained, with when they go (ms since 1970; 0: not known)."""
+    state = GlobalState()
+    state._initialize_global_state(
+        GcsClientOptions.create(cluster.address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
+    )
+    return dict(state.get_draining_nodes())
 
 
 def calls_on_two_replicas(model: str, marks: str) -> None:
@@ -130,13 +134,14 @@ def test_replicas_end_their_calls_and_others_take_what_comes(
 def test_a_recommendation_drains_too_and_the_notice_sets_the_time(cluster: Cluster, server: MetadataServer) -> None:
     server.said[REBALANCE] = {"noticeTime": "2026-09-18T08:00:00Z"}
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    with busy(cluster, node.node_id), watcher(cluster, node.node_id, server) as watching:
-        wait_until(lambda: draining(cluster, node.node_id))
-        assert watching.poll() is None
-        server.said[ACTION] = in_seconds(3)
-        assert watching.wait(60) == 0  # at its time the node ends, whatever it does
-        said = (watching.stderr or sys.stdin).read()
-    assert said.index("rebalance recommendation of") < said.index("spot: terminate at")
+    with watcher(cluster, node.node_id, server) as watching:
+        with busy(cluster, node.node_id):
+            wait_until(lambda: drained_until(cluster) == {node.node_id: 0})
+            server.said[ACTION] = in_seconds(3600)
+            at_ms = round(datetime.fromisoformat(server.said[ACTION]["time"]).timestamp() * 1000)
+            wait_until(lambda: drained_until(cluster) == {node.node_id: at_ms})
+            assert watching.poll() is None
+        assert watching.wait(60) == 0  # with the node, which has nothing to do any more
     cluster.remove_node(node)
 
 
@@ -146,11 +151,12 @@ def test_a_recommendation_can_be_ignored_and_a_pod_needs_no_metadata(cluster: Cl
     with busy(cluster, node.node_id):
         with watcher(cluster, node.node_id, server, "--every", "0.1", "--ignore-rebalance") as watching:
             wait_until(lambda: server.looks > 6)
-            assert not draining(cluster, node.node_id)
+            assert drained_until(cluster) == {}
             assert watching.poll() is None
-        with watcher(cluster, node.node_id, server, "--now", "3") as watching:
-            wait_until(lambda: draining(cluster, node.node_id))
-            assert watching.wait(60) == 0
+        with watcher(cluster, node.node_id, server, "--now", "3600"):
+            wait_until(lambda: drained_until(cluster).get(node.node_id, 0) > time.time() * 1000)
+    with watcher(cluster, node.node_id, server, "--now", "3600") as ending:
+        assert ending.wait(60) == 0
     cluster.remove_node(node)
 
 
