@@ -175,7 +175,8 @@ def busy(cluster: Cluster, node_id: str) -> Iterator[None]:
         "from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On\n"
         "import time\n"
         "on = On(sys.argv[2], soft=False)\n"
-        "ray.get(ray.remote(max_retries=0)(time.sleep).options(num_cpus=1, scheduling_strategy=on).remote(600))"
+        "hold = ray.remote(max_retries=0)(lambda: time.sleep(600))\n"
+        "ray.get(hold.options(num_cpus=1, scheduling_strategy=on).remote())"
     )
     driver = run(cluster, code, node_id)
     wait_until(lambda: free_cpus(cluster, node_id) == 0 or driver.poll() is not None)
