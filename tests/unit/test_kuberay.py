@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import ray
 
@@ -118,3 +121,16 @@ def test_the_images_are_built_from_the_locks() -> None:
     assert [kind for kind in ("cpu", "gpu") if "\nvllm==" in (ROOT / f"requirements-{kind}.lock").read_text()] == [
         "gpu"
     ]
+
+
+@pytest.mark.parametrize(("kind", "extras"), [("cpu", ()), ("gpu", ("vllm", "gpu"))])
+def test_the_locks_are_of_today_s_dependencies(kind: str, extras: tuple[str, ...]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in ("lora", "tensorboard", *extras):
+        wanted += project["optional-dependencies"][extra]
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / f"requirements-{kind}.lock").read_text(), re.MULTILINE))
+    for requirement in map(Requirement, wanted):
+        version = locked.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not locked: make lock"
+        assert requirement.specifier.contains(version), f"{requirement} is locked as {version}: make lock"
