@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-gpu check docs setup clean
+.PHONY: demo test test-gpu check docs setup clean lock
 demo: $(VENV)/.ready
 	$(BIN)/thinkscale run demo
 
@@ -42,3 +42,12 @@ clean:
 # The pages that are generated from the types of the settings.
 docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
+
+# What images and nodes install, each file with its hash: Python 3.11 on Linux x86-64. PyTorch's builds without CUDA are
+# on an index of its own.
+TORCH_CPU ?= https://download.pytorch.org/whl/cpu/torch/
+COMPILE := $(BIN)/uv pip compile -q --upgrade --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
+  --no-annotate --custom-compile-command "make lock" pyproject.toml --extra lora --extra tensorboard
+lock: $(VENV)/.ready
+	$(COMPILE) --extra vllm --extra gpu -o requirements-gpu.lock
+	echo "torch==2.13.0+cpu" | $(COMPILE) --find-links $(TORCH_CPU) --constraint - -o requirements-cpu.lock

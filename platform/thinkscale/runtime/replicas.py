@@ -56,8 +56,9 @@ def start_replicas(
     needs = _replica_resources(campaign)
     # Serve's own news of deployments is not the user's.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    # Handles need no HTTP. On a cluster that others use, Serve's proxies are theirs to have.
-    serve.start(proxy_location="Disabled" if owns_cluster() else None, logging_config=QUIET)
+    # Handles need no HTTP. On a cluster that others use, Serve's proxies are theirs to have; on the head alone, for one
+    # on a worker would hold that node for half a minute after its last replica.
+    serve.start(proxy_location="Disabled" if owns_cluster() else "HeadOnly", logging_config=QUIET)
     owner = f"{name}-{uuid.uuid4().hex}"
     _owners[name] = ray.remote(Owner).options(name=owner, namespace=OWNERS, num_cpus=0).remote()
     deployment = serve.deployment(
