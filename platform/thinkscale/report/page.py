@@ -89,7 +89,10 @@ def build_report(
     }
     page = resources.files("thinkscale.report").joinpath("template.html").read_text(encoding="utf-8")
     page = page.replace("{{TITLE}}", html.escape(campaign.name, quote=False))
-    page = page.replace("{{FACTS}}", _script_safe(facts))
+    text = json.dumps(facts, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":  # whatever its strings hold, it can stand inside a script element
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    page = page.replace("{{FACTS}}", text)
     page = page.replace("{{SAMPLES}}", packed(asked.with_rows(rows)))
     return {"report.html": page.encode(), **beside, "curve.png": images["png"], "curve.svg": images["svg"]}
 
@@ -139,8 +142,3 @@ class _Questions:
                 shown = f"{row['id']}: its text may not be published" if row["id"] in self.withheld else row["question"]
                 found[row["id"]] = {"question": shown, "answer": row["answer"], "domain": row["domain"]}
         return {"questions": found, "rows": rows}
-
-
-def _script_safe(value: Any) -> str:
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
