@@ -1,6 +1,5 @@
-"""Variable-length causal attention for packed rows, registered with transformers.
-Owns how a packed row's segments attend: each to itself alone. Several ranks may share a row, for samples longer than
-one rank's share of a step: each holds a slice of the tokens, and for attention they trade tokens for heads and back
+"""Variable-length causal attention for packed rows, registered with transformers: each segment to itself alone.
+Several ranks may share a row: each holds a slice of the tokens, and for attention they trade tokens for heads and back
 (the all-to-all of "DeepSpeed Ulysses", arXiv 2309.14509). Knows no model family."""
 
 import inspect
