@@ -43,14 +43,8 @@ def compare(name: str, undisturbed: Store, disturbed: Store) -> dict[str, Counte
                 found["lost"][where] += max(0, missing)
                 found["doubled"][where] += max(0, -missing)
                 differing = (sorted((first - second).elements()), sorted((second - first).elements()))
-                for one, other in (map(json.loads, texts) for texts in zip(*differing, strict=False)):
-                    pairs = {
-                        column: (one.get(column), other.get(column)) for column in sorted(one.keys() | other.keys())
-                    }
-                    told = (
-                        f"{column} {str(a)[:60]!r} -> {str(b)[:60]!r}" for column, (a, b) in pairs.items() if a != b
-                    )
-                    found["different"][f"{where}: {', '.join(told)}"] += 1
+                for texts in zip(*differing, strict=False):
+                    found["different"][f"{where}: {_differing(*map(json.loads, texts))}"] += 1
         weights = [_weights(artifact) for artifact in artifacts]
         differ = [key for key in weights[0].keys() | weights[1].keys() if not _alike(*(w.get(key) for w in weights))]
         found["different"] += Counter(f"{path}, weights: {key}" for key in differ)
@@ -68,6 +62,11 @@ def _by_id(tables: Iterable[pa.Table]) -> dict[str, Counter[str]]:
         text = json.dumps(row, sort_keys=True, default=str)
         rows[next((row[key] for key in IDS if row.get(key)), text)][text] += 1
     return rows
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    pairs = {key: (one.get(key), other.get(key)) for key in sorted(one.keys() | other.keys())}
+    return ", ".join(f"{key} {str(a)[:60]!r} -> {str(b)[:60]!r}" for key, (a, b) in pairs.items() if a != b)
 
 
 def _weights(artifact: Artifact) -> dict[str, Any]:
