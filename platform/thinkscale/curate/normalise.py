@@ -84,7 +84,6 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def tokens(text: str) -> list[str]:
-    """Words, numbers and operators of a question."""
     return [_written(token) for token in _TOKEN.findall(canonical(text)) if token not in _MARKUP]
 
 
@@ -117,7 +116,6 @@ def shingles(words: Sequence[str], size: int) -> Hashes:
 
 
 def hash_words(words: Sequence[str]) -> int:
-    """64 bits of a sequence of words."""
     return hash_text("\x1f".join(words))
 
 

@@ -18,8 +18,6 @@ from thinkscale.learn import flash4
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The ranks that share this rank's rows."""
-
     size: int
     index: int  # which slice is this rank's
     group: Any  # the process group; None in a group of one
@@ -64,7 +62,6 @@ _kernel: Kernel = "FA2"
 
 
 def register() -> None:
-    """Make the implementation known to transformers' attention and mask registries."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

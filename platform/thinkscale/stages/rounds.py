@@ -154,8 +154,6 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples over the campaign's grid of budgets."""
-
     campaign: Campaign
 
     def key(self, row: Item) -> str:

@@ -52,8 +52,6 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease that was got. Picklable, so that every process of a driver can check it."""
-
     uri: str
     campaign: str
     id: str
