@@ -34,11 +34,10 @@ def build_report(
     notes: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """The report's files by name: `report.html`, `samples-1.js`, ..., `curve.png`, `curve.svg`.
-    The page stands alone; it loads `samples-<n>.js`, more samples that do not fit in it, when asked. `campaign`: the
-    campaign, for its prices and settings. `samples`: the samples (schema SAMPLES), whole or part by part; read once.
-    `manifests`: manifests of the campaign's artifacts, in the order of the stages. `training_metrics`: one row per
-    training step, with `step` and `loss`. `questions`: the benchmarks' questions (schema QUESTIONS); without them
-    samples show only ids. `notes`: what a reader must know before the figures, as that engines differ."""
+    The page stands alone; it loads `samples-<n>.js`, more samples that do not fit in it, when asked. `samples`: of
+    schema SAMPLES, whole or part by part; read once. `manifests`: of the campaign's artifacts, in the order of the
+    stages. `training_metrics`: a row a step, with `step` and `loss`. `questions`: the benchmarks' (schema QUESTIONS);
+    without them samples show only ids. `notes`: what a reader must know before the figures."""
     asked = _Questions(questions)
     browser, votes = SampleBrowser(withheld=asked.withheld), Votes()
     tallied = tally(_watched([samples] if isinstance(samples, pa.Table) else samples, browser, votes))
