@@ -1,9 +1,7 @@
 """Worked solutions of procedurally generated questions, derived exactly from their generator's metadata.
-
-Owns the wording: short, natural, every intermediate result written out, the answer last. Knows nothing of
-models. A function with a family's name takes one item's metadata and gives the text; `procedural` checks it against
-the reference answer. A family without one has questions without a solution.
-"""
+Owns the wording: short, natural, every intermediate result written out, the answer last. Knows nothing of models. A
+function with a family's name takes one item's metadata and gives the text; `procedural` checks it against the reference
+answer. A family without one has questions without a solution."""
 
 import math
 import re

@@ -35,6 +35,7 @@ TEMPLATE_OVERLAP = 0.8  # of procedural questions with the same numbers: how muc
 TEMPLATE_NUMBERS = 3  # fewer numbers agree by chance: then all words must agree too
 
 Pair = tuple[int, int]  # places of a pool question and of a benchmark question
+Pairs = Iterable[Pair]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +94,7 @@ class BenchmarkIndex:
 
 
 def find_leaks(
-    questions: Texts,
-    prints: Pool,
-    index: BenchmarkIndex,
-    sharing_ngrams: Iterable[Pair],
-    cosines: Similarities | None = None,
+    questions: Texts, prints: Pool, index: BenchmarkIndex, sharing_ngrams: Pairs, cosines: Similarities | None = None
 ) -> list[Leak]:
     """At most one leak a pool question: the benchmark question that it gives away most.
     `questions`: the pool. Only those of pairs worth examining are read. `prints`: fingerprints of the pool, in the same

@@ -1,8 +1,6 @@
 """Text made comparable without changing what it means: normalised, canonical, and as tokens and shingles.
-Owns Unicode, whitespace and what counts as a word. `normalise` is what is stored and asked; `canonical` is only ever
-compared (duplicates, leaks) and also loses spacing commands, dollar signs and letter case. A token is a word, a number
-or an operator of the canonical text. Numbers are alike however they are written (`twelve`, `12`, `1,200`); `mask` makes
-all of them one. Shingles are hashed to 64 bits, the same in every process."""
+`normalise` is what is stored and asked; `canonical` is only ever compared, and loses case, dollars and spacing too. A
+token is a word, a number (`twelve`, `12` alike) or an operator. Shingles are of 64 bits, the same in every process."""
 
 import hashlib
 import re
@@ -86,7 +84,6 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def tokens(text: str) -> list[str]:
-    """Words, numbers and operators of a question."""
     return [_written(token) for token in _TOKEN.findall(canonical(text)) if token not in _MARKUP]
 
 
@@ -119,7 +116,6 @@ def shingles(words: Sequence[str], size: int) -> Hashes:
 
 
 def hash_words(words: Sequence[str]) -> int:
-    """64 bits of a sequence of words."""
     return hash_text("\x1f".join(words))
 
 

@@ -36,8 +36,7 @@ def moment(text: str, start: datetime) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _as_text(given: object) -> object:
-    return given.isoformat() if isinstance(given, datetime) else given
+WrittenMoment = BeforeValidator(lambda given: given.isoformat() if isinstance(given, datetime) else given)
 
 
 def _checked(text: str) -> str:
@@ -298,8 +297,7 @@ class Prices(Section):
     """Price of one logical CPU for an hour."""
 
 
-def _as_list(given: object) -> object:
-    return [given] if isinstance(given, dict) else given
+Teachers = BeforeValidator(lambda given: [given] if isinstance(given, dict) else given)  # a table is a list of one
 
 
 class Campaign(Section):
@@ -320,7 +318,7 @@ class Campaign(Section):
     curate: Curate = Curate()
     difficulty: Difficulty = Difficulty()
     select: Select = Select()
-    teacher: Annotated[list[Teacher], Field(min_length=1), BeforeValidator(_as_list)] = [Teacher(source="solutions")]
+    teacher: Annotated[list[Teacher], Field(min_length=1), Teachers] = [Teacher(source="solutions")]
     distill: Distill = Distill()
     train: Train = Train()
     evaluate: Evaluate
@@ -331,7 +329,7 @@ class Campaign(Section):
     """What `thinkscale plan` counts with, where you know better than what was measured: rates.toml explains each."""
     max_usd: Annotated[float, Field(gt=0)] | None = None
     """The campaign's runs may cost so much together, by [prices]: from 95% on nothing new is begun, then it ends."""
-    deadline: Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked)] | None = None
+    deadline: Annotated[str, WrittenMoment, AfterValidator(_checked)] | None = None
     """When a run ends in order: 2026-12-24T18:00 (UTC unless it says +01:00), or how long after its start: 90m, 8h."""
 
     @model_validator(mode="before")

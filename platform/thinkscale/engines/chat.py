@@ -112,9 +112,11 @@ class ChatEndpoint:
         """The reply, where it is one. Raises as `send`; a reply that was paid is given back whatever it looks like."""
         if not isinstance(reply, dict):
             raise AgainError(self._words(f"the reply is no JSON object: {reply!r}"))
-        if reply.get("error"):
-            raise self.fault(_code(reply["error"]), reply)
-        if reply.get("choices") or _is_paid(reply):
+        if error := reply.get("error"):
+            code = str(error.get("code")) if isinstance(error, dict) else ""
+            raise self.fault(int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502, reply)
+        usage = reply.get("usage")
+        if reply.get("choices") or (isinstance(usage, dict) and usage.get("completion_tokens")):
             return reply
         raise AgainError(self._words(f"the reply holds no choices: {json.dumps(reply)}"))
 
@@ -151,16 +153,6 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return None
-
-
-def _code(error: Any) -> int:
-    code = str(error.get("code")) if isinstance(error, dict) else ""
-    return int(code) if re.fullmatch("[45][0-9][0-9]", code) else 502
-
-
-def _is_paid(reply: Mapping[str, Any]) -> bool:
-    usage = reply.get("usage")
-    return isinstance(usage, dict) and bool(usage.get("completion_tokens"))
 
 
 def _wait_s(header: Any) -> float | None:

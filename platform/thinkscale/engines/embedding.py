@@ -38,7 +38,9 @@ class Embedder:
         self._torch: Any = torch
         self.files = read_encoder_files(directory)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        fast = self.device.startswith("cuda") or _cpu_has_bfloat16(torch)
+        # Whether this processor multiplies in bfloat16; elsewhere float32 is faster.
+        can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = self.device.startswith("cuda") or any(map(can.get, ("avx512_bf16", "amx_bf16", "bf16")))
         self.dtype = ("bfloat16" if fast else "float32") if dtype == "auto" else dtype
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
@@ -130,9 +132,3 @@ def _pooling(config: dict[str, Any]) -> str:
     if len(found) != 1 or found[0] not in ("mean", "cls", "max", "lasttoken"):
         raise EngineError(f"pooling {found or 'unknown'} is not supported: one of mean, cls, max, lasttoken")
     return found[0]
-
-
-def _cpu_has_bfloat16(torch: Any) -> bool:
-    """Whether this processor multiplies in bfloat16; elsewhere float32 is faster."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

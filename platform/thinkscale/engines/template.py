@@ -6,24 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from thinkscale.forcing.formats import FORMATS, HARMONY, ThinkingFormat
 
-_HARMONY = (
-    "<|start|>system<|message|>You are a helpful assistant.\nCurrent date: {{ date_string }}\n\n"
-    "Reasoning: {{ reasoning_effort or 'medium' }}\n\n# Valid channels: analysis, commentary, final.<|end|>"
-    "{% for m in messages %}{% if m.role == 'assistant' %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}"
-    "{{ '<|return|>' if loop.last else '<|end|>' }}{% else %}"
-    "<|start|>{{ 'developer' if m.role == 'system' else m.role }}<|message|>"
-    "{{ '# Instructions\n\n' if m.role == 'system' else '' }}{{ m.content }}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
-)
-_DEEPSEEK = (
-    "<｜begin▁of▁sentence｜>{% for m in messages %}{% if m.role == 'assistant' %}<｜Assistant｜>{{ m.content }}"
-    "<｜end▁of▁sentence｜>{% else %}{{ '<｜User｜>' if m.role == 'user' else '' }}{{ m.content }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+_HARMONY, _DEEPSEEK = (
+    (resources.files("thinkscale.engines") / f"{name}.jinja").read_text("utf-8") for name in ("harmony", "deepseek")
 )
 BUILT_IN = {("<|channel|>", "<|message|>", "<|return|>"): _HARMONY, ("<｜User｜>", "<｜Assistant｜>"): _DEEPSEEK}
 """For tokenizers that come without a template: by the control tokens that the format has."""

@@ -1,8 +1,6 @@
 """vLLM's asynchronous V1 engine, on GPUs and on CPUs, from vLLM 0.26 to 0.32.
-
-Owns how vLLM is configured, and exact stops of several tokens. Knows no tokenizer text: prompts go in and
-completions come out as ids, and vLLM itself loads no tokenizer.
-"""
+Owns how vLLM is configured, and exact stops of several tokens. Knows no tokenizer text: prompts go in and completions
+come out as ids, and vLLM itself loads no tokenizer."""
 
 import asyncio
 import contextlib
@@ -33,18 +31,14 @@ from thinkscale.forcing.ending import Continuation, check_request
 from thinkscale.forcing.formats import ForcingIds, newline_ending
 from thinkscale.forcing.program import overflow, thinking_cap
 
-WORKER_EXTENSION = "thinkscale.engines.vllm_forcing.ForcingWorker"
-"""Class path: every worker imports it for itself."""
+WORKER_EXTENSION = "thinkscale.engines.vllm_forcing.ForcingWorker"  # class path: every worker imports it for itself
 
-OUTCOMES_EVERY_S = 0.01
-"""Outcomes of forced requests that end within this time are asked for together."""
+OUTCOMES_EVERY_S = 0.01  # outcomes of forced requests that end within this time are asked for together
 
 CPU_KV_CACHE_GIB = 1
 """Memory for keys and values where there is no GPU; the environment's VLLM_CPU_KVCACHE_SPACE goes before it."""
 
-CPU_STEP_TOKENS = 4096
-"""Prompt tokens of one step where there is no GPU, at least."""
-
+CPU_STEP_TOKENS = 4096  # prompt tokens of one step where there is no GPU, at least
 
 TOKENS_A_MESSAGE = 8
 """Tokens that a GPU's engine tells of at once, where somebody watches: each message costs the event loop time."""
@@ -70,17 +64,10 @@ class VllmEngine:
 
     @classmethod
     async def start(
-        cls,
-        directory: Path,
-        serve: Serve,
-        *,
-        threads: int = 1,
-        options: Mapping[str, Any] | None = None,
+        cls, directory: Path, serve: Serve, *, threads: int = 1, options: Mapping[str, Any] | None = None
     ) -> Self:
         """Start an engine; arguments as in `factory.build_engine`, `options` for vLLM's AsyncEngineArgs.
-
-        Raises EngineError where vLLM cannot load the model or does not find the memory.
-        """
+        Raises EngineError where vLLM cannot load the model or does not find the memory."""
         _set_environment()
         import vllm
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -160,15 +147,9 @@ class VllmEngine:
         on_tokens: OnTokens | None = None,
     ) -> Thought:
         """What `forcing.program.think` gives, in one request.
-
-        Args:
-            prompt_ids: with the start of thinking.
-            on_tokens: told of all tokens as they come, forced ones included.
-
-        Raises:
-            ValueError: the delimiters, the texts or the waits do not fit the automaton.
-            EngineError: as `generate`.
-        """
+        `prompt_ids`: with the start of thinking. `on_tokens`: told of all tokens as they come, forced ones included.
+        Raises ValueError: the delimiters, the texts or the waits do not fit the automaton; EngineError: as
+        `generate`."""
         context = self.info.context_tokens
         cap = thinking_cap(len(prompt_ids), budget, ids, context)
         if cap < 0:

@@ -1,13 +1,8 @@
-"""Budget forcing inside vLLM: a sampler that stands in front of the runner's own. Runs in vLLM's workers.
-
-Owns which request has which slot of the automaton, and the masks before sampling: ids beyond the
-tokenizer's vocabulary, and stops right after a Wait or at the start of a continuation. The sampler itself
-is vLLM's: what it drew is replaced afterwards where a text is forced, so that top-k, top-p, min-p, seeds and
-penalties are those of a run without forcing, and nothing waits for the host.
-
-A request's settings travel in `SamplingParams.extra_args` as flat values (`extra_args` below), its outcome
-comes back by `ForcingWorker.thinkscale_outcomes`. Written against both model runners of vLLM 0.26 to 0.32.
-"""
+"""Budget forcing inside vLLM: a sampler that stands in front of the runner's own, in vLLM's workers. The sampler itself
+is vLLM's: what it drew is replaced afterwards where a text is forced, so that top-k, top-p, min-p, seeds and penalties
+are those of a run without forcing, and nothing waits for the host. A request's settings travel in
+`SamplingParams.extra_args` as flat values, its outcome comes back by `ForcingWorker.thinkscale_outcomes`. For both
+model runners of vLLM 0.26 to 0.32."""
 
 from collections.abc import Container, Sequence
 from dataclasses import asdict, fields
@@ -18,13 +13,10 @@ import torch
 from thinkscale.forcing.automaton import MAX_STOPS, ForcingAutomaton, ForcingSpec
 
 PREFIX = "thinking_"
-SPARE_SLOTS = 256
-"""Slots beyond those of running requests: for outcomes that were not fetched yet."""
-KEPT_OUTCOMES = 1 << 17
-"""Outcomes that wait for somebody to ask once their slots were needed; the oldest go first."""
+SPARE_SLOTS = 256  # slots beyond those of running requests: for outcomes that were not fetched yet
+KEPT_OUTCOMES = 1 << 17  # outcomes that wait for somebody to ask once their slots were needed; the oldest go first
 
-SlotState = list[int]
-"""A slot's row of the automaton's state."""
+SlotState = list[int]  # a slot's row of the automaton's state
 
 
 def extra_args(spec: ForcingSpec, key: str) -> dict[str, Any]:
@@ -34,9 +26,7 @@ def extra_args(spec: ForcingSpec, key: str) -> dict[str, Any]:
 
 def forbid_first(ids: Sequence[int], key: str) -> dict[str, Any]:
     """For a request that is not forced but whose first token may not be one of `ids`.
-
-    Raises ValueError where they are too many; in the worker it would end the engine.
-    """
+    Raises ValueError where they are too many; in the worker it would end the engine."""
     if len(ids) > MAX_STOPS:
         raise ValueError(f"{len(ids)} forbidden first ids: at most {MAX_STOPS}")
     return {f"{PREFIX}key": key, f"{PREFIX}forbid_first": list(ids)}
@@ -78,13 +68,11 @@ class ForcingSampler:
         self._free = list(range(slots - 1, 0, -1))  # slot 0 is everybody's who is not forced
         self._slots: dict[str, int] = {}
         """Slot by key, for requests that run and for ended ones whose outcome was not fetched."""
-        self._requests: dict[str, str] = {}
-        """vLLM's request id by key."""
+        self._requests: dict[str, str] = {}  # vLLM's request id by key
         self._ended: dict[str, SlotState] = {}
         """Outcomes by key, of requests whose slot was needed by others before somebody asked."""
         self._batch: list[str] = []
-        self._forced = False
-        """Whether any row of the batch is forced."""
+        self._forced = False  # whether any row of the batch is forced
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
@@ -123,11 +111,8 @@ class ForcingSampler:
             self._automaton.mask(logits)
 
     def _after(self, output: Any, thrown_away: torch.Tensor) -> None:
-        """Put what is forced in the place of what was sampled.
-
-        The step copies the state to the host before the runner copies the tokens there: when a request's last
-        token is known, so is its outcome.
-        """
+        """Put what is forced in the place of what was sampled. The step copies the state to the host before the runner
+        copies the tokens there: when a request's last token is known, so is its outcome."""
         sampled = output.sampled_token_ids[:, 0]
         sampled.copy_(self._automaton.step(sampled, thrown_away))
 
@@ -183,9 +168,7 @@ class ForcingSampler:
 
 class ForcingSamplerV2(ForcingSampler):
     """The same for the V2 runner, which tells its sampler of each request and hands it the batch.
-
-    A preempted request leaves that runner and comes back as a new one.
-    """
+    A preempted request leaves that runner and comes back as a new one."""
 
     NEEDS = ("sampler", "req_states", "device")
 

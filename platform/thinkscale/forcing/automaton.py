@@ -1,9 +1,6 @@
-"""Budget forcing as an automaton over sampled tokens, for many requests at once, on the device.
-The same semantics as `forcing.program.think`, said token by token: what was sampled goes in, what the request gets
-instead comes out. So it can stand inside an engine, behind its sampler, where forcing costs no request of its own and
-sampling (top-k, top-p, seeds, penalties) is untouched. All state is in tensors and a step is a fixed sequence of tensor
-operations: nothing waits for the host. Only for thinking that opens and ends at single tokens: what is found in the
-text would have to be taken back out of an engine's cache. Knows no engine."""
+"""Budget forcing as an automaton over sampled tokens, for many requests at once, on the device: `forcing.program.think`
+said token by token, so that it can stand behind an engine's sampler. A step is a fixed sequence of tensor operations,
+so nothing waits for the host. Only for thinking that opens and ends at single tokens. Knows no engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

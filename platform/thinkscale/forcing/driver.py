@@ -29,8 +29,6 @@ Tell = Callable[[Told], None]
 
 @runtime_checkable
 class ForcingEngine(Protocol):
-    """An engine that runs budget forcing inside."""
-
     async def force(
         self,
         prompt_ids: TokenIds,

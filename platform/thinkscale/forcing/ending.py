@@ -91,8 +91,6 @@ def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
 
 
 class Continuation:
-    """The ids of one request as an engine decodes them, until they are complete."""
-
     def __init__(self, request: Request, eos_ids: TokenIds, on_tokens: OnTokens | None = None) -> None:
         self._max_tokens = request.max_tokens
         self._on_tokens = on_tokens

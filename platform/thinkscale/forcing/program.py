@@ -67,8 +67,6 @@ def think(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trunk:
-    """A thinking phase under way."""
-
     prompt_ids: TokenIds
     thinking: TokenIds = ()
     forced: tuple[tuple[int, int], ...] = ()  # [start, stop) ranges of forced tokens
@@ -162,8 +160,6 @@ def answer(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spoken:
-    """An answer, or as much of it as there is."""
-
     ids: TokenIds = ()
     finish: Finish = "stop"
     decoded_tokens: int = 0

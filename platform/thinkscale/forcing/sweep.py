@@ -1,7 +1,6 @@
 """Forked sweeps: a whole grid of caps and Waits for the price of its longest trace.
-A smaller cap is a prefix of a larger one, and k Waits are a prefix of k + 1. So one trunk, the longest trace, serves
-every cell of the grid, and an answer is forked at each distinct end point. Cell by cell the result is what
-`forcing.think` gives. No I/O, no engine, no clock."""
+A smaller cap is a prefix of a larger one, and k Waits of k + 1: one trunk serves every cell, and an answer is forked at
+each distinct end point. Cell by cell the result is what `forcing.think` gives. No I/O, no engine, no clock."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,6 @@
 """Whether two answers are the same: exactly for plain numbers and texts, by sympy for formulas.
-Owns the comparison. An answer is compared by what it means only where all of it was read; else it is the same as a
-text, or nobody knows (None). The cheap part is bounded in time; `expressions_equal` is not, and untrusted text may keep
-it busy for ever: `grading.pool` runs it in a process that can be killed."""
+By what it means only where all of an answer was read; else it is the same as a text, or nobody knows (None). The cheap
+part is bounded in time; `expressions_equal` is not: `grading.pool` runs it in a process that can be killed."""
 
 import re
 import unicodedata

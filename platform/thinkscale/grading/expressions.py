@@ -1,8 +1,7 @@
-r"""Reading a formula as a sympy expression: all of it, or not at all.
-Owns the grammar of what one value can be written as, in LaTeX or plainly. The text is rewritten token by token as an
-expression of Python, which sympy's parser reads: what no rule rewrites, or Python refuses, is unread. Sums, integrals
-and limits go to latex2sympy. latex2sympy does not read the rest: it drops primes, bases (`101_2`) and powers of `I`
-without a word, takes `2(1/2)` for a mixed number and `x(2)` for a function."""
+r"""Reading a formula as a sympy expression: all of it, or not at all. The text is rewritten token by token as
+Python, which sympy's parser reads; what no rule rewrites is unread. Sums, integrals and limits go to latex2sympy,
+and nothing else: it drops primes, bases (`101_2`) and powers of `I`, takes `2(1/2)` for a mixed number and `x(2)`
+for a function."""
 
 import re
 from functools import lru_cache

@@ -1,7 +1,7 @@
-r"""Reading the answer out of a model's response, as text. Owns where an answer stands: in `\boxed{}`, after "Answer:",
-"Final Answer:" or "the answer is", after `####`, or plainly at the end; of several explicit answers the last one
-counts. What stands around it (the sentence, an explanation after it) is left away, and only that: a hedge stays. Knows
-nothing of what is right. Every scan is linear in the length of the response."""
+r"""Reading the answer out of a model's response, as text: in `\boxed{}`, after "Answer:" or "the answer is", after
+`####`, or plainly at the end; of several explicit answers the last one counts. What stands around it (the sentence, an
+explanation) is left away, and only that: a hedge stays. Knows nothing of what is right. Every scan is linear in the
+response."""
 
 import re
 from collections.abc import Iterator, Sequence

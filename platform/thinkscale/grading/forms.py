@@ -22,8 +22,6 @@ def is_name(text: str, *, sums: bool = False) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What kind of thing a text is."""
-
     kind: str
     """value, relation, or for anything with items what encloses them: nothing, {}, <> (a vector), (), [), ...; cup for
     a union, and rows and columns of a matrix."""

@@ -96,8 +96,6 @@ def _braced(argument: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantity:
-    """An exact number and what it counts."""
-
     value: Fraction
     unit: str = ""  # as it is written; empty where the number stands alone
 

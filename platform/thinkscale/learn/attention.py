@@ -1,6 +1,5 @@
-"""Variable-length causal attention for packed rows, registered with transformers.
-Owns how a packed row's segments attend: each to itself alone. Several ranks may share a row, for samples longer than
-one rank's share of a step: each holds a slice of the tokens, and for attention they trade tokens for heads and back
+"""Variable-length causal attention for packed rows, registered with transformers: each segment to itself alone.
+Several ranks may share a row: each holds a slice of the tokens, and for attention they trade tokens for heads and back
 (the all-to-all of "DeepSpeed Ulysses", arXiv 2309.14509). Knows no model family."""
 
 import inspect
@@ -19,8 +18,6 @@ from thinkscale.learn import flash4
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The ranks that share this rank's rows."""
-
     size: int
     index: int  # which slice is this rank's
     group: Any  # the process group; None in a group of one
@@ -65,7 +62,6 @@ _kernel: Kernel = "FA2"
 
 
 def register() -> None:
-    """Make the implementation known to transformers' attention and mask registries."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

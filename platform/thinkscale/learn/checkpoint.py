@@ -1,7 +1,6 @@
-"""Checkpoints that survive a killed worker: sharded model, optimizer and history in one directory a step.
-Owns where they lie, which is the newest whole one, how many are kept, and that training need not wait for their upload.
-A checkpoint is whole once its `.metadata` is there, which torch.distributed.checkpoint (DCP) writes last. Shards are
-read by name and place, so that a run resumes on another number of ranks. Knows no Ray."""
+"""Checkpoints that survive a killed worker: sharded model, optimizer and history in one directory a step. One is whole
+once its `.metadata` is there, which torch.distributed.checkpoint (DCP) writes last. Shards are read by name and place,
+so that a run resumes on another number of ranks. Knows no Ray."""
 
 import errno
 import io

@@ -32,11 +32,11 @@ def _package() -> Any:
 
 @torch.library.custom_op("thinkscale::flash4", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: float) -> tuple[Tensor, Tensor]:
-    out, log_norm, *_ = _package()._flash_attn_fwd(
+    out, lse, *_ = _package()._flash_attn_fwd(
         q, k, v, cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=longest, max_seqlen_k=longest,
         softmax_scale=scaling, causal=True, return_lse=True,
     )  # fmt: skip
-    return out, log_norm.contiguous()
+    return out, lse.contiguous()
 
 
 @_forward.register_fake
@@ -46,36 +46,18 @@ def _(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, scaling: fl
 
 @torch.library.custom_op("thinkscale::flash4_backward", mutates_args=())
 def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    log_norm: Tensor,
-    bounds: Tensor,
-    longest: int,
-    scaling: float,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bounds: Tensor, longest: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     d_q, d_k, d_v = (q.new_empty(x.shape) for x in (q, k, v))
     _package()._flash_attn_bwd(
-        q, k, v, out, grad.contiguous(), log_norm, softmax_scale=scaling, causal=True, cu_seqlens_q=bounds,
+        q, k, v, out, grad.contiguous(), lse, softmax_scale=scale, causal=True, cu_seqlens_q=bounds,
         cu_seqlens_k=bounds, max_seqlen_q=longest, max_seqlen_k=longest, dq=d_q, dk=d_k, dv=d_v,
     )  # fmt: skip
     return d_q, d_k, d_v
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    log_norm: Tensor,
-    bounds: Tensor,
-    longest: int,
-    scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
@@ -85,8 +67,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, out, log_norm, bounds = ctx.saved_tensors
-    return (*_backward(grad, q, k, v, out, log_norm, bounds, ctx.longest, ctx.scaling), None, None, None)
+    q, k, v, out, lse, bounds = ctx.saved_tensors
+    return (*_backward(grad, q, k, v, out, lse, bounds, ctx.longest, ctx.scaling), None, None, None)
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -67,11 +67,10 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
 ) -> list[StepMetrics]:
     """Fine-tune in place, from the newest checkpoint where there is one.
-    Every rank calls it with the same samples. The order of samples depends on `settings.seed` alone, so that a resumed
-    run, on however many ranks, sees what an undisturbed one would have seen. `should_stop`: asked after every step, on
-    every rank; a yes on any of them stops all, once they have saved. Returns the metrics of every step, those before a
-    resume included. Raises NonFiniteLossError: the weights are then as before that step, and every checkpoint begun is
-    whole; StoppedError: `should_stop` said yes."""
+    Every rank calls it with the same samples. Their order depends on `settings.seed` alone, so that a resumed run, on
+    however many ranks, sees what an undisturbed one would. `should_stop`: asked after every step; a yes on any rank
+    stops all, once they have saved. Returns every step's metrics, those before a resume included. Raises
+    NonFiniteLossError: the weights are as before that step, and checkpoints whole; StoppedError: as `should_stop`."""
     optimizer = make_optimizer(model, settings)
     history = checkpoints.load_latest(model, optimizer) if checkpoints else []
     steps = total_steps(len(samples), settings)

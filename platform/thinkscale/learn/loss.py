@@ -1,7 +1,6 @@
-"""Cross-entropy over a large vocabulary without ever holding all logits.
-The gradients with respect to the hidden states and the output matrix are computed in the forward pass, a chunk of
-positions at a time, so that no logits are kept or computed twice (the scheme of "Cut Your Losses in Large-Vocabulary
-Language Models", arXiv 2411.09009, and of fused linear cross-entropies). Knows no model."""
+"""Cross-entropy over a large vocabulary without ever holding all logits: the gradients are computed in the forward
+pass, a chunk of positions at a time, so that no logits are kept or computed twice (the scheme of "Cut Your Losses in
+Large-Vocabulary Language Models", arXiv 2411.09009, and of fused linear cross-entropies). Knows no model."""
 
 from functools import lru_cache
 from typing import Any

@@ -90,8 +90,11 @@ def _sample(trace: Trace, tokenizer: Tokenizer, prompt_ids: PromptIds, thinking_
     close = behind(tokenizer, thinking_format.close)
     rest = [*body, *close, *literal(tokenizer, answer_text(answer)), tokenizer.eos_ids[0]]
     ids = np.array([*prompt, *rest], dtype=np.int32)
-    loss_from = len(prompt) + len(first) if first else _common_prefix(question, prompt)
-    return Sample(question_id=trace.question_id, ids=ids, loss_from=loss_from)
+    if first:
+        return Sample(question_id=trace.question_id, ids=ids, loss_from=len(prompt) + len(first))
+    # The start of thinking begins at the question's end, unless the two merged into one token there.
+    begins = next((at for at, (a, b) in enumerate(zip(question, prompt, strict=False)) if a != b), len(question))
+    return Sample(question_id=trace.question_id, ids=ids, loss_from=min(begins, len(prompt)))
 
 
 def split_trace(trace: Trace, thinking_format: ThinkingFormat) -> tuple[str, str]:
@@ -108,11 +111,3 @@ def split_trace(trace: Trace, thinking_format: ThinkingFormat) -> tuple[str, str
 def answer_text(answer: str) -> str:
     """The answer as fine-tuning sees it: with `Answer: ` before it where it lacks that string."""
     return answer if ANSWER_PREFIX.strip() in answer else ANSWER_PREFIX + answer
-
-
-def _common_prefix(question: TokenIds, prompt: TokenIds) -> int:
-    """Where the start of thinking begins: at the question's end, unless the two merged into one token there."""
-    for place, (a, b) in enumerate(zip(question, prompt, strict=False)):
-        if a != b:
-            return place
-    return min(len(question), len(prompt))

@@ -158,8 +158,11 @@ def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     on_gpu = mesh.device_type == "cuda"
     room = STATE_SHARE * torch.cuda.get_device_properties().total_memory if on_gpu else HOST_STATE_BYTES
-    model._keeps_whole = _state_bytes(model, mesh.size()) <= room
-    held = (model.parameter_count - model.frozen_count) / (1 if model._keeps_whole else mesh.size())
+    # On one rank that gathers weights and reduces gradients once a step.
+    weights, trained = model.parameter_count, model.parameter_count - model.frozen_count
+    sharded = (4 * weights + 8 * trained) // mesh.size()  # master weights and two moments, float32
+    model._keeps_whole = sharded + 2 * weights + 4 * trained <= room  # bfloat16 weights, float32 gradients
+    held = trained / (1 if model._keeps_whole else mesh.size())
     model._gradient_numbers = held * torch.float32.itemsize / (policy.param_dtype or torch.float32).itemsize
     run = _compiled_layer if settings.compile else _decoder_layer
     for layer in model.model.layers:
@@ -171,13 +174,6 @@ def _wrap(model: PackedCausalLM, settings: Train, mesh: DeviceMesh) -> None:
         wrapped: list[Any] = [*model.model.layers, model]
         for module in wrapped:
             module.set_custom_reduce_scatter(reduce_scatter)
-
-
-def _state_bytes(model: PackedCausalLM, ranks: int) -> int:
-    """On one rank that gathers weights and reduces gradients once a step."""
-    trained = model.parameter_count - model.frozen_count
-    sharded = (4 * model.parameter_count + 8 * trained) // ranks  # master weights and two moments, float32
-    return sharded + 2 * model.parameter_count + 4 * trained  # bfloat16 weights, float32 gradients
 
 
 class _ReduceScatter(DefaultReduceScatter):  # type: ignore[misc]

@@ -1,7 +1,6 @@
-"""How much of each layer is recomputed in the backward pass, row by row.
-A row's activations shall need no more memory than a full row does at the campaign's setting. Dropping a layer's
-feed-forward activations frees the most memory for the least arithmetic, so that comes first, and whole layers only when
-it is not enough; a short row recomputes nothing. Knows no data."""
+"""How much of each layer is recomputed in the backward pass, row by row, so that no row's activations need more memory
+than a full row does at the campaign's setting. Feed-forward activations go first (the most memory for the least
+arithmetic), whole layers only where that is not enough; a short row recomputes nothing. Knows no data."""
 
 from enum import IntEnum
 from typing import Any

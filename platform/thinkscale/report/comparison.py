@@ -54,7 +54,6 @@ def compare_tallies(tally_a: pa.Table, tally_b: pa.Table, *, seed: int = 0) -> l
 
 
 def comparison_table(rows: Iterable[Comparison]) -> str:
-    """Comparisons as text for a terminal, a line each; `better` says that the second run is."""
     lines = [
         f"{'model':<10} {'benchmark':<14} {'budget':<20} {'questions':>9} {'first':>7} {'second':>7} {'diff.':>7}   "
         f"{'95% interval':<17} {'p':>6}  verdict"

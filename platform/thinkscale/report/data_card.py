@@ -52,12 +52,7 @@ def data_card(
 
 
 def trace_card(
-    campaign: Campaign,
-    rows: int,
-    dropped: Mapping[str, int],
-    terms: Facts,
-    licences: Facts,
-    attempts: Sequence[Manifest],
+    campaign: Campaign, rows: int, dropped: dict[str, int], terms: Facts, licences: Facts, attempts: Sequence[Manifest]
 ) -> str:
     """Markdown as `data_card`, for reasoning traces.
     `rows`: traces. `dropped`: attempts that did not become one, by reason. `terms`: of each teacher's output.

@@ -178,7 +178,6 @@ def question_accuracies(rows: pa.Table) -> dict[str, float]:
 
 
 def curve_metrics(curve: Sequence[Point]) -> CurveMetrics:
-    """Control, Scaling and Performance of the points of one model on one benchmark."""
     ok = [point.samples - point.failed for point in curve]
     kept = [point.within_cap / total for point, total in zip(curve, ok, strict=True) if total]
     used = [point for point in curve if point.mean_thinking_tokens >= 1]

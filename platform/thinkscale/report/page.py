@@ -34,11 +34,10 @@ def build_report(
     notes: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """The report's files by name: `report.html`, `samples-1.js`, ..., `curve.png`, `curve.svg`.
-    The page stands alone; it loads `samples-<n>.js`, more samples that do not fit in it, when asked. `campaign`: the
-    campaign, for its prices and settings. `samples`: the samples (schema SAMPLES), whole or part by part; read once.
-    `manifests`: manifests of the campaign's artifacts, in the order of the stages. `training_metrics`: one row per
-    training step, with `step` and `loss`. `questions`: the benchmarks' questions (schema QUESTIONS); without them
-    samples show only ids. `notes`: what a reader must know before the figures, as that engines differ."""
+    The page stands alone; it loads `samples-<n>.js`, more samples that do not fit in it, when asked. `samples`: of
+    schema SAMPLES, whole or part by part; read once. `manifests`: of the campaign's artifacts, in the order of the
+    stages. `training_metrics`: a row a step, with `step` and `loss`. `questions`: the benchmarks' (schema QUESTIONS);
+    without them samples show only ids. `notes`: what a reader must know before the figures."""
     asked = _Questions(questions)
     browser, votes = SampleBrowser(withheld=asked.withheld), Votes()
     tallied = tally(_watched([samples] if isinstance(samples, pa.Table) else samples, browser, votes))
@@ -89,7 +88,10 @@ def build_report(
     }
     page = resources.files("thinkscale.report").joinpath("template.html").read_text(encoding="utf-8")
     page = page.replace("{{TITLE}}", html.escape(campaign.name, quote=False))
-    page = page.replace("{{FACTS}}", _script_safe(facts))
+    text = json.dumps(facts, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":  # whatever its strings hold, it can stand inside a script element
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    page = page.replace("{{FACTS}}", text)
     page = page.replace("{{SAMPLES}}", packed(asked.with_rows(rows)))
     return {"report.html": page.encode(), **beside, "curve.png": images["png"], "curve.svg": images["svg"]}
 
@@ -139,8 +141,3 @@ class _Questions:
                 shown = f"{row['id']}: its text may not be published" if row["id"] in self.withheld else row["question"]
                 found[row["id"]] = {"question": shown, "answer": row["answer"], "domain": row["domain"]}
         return {"questions": found, "rows": rows}
-
-
-def _script_safe(value: Any) -> str:
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

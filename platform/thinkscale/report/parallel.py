@@ -19,8 +19,6 @@ COLUMNS = [*QUESTION, "verdict", "extracted_answer"]  # the columns of `store.sc
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelPoint:
-    """k samples per question under one budget."""
-
     model: str
     benchmark: str
     budget: str

@@ -1,7 +1,7 @@
-"""Many asks of engines that may die: which go next, which are tried again, and which are given up.
-An ask is one row put to an engine. An engine's death is nobody's try: what was under way goes again, and what died
-twice is suspected: suspects run with nothing else under way, in ever smaller groups, until the one that kills engines
-stands alone. Knows neither rows nor engines nor Ray; lives in one event loop."""
+"""Many asks (rows put to an engine) of engines that may die: which go next, are tried again, and are given up. A death
+is nobody's try: what was under way goes again, and what died twice is suspected: suspects run with nothing else under
+way, in ever smaller groups, until the one that kills engines stands alone. Knows neither rows nor Ray; in one event
+loop."""
 
 import asyncio
 import heapq

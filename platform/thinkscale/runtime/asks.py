@@ -1,7 +1,7 @@
-"""Rows in, each put to an engine, what comes back collected into committed segments.
-Difficulty, domains, distillation and evaluation are each an `Asks` on it. Two kinds of engines stand below: actors of
-Ray Data, which take whole segments, and replicas of Ray Serve, which take rows. What is asked next, what is tried again
-and what is given up is the same on both (`asking`)."""
+"""Rows in, each put to an engine, what comes back collected into committed segments: difficulty, domains, distillation
+and evaluation are each an `Asks` on it. Two kinds of engines stand below: actors of Ray Data, which take whole
+segments, and replicas of Ray Serve, which take rows. What is asked next, again, or given up is the same on both
+(`asking`)."""
 
 import asyncio
 import heapq

@@ -96,16 +96,15 @@ class BatchEndpoint:
         self._follow(journal)
 
     async def _named(self, journal: dict[str, Any]) -> bool:
-        if journal["batch_id"] is None:
-            after = ""
-            while True:
-                page = await self._call("GET", f"/batches?limit=100{after}")
-                for batch in page["data"]:
-                    if (batch.get("metadata") or {}).get("thinkscale") == journal["name"]:
-                        journal["batch_id"] = batch["id"]
-                if journal["batch_id"] is not None or not page.get("has_more") or not page["data"]:
-                    break
-                after = f"&after={page['data'][-1]['id']}"
+        after = ""
+        while journal["batch_id"] is None:
+            page = await self._call("GET", f"/batches?limit=100{after}")
+            for batch in page["data"]:
+                if (batch.get("metadata") or {}).get("thinkscale") == journal["name"]:
+                    journal["batch_id"] = batch["id"]
+            if not page.get("has_more") or not page["data"]:
+                break
+            after = f"&after={page['data'][-1]['id']}"
         return journal["batch_id"] is not None
 
     def _follow(self, journal: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The durable map: segments of an artifact, each read, transformed and committed once, on Ray Data.
-Owns which segments are pending, how they run, and resuming. A segment travels as one row (its key, then its tables as
-bytes), so that Ray Data can neither split nor merge one. Rows that are dropped are never lost: each has the stage, a
-named reason and the evidence. Knows nothing of what the rows mean."""
+A segment travels as one row (its key, then its tables as bytes), so that Ray Data can neither split nor merge one. Each
+dropped row has the stage, a named reason and the evidence. Knows nothing of what the rows mean."""
 
 import logging
 import pickle

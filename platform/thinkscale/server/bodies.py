@@ -262,13 +262,11 @@ def budget(
     answer_tokens: int,
     answer_share: float,
 ) -> Budget:
-    """A budget of at most `total_tokens` for thinking, final-answer text and answer together.
-    `cap`: thinking tokens at most, where there is room for them; `thinking.max_tokens` must have room. `total_tokens`:
-    the completion's length; None: what there is room for. `room`: tokens that the context leaves for thinking and
-    answer, the final-answer text apart. `final_answer_tokens`: tokens of that text, which begins the answer where the
-    thinking is cut. `answer_tokens`, `answer_share`: what is kept for the answer where `thinking.max_tokens` says
-    nothing of it. What the thinking leaves goes to the answer too. Raises ApiError: 400 where no token is left for an
-    answer, with the figures."""
+    """A budget of at most `total_tokens` (None: what there is room for) for thinking, final-answer text and answer.
+    `cap`: thinking tokens at most, where there is room for them; `thinking.max_tokens` must have room. `room`: tokens
+    that the context leaves for thinking and answer, the final-answer text (`final_answer_tokens`) apart.
+    `answer_tokens`, `answer_share`: what is kept for the answer where `thinking.max_tokens` says nothing of it. Raises
+    ApiError: 400 where no token is left for an answer, with the figures."""
     if room < 1:
         told = f"the prompt fills the model's context: {1 - room} tokens too many for one token of answer"
         raise ApiError(told, code="context_length_exceeded")

@@ -66,8 +66,6 @@ Emit = Callable[[Delta], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Served:
-    """What choices are made for."""
-
     info: EngineInfo
     tokenizer: ModelTokenizer
     thinking_format: ThinkingFormat

@@ -43,8 +43,6 @@ class Metrics:
 
 
 class Exchange:
-    """One request, from its arrival to the end of its answer."""
-
     def __init__(self, metrics: Metrics, path: str) -> None:
         self._metrics, self._path, self._began = metrics, path, time.monotonic()
         metrics.under_way.inc()

@@ -1,7 +1,6 @@
-"""A limit on request bodies in Serve's proxies.
-A proxy reads a body to its end whatever the replica has answered, into its own memory. Serve asks the function that
-RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names for what stands in front of its proxies: `middlewares`. `thinkscale
-serve` sets it on a cluster of its own; on another it must stand in the nodes' environment."""
+"""A limit on request bodies in Serve's proxies, which read a body to its end into their own memory. Serve asks the
+function that RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names (`middlewares`) for what stands in front of its proxies;
+`thinkscale serve` sets it on a cluster of its own, on another it must stand in the nodes' environment."""
 
 import os
 

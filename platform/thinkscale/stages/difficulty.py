@@ -123,7 +123,7 @@ class Attempts:
         )
 
     def collect(self, rows: Sequence[Question], answers: Sequence[Any], grade_all: GradeAll) -> Result:
-        attempts = self.campaign.difficulty.attempts
+        attempts, tokenizer = self.campaign.difficulty.attempts, tokenizer_of(self.campaign.model.base)
         asked, failed = answered(rows, answers)
         responses = [(question, text) for question, attempted in asked for text in attempted.texts]
         verdicts = grade_all([graded(question, text) for question, text in responses])
@@ -131,14 +131,10 @@ class Attempts:
         dropped = [dropped_row("difficulty", row.id, "failed", {"error": lost.error}, row) for row, lost in failed]
         for i, (question, attempted) in enumerate(asked):
             right = sum(each.verdict == "correct" for each in verdicts[i * attempts : (i + 1) * attempts])
-            pass_rate = right / attempts
-            row = {
-                **question_row(question),
-                "attempts": attempts,
-                "pass_rate": pass_rate,
-                "trace_tokens": self._trace_tokens(question, attempted.texts),
-                "attempt_answers": attempted.texts,
-            }
+            pass_rate, texts = right / attempts, attempted.texts
+            longest = max(len(tokenizer.encode(text)) for text in ([question.solution] if question.solution else texts))
+            found = {"attempts": attempts, "pass_rate": pass_rate, "trace_tokens": longest, "attempt_answers": texts}
+            row = {**question_row(question), **found}
             if pass_rate >= self.campaign.difficulty.solved_pass_rate:
                 detail: dict[str, Any] = {"pass_rate": pass_rate, "attempts": attempts}
                 dropped.append(dropped_row("difficulty", question.id, f"solved_by:{self.name}", detail, row))
@@ -158,8 +154,3 @@ class Attempts:
                 "attempt_tokens": sum(attempted.decoded_tokens for attempted in read),
             },
         )
-
-    def _trace_tokens(self, question: Question, attempts: list[str]) -> int:
-        tokenizer = tokenizer_of(self.campaign.model.base)
-        texts = [question.solution] if question.solution else attempts
-        return max(len(tokenizer.encode(text)) for text in texts)

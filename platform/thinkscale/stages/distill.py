@@ -1,7 +1,5 @@
 """A reasoning trace for each selected question, chosen from the attempts of all teachers.
-
-Owns the choice, and what the traces carry on: pass rates, the teachers' terms, a card.
-"""
+Owns the choice, and what the traces carry on: pass rates, the teachers' terms, a card."""
 
 from __future__ import annotations
 
@@ -30,8 +28,7 @@ POLICIES = {
     "shortest_correct": lambda right: sorted(right, key=lambda row: row["thinking_tokens"])[:1],
     "longest_correct": lambda right: sorted(right, key=lambda row: -row["thinking_tokens"])[:1],
     "all_correct": lambda right: right,
-}
-"""Which of a question's correct attempts are kept, in the order of the teachers and attempts."""
+}  # which of a question's correct attempts are kept, in the order of the teachers and attempts
 
 
 class DistillError(RuntimeError):
@@ -40,12 +37,8 @@ class DistillError(RuntimeError):
 
 def distill(campaign: Campaign, store: Store) -> bool:
     """`traces`: thinking and answer for each selected question; before it `attempts-<n>` of every teacher.
-
-    Raises:
-        TermsError: a teacher's terms are not confirmed, or do not allow training on its output.
-        DistillError: no trace came of it.
-        The errors of `make_attempts`.
-    """
+    Raises TermsError: a teacher's terms are not confirmed, or do not allow training on its output; DistillError: no
+    trace came of it. The errors of `make_attempts`."""
     terms = teachers_terms(campaign)
     source, output = (campaign_artifact(campaign, store, name) for name in ("selected", "traces"))
     all_attempts, did = [], False

@@ -16,7 +16,6 @@ MODEL_FILES = ("*.safetensors", "*.json")
 
 
 def embed(campaign: Campaign, store: Store) -> bool:
-    """`embeddings`: a vector for each question of the pool and of the benchmarks."""
     curate, resources = campaign.curate, campaign.resources
     pool, benchmarks = campaign_artifact(campaign, store, "pool"), benchmark_artifacts(campaign, store)
     stage = begin_stage(

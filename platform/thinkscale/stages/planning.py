@@ -53,7 +53,6 @@ class StagePlan:
 
 
 def make_plan(campaign: Campaign, store: Store, stages: Collection[str]) -> list[StagePlan]:
-    """A row for each of the stages; a complete one takes nothing more."""
     planner = _Planner(campaign, store)
     return [planner.plan(stage) for stage in stages]
 

@@ -65,13 +65,11 @@ def regrade(
     say: Say = unsaid,
 ) -> list[tuple[SampleSet, Manifest]]:
     """Grade every stored sample with the installed graders, or a judge; from then on these verdicts count.
-    The stored samples stay as they are. Where these very graders gave the verdicts that count, nothing is done. An
-    earlier regrading by them is taken as it is, an interrupted one is resumed by the part. `campaign`: the campaign's
-    directory in the store. `judge`: A model that grades, on Ray. None: the rule graders do, in this process. `address`:
-    as for `session.connect`. `wait`: for another driver that works on this campaign. False: refuse. `say`: takes one
-    line for each sample set, as it is done. Returns the manifest of each regrading that was made or taken; its stats
-    count `changed` verdicts. Raises ArtifactError: there are no complete samples, or the benchmark is no longer the one
-    they answer; StoreError: the root cannot be written, or another driver works on the campaign."""
+    Where these very graders gave the verdicts that count, nothing is done; an earlier regrading by them is taken as it
+    is, an interrupted one is resumed by the part. `judge`: a model that grades, on Ray; None: the rule graders, in this
+    process. `address`: as for `session.connect`. `wait`: for another driver on this campaign, else it is refused.
+    Returns the manifest of each regrading made or taken; its stats count `changed` verdicts. Raises ArtifactError: no
+    complete samples, or not of this benchmark; StoreError: the root cannot be written, or another driver works here."""
     done = []
     facts = _facts(judge)
     for samples, output in _regraded(store, campaign, judge, address=address, wait=wait, say=say, but=facts):
@@ -194,9 +192,8 @@ def _begin(
     inputs = fingerprints(samples=samples.artifact, benchmark=samples.benchmark_artifact)
     output = samples.regrading_artifact(fingerprint({"inputs": inputs, "config": config}))
 
-    def plan() -> Iterator[Segment]:
-        for index, part in enumerate(parts()):
-            yield Segment(key=f"{index:07d}", rows=part.file.rows or 0, work=part)
+    def plan() -> list[Segment]:
+        return [Segment(key=f"{n:07d}", rows=part.file.rows or 0, work=part) for n, part in enumerate(parts())]
 
     return output, begin_stage(output, config, inputs, plan)
 

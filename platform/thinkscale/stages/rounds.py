@@ -1,7 +1,6 @@
 """What is sampled of one benchmark by one model: segments, rounds of samples, when enough are drawn, the commits.
-Segments hold the same questions and samples in every run, so that a resumed evaluation draws what is missing and
-decides on further rounds as the first one would have. A sample is one question over the whole grid of budgets. Knows
-nothing of replicas."""
+Segments hold the same in every run, so that a resumed evaluation draws what is missing and decides on further rounds as
+the first one would have. A sample is one question over the whole grid of budgets. Knows nothing of replicas."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -155,8 +154,6 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples over the campaign's grid of budgets."""
-
     campaign: Campaign
 
     def key(self, row: Item) -> str:

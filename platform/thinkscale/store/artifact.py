@@ -1,8 +1,7 @@
-"""Artifacts: directories of Parquet whose manifest, written last, is the commit.
-A stage commits its work in segments. A segment's rows lie in `part-*.parquet` (and the rows it dropped in
-`dropped/part-*.parquet`); the segment counts once its record `segments/<key>.json` exists, which is created
-conditionally: of two writers of a segment one wins, and the other's files are removed after the commit. No file that a
-manifest lists is ever written twice. Knows nothing of what the rows mean."""
+"""Artifacts: directories of Parquet whose manifest, written last, is the commit. A segment's rows lie in
+`part-*.parquet` and `dropped/part-*.parquet`, and count once `segments/<key>.json` exists, which is created
+conditionally: of two writers one wins. No file that a manifest lists is ever written twice. Knows nothing of what the
+rows mean."""
 
 from __future__ import annotations
 

@@ -26,8 +26,6 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class FilePart:
-    """A part of a file that is read on its own."""
-
     location: Location
     format: str
     rows: int  # an estimate for JSON arrays and CSV

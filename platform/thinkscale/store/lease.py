@@ -1,7 +1,6 @@
-"""One driver works at a time on a campaign: a lease in the root, renewed by its holder, taken over from the dead.
-`<campaign>/lease.json` names the holder. It is only ever created or replaced conditionally, so that of two drivers one
-wins, and its age is told by the store's clock alone. Every commit and deletion of a store that carries a lease looks at
-it first. Knows nothing of what a driver does."""
+"""One driver works at a time on a campaign: `<campaign>/lease.json`, renewed by its holder, taken over from the dead.
+It is only ever created or replaced conditionally, and its age is told by the store's clock alone. Every commit and
+deletion of a store that carries a lease looks at it first. Knows nothing of what a driver does."""
 
 import json
 import os
@@ -53,8 +52,6 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease that was got. Picklable, so that every process of a driver can check it."""
-
     uri: str
     campaign: str
     id: str

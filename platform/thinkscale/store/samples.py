@@ -1,7 +1,6 @@
-"""A campaign's stored samples, with the verdicts that count.
-Owns where samples and their regradings lie and which regrading counts. A regrading is an artifact of verdicts alone
-(schema VERDICTS), row by row those of the samples' parts; each lies under its own fingerprint and is never changed, and
-`current.json` beside them names the one that counts. Knows nothing of how an answer is judged."""
+"""A campaign's stored samples, with the verdicts that count. A regrading is an artifact of verdicts alone (VERDICTS),
+row by row those of the samples' parts; each lies under its own fingerprint and is never changed, and `current.json`
+beside them names the one that counts. Knows nothing of how an answer is judged."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -1,8 +1,6 @@
-"""The writing of one artifact: what is planned, what of it is done, and the commit that ends it.
-Owns segments as units of work and the ritual around them. A plan is fixed with the configuration when an artifact is
-begun: a run that would cut the work otherwise is refused, for rows would be lost or doubled. Knows nothing of how
-segments run. A committed artifact is read by slices, or a column by the row's place: for decisions over all of it that
-look at few rows' texts."""
+"""The writing of one artifact: segments as units of work, what of them is done, and the commit that ends it. A plan is
+fixed with the configuration: a run that would cut the work otherwise is refused, for rows would be lost or doubled.
+Committed artifacts are read by slices, or a column by the row's place. Knows nothing of how segments run."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -25,28 +25,20 @@ _KNOWN_AS = {
     "options": ("options", "choices"),
     "domain": ("domain", "subject", "subfield", "topic", "category"),
 }
-_SOLUTIONS = '[[teacher]] # the traces to learn: the worked solutions of the pool\nsource = "solutions"\n'
-_ENGINE = """[[teacher]] # the traces to learn: a model that thinks about each question
-source = "engine"
-model = "CHANGE" # a Hugging Face id; or with endpoint = "https://host/v1", the name that it serves
-[teacher.terms]
-licence = "CHANGE" # of the model's output
-may_train = false # CHANGE, where its terms allow to train other models
-"""
 
 
 def starting_campaign(template: str, name: str, file: str | None, model: str | None) -> str:
     """The text of a campaign file. `file`: questions to learn from, or to evaluate on with the template `evaluate`;
     None: the template's own. Raises IngestError: the file is not there, cannot be read or holds no rows."""
-    teacher = _ENGINE if template == "s1k" else _SOLUTIONS
+    teacher = "engine" if template == "s1k" else "solutions"
     source = _packaged(f"{template}-source")
     if file is not None:
         columns, there = _columns(file)
-        teacher = _SOLUTIONS if "solution" in columns else _ENGINE
+        teacher = "solutions" if "solution" in columns else "engine"
         source = _files_source(file, columns, there, of_benchmark=template == "evaluate")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "campaign"
-    filled = {"name": name, "source": source, "teacher": teacher, "model": model or TEMPLATES[template]}
-    return Template(_packaged(template)).substitute(filled)
+    filled = {"name": name, "source": source, "model": model or TEMPLATES[template]}
+    return Template(_packaged(template)).substitute(filled, teacher=_packaged(f"teacher-{teacher}"))
 
 
 def _packaged(name: str) -> str:
