@@ -199,7 +199,11 @@ def _jobs(server: JobServer | None, *names: str | None) -> list[dict[str, Any]]:
     from thinkscale.runtime.jobs import exit_code
 
     return [
-        {"submission_id": job.submission_id, "status": str(job.status.value), "message": job.message}
+        {
+            "submission_id": job.submission_id,
+            "status": str(job.status.value),
+            "message": (job.message or "").partition("\n")[0],
+        }
         | {"exit_code": exit_code(job) if job.status.is_terminal() else None}
         for job in (server.attempts(*names) if server else [])
     ]

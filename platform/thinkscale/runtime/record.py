@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from thinkscale.runtime import metrics, progress
+from thinkscale.runtime.failure import redacted
 from thinkscale.runtime.spend import Spending
 from thinkscale.store.filesystem import Store, StoreError
 
@@ -53,7 +54,8 @@ class Record:
 
     def at(self, stage: str) -> None:
         """This stage begins."""
-        self._stage, progress.latest, progress.moved_at = stage, {}, time.monotonic()
+        self._stage, progress.latest, self._since = stage, {}, time.monotonic()
+        progress.moved_at = self._since
         metrics.at["stage"] = stage
 
     def over(self, stage: str) -> None:
@@ -94,7 +96,9 @@ class Record:
         return float(now + sum(60 * each for stage, each in list(self._left.items()) if stage != self._stage))
 
     def _write(self, outcome: str) -> None:
-        spent = {name: dict(seconds) for name, seconds in dict(self._spent.stages).items()}
+        elapsed = {name: seconds["elapsed_s"] for name, seconds in dict(self._spent.stages).items()}
+        if self._stage in self._left and not outcome:
+            elapsed[self._stage] += time.monotonic() - self._since  # type: ignore[assignment]
         record = {
             "outcome": outcome,
             "began": self._began,
@@ -109,14 +113,14 @@ class Record:
                 stage: {
                     "over": stage not in self._left,
                     "usd": round(self._spent.usd_of(stage), 6),
-                    "elapsed_s": round(spent.get(stage, {}).get("elapsed_s", 0.0), 3),
+                    "elapsed_s": round(elapsed.get(stage, 0.0), 3),
                 }
-                for stage in {**self._minutes, **spent}
+                for stage in {**self._minutes, **elapsed}
             },
             "lines": list(progress.said),
         }
         self._store.check()
-        self._store.write_bytes(self._path, json.dumps(record, ensure_ascii=False, indent=1).encode())
+        self._store.write_bytes(self._path, redacted(json.dumps(record, indent=1)).encode())
 
 
 def _waits_for() -> str:
