@@ -96,7 +96,7 @@ class Submitter:
 @pytest.fixture(scope="module")
 def submitter(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Submitter]:
     """On a head that demands a token."""
-    head = JobHead(tmp_path_factory.mktemp("head"), PLANTED["RAY_AUTH_TOKEN"], PLANTED)
+    head = JobHead(tmp_path_factory.mktemp("head") / "head", PLANTED["RAY_AUTH_TOKEN"], PLANTED)
     try:
         head.start()
         yield Submitter(head, campaign, tmp_path_factory.mktemp("root"))
