@@ -42,3 +42,11 @@ clean:
 # The pages that are generated from the types of the settings.
 docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
+
+# Known vulnerabilities of what images and nodes install, else of what is here. Asks PyPI's service of them, and fails
+# where that tells nothing of a package.
+.PHONY: audit
+AUDITED = $(foreach lock,$(wildcard requirements-*.lock),-r $(lock))
+audit: $(VENV)/.ready
+	$(BIN)/python -m pip install -q pip-audit==2.10.1
+	$(BIN)/pip-audit --strict $(if $(AUDITED),--disable-pip --require-hashes $(AUDITED),--skip-editable)

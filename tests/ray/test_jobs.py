@@ -169,8 +169,11 @@ def test_a_limit_is_an_end_of_its_own_and_is_not_tried_again(submitter: Submitte
     assert f"max_usd = {spent + 20:g}: $" in out
     assert "PARTIAL: of base on asked" in out
     assert "submitted again" not in out
+    late = submitter("submit", *submitter.arguments(), "--deadline", "0.3m", code=1)
+    assert "thinkscale: deadline = 0.3m; what is committed is kept" in late
+    assert "PARTIAL: of base on asked" in late
     assert submitter.status()["state"] == "failed"
-    assert submitter.status()["why"].startswith("max_usd = ")
+    assert submitter.status()["why"].startswith("deadline = ")
 
 
 def test_no_secret_is_in_anything_that_was_written_said_or_passed(submitter: Submitter) -> None:

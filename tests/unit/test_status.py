@@ -132,10 +132,14 @@ def test_cancelling_ends_the_driver_in_order_and_waits_for_it(tmp_path: Path) ->
     assert "nothing works on" in thinkscale("cancel", "demo", "--root", str(tmp_path)).output
 
 
+def _cancelled() -> None:
+    threading.Thread(target=ending.cancel).start()
+    threading.Event().wait(30)
+
+
 def test_a_cancelled_run_ends_as_a_terminated_one() -> None:
     with ending.listening(), pytest.raises(SystemExit) as raised:
-        threading.Thread(target=ending.cancel).start()
-        threading.Event().wait(30)
+        _cancelled()
     error = ending.reason_for(raised.value)
     assert ending.word_for(error) == "cancelled"
     assert isinstance(error, SystemExit)
