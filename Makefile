@@ -43,10 +43,10 @@ clean:
 docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
 
-# Known vulnerabilities of what images and nodes install, else of what is here. Asks PyPI's service of them, and fails
-# where that tells nothing of a package.
+# Known vulnerabilities of what images and nodes install (but for builds that PyPI does not have, the GPU's lock holds
+# the CPU's), else of what is here. Asks PyPI's service of them, and fails where that tells nothing of a package.
 .PHONY: audit
-AUDITED = $(foreach lock,$(wildcard requirements-*.lock),-r $(lock))
+AUDITED = $(patsubst %,-r %,$(wildcard requirements-gpu.lock))
 audit: $(VENV)/.ready
 	$(BIN)/python -m pip install -q pip-audit==2.10.1
 	$(BIN)/pip-audit --strict $(if $(AUDITED),--disable-pip --require-hashes $(AUDITED),--skip-editable)
