@@ -172,9 +172,7 @@ def _take(lease: Lease, lease_s: float) -> str | None:
     return f"{holder}, whose lease runs for another {left_s:.0f} s unless renewed"
 
 
-def _renew(
-    lease: Lease, lease_s: float, over: threading.Event, lost: Lost, cancelled: Callable[[], object]
-) -> None:
+def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: Lost, cancelled: Callable[[], object]) -> None:
     heard = False
     while not over.wait(lease_s / 12):
         try:
