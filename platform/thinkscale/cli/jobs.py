@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +43,7 @@ def chaos(campaign: str, overrides: tuple[str, ...], kinds: tuple[str, ...], tim
 @click.option("--address", required=True, help="The cluster's job server, as http://head:8265.", **SERVER)
 @click.option("--wait/--no-wait", default=True, help="Follow the job's log until it ends, and start it again where "
               "driver or head are lost.")  # fmt: skip
-@click.option("--retries", default=3, show_default=True, type=click.IntRange(min=0), help="Times that it is started "
-              "again at most.")  # fmt: skip
+@click.option("--retries", default=3, show_default=True, type=click.IntRange(min=0), help="Starts again at most.")
 @JSON
 def submit(arguments: tuple[str, ...], address: str, wait: bool, retries: int, as_json: bool) -> None:
     """Submit a command to a cluster as a Ray job: thinkscale submit --address http://head:8265 run demo.
@@ -60,12 +58,13 @@ def submit(arguments: tuple[str, ...], address: str, wait: bool, retries: int, a
     job = server.submit(request, say)
     told = {"id": request.id, "submission_id": job, "campaign": request.campaign, "root": request.root}
     click.echo(json.dumps({**told, "address": address}) if as_json else request.id)
+    if not wait:
+        say(f"follow it: thinkscale logs {request.id} --follow --address {address}")
+        return
     sys.stdout.flush()
-    if wait:
-        code = server.follow(request, job, retries, partial(click.echo, err=as_json))
-        say(f"job {request.id} has ended with exit code {code}")
-        sys.exit(code)
-    say(f"follow it: thinkscale logs {request.id} --follow --address {address}")
+    code = server.follow(request, job, retries, partial(click.echo, err=as_json))
+    say(f"job {request.id} has ended with exit code {code}")
+    sys.exit(code)
 
 
 def _request(arguments: tuple[str, ...]) -> Request:
@@ -77,17 +76,16 @@ def _request(arguments: tuple[str, ...]) -> Request:
     if name not in ENTRY_POINTS:
         raise JobError(f"{name!r} cannot be submitted: one of {', '.join(ENTRY_POINTS)}")
     given = cli.commands[name].make_context(name, list(rest)).params
-    request = Request(id=f"{name}-{fingerprint(given)[:8]}", arguments=arguments)
     if name == "serve":
-        return request
+        return Request(id=f"serve-{fingerprint(given)[:8]}", arguments=arguments)
     campaign = campaign_of(given)
     if "://" not in campaign.root and not campaign.root.startswith("/"):
         where = f"the root {campaign.root!r} lies in the job's own directory on the head, which does not last"
         click.echo(f"note: {where}: give --root s3://bucket/prefix, or a directory of all nodes", err=True)
     # Limits and room may change from run to run of the same work.
     same = campaign.model_dump(mode="json", exclude={"max_usd", "deadline", "resources", "prices", "plan"})
-    told = fingerprint([name, given.get("first"), given.get("last"), given.get("dry"), same])
-    return replace(request, id=f"{campaign.name}-{told[:8]}", campaign=campaign.name, root=campaign.root)
+    told = fingerprint([name, given.get("first"), given.get("last"), given.get("dry"), same])[:8]
+    return Request(id=f"{campaign.name}-{told}", arguments=arguments, campaign=campaign.name, root=campaign.root)
 
 
 TARGET = click.argument("target", metavar="CAMPAIGN|JOB")
@@ -105,15 +103,22 @@ def status(target: str, root: str | None, address: str | None, as_json: bool) ->
     Told from its root: runs/demo, s3://bucket/runs/demo, a name and --root, or a TOML file. With --address the job
     server is asked too, and a job's id will do.
     """
-    from thinkscale.stages.status import status as status_of
-    from thinkscale.stages.status import status_text
+    from thinkscale.stages import status as of
 
     store, name, server = _located(target, root, address)
-    found = status_of(store, name, partial(pipeline.chosen_stages, first=pipeline.FIRST, last=pipeline.LAST))
-    jobs = _jobs(server, target, name, found["job"])
-    click.echo(json.dumps({**found, "jobs": jobs}, indent=1) if as_json else status_text(found))
-    for job in jobs if not as_json else ():
-        click.echo(f"job {job['submission_id']}: {job['status']}, exit code {job['exit_code']}")
+    found = of.status(store, name, partial(pipeline.chosen_stages, first=pipeline.FIRST, last=pipeline.LAST))
+    jobs = []
+    if server is not None:
+        from thinkscale.runtime.jobs import exit_code
+
+        for job in server.attempts(target, name, found["job"]):
+            code = exit_code(job) if job.status.is_terminal() else None
+            message = (job.message or "").partition("\n")[0]
+            told = {"submission_id": job.submission_id, "status": str(job.status.value), "exit_code": code}
+            jobs.append({**told, "message": message})
+    click.echo(json.dumps({**found, "jobs": jobs}, indent=1) if as_json else of.status_text(found))
+    for each in jobs if not as_json else ():
+        click.echo(f"job {each['submission_id']}: {each['status']}, {each['message']}")
 
 
 @cli.command()
@@ -132,12 +137,11 @@ def logs(target: str, root: str | None, address: str | None, follow: bool) -> No
         if follow:
             sys.exit(server.follow(Request(id=target, arguments=()), job, 0, click.echo))
         click.echo(server.log(job).rstrip("\n"))
-        return
-    if follow:
+    elif follow:
         raise click.UsageError(f"--follow needs --address, and a job server that knows {target}")
-    store, name, server = _located(target, root, None)
-    for line in last_lines(store, name):
-        click.echo(line)
+    else:
+        store, name, _ = _located(target, root, None)
+        click.echo("\n".join(last_lines(store, name)))
 
 
 @cli.command()
@@ -159,8 +163,8 @@ def cancel(target: str, root: str | None, address: str | None) -> None:
             time.sleep(1)
     jobs = [job for job in server.attempts(target, name) if not job.status.is_terminal()] if server else []
     for job in jobs:
-        if server is not None:
-            (server.wait if asked else server.stop)(str(job.submission_id))
+        assert server is not None
+        server.end(str(job.submission_id), stop=not asked)
     if not asked and not jobs:
         raise click.ClickException(f"nothing works on {store.url(name)}")
     click.echo(f"{name} has ended; what is committed is kept, and the same command resumes")
@@ -185,25 +189,10 @@ def _located(target: str, root: str | None, address: str | None) -> tuple[Store,
     from thinkscale.store.samples import locate_campaign
 
     server = JobServer(address) if address else None
-    told: dict[str, Any] = next((job.metadata or {} for job in reversed(server.attempts(target) if server else [])), {})
-    if CAMPAIGN in told:
-        return Store(root or told[ROOT]), told[CAMPAIGN], server
+    for job in reversed(server.attempts(target) if server else []):
+        if job.metadata and CAMPAIGN in job.metadata:
+            return Store(root or job.metadata[ROOT]), job.metadata[CAMPAIGN], server
     store, name = locate_campaign(target, root)
     stem, _, end = name.rpartition("-")  # a job's id is its campaign's name and eight digits
-    if len(end) == 8 and name not in (there := store.directories("")) and stem in there:
-        return store, stem, server
-    return store, name, server
-
-
-def _jobs(server: JobServer | None, *names: str | None) -> list[dict[str, Any]]:
-    from thinkscale.runtime.jobs import exit_code
-
-    return [
-        {
-            "submission_id": job.submission_id,
-            "status": str(job.status.value),
-            "message": (job.message or "").partition("\n")[0],
-        }
-        | {"exit_code": exit_code(job) if job.status.is_terminal() else None}
-        for job in (server.attempts(*names) if server else [])
-    ]
+    is_job = len(end) == 8 and name not in (there := store.directories("")) and stem in there
+    return store, stem if is_job else name, server

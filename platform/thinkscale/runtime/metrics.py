@@ -1,10 +1,6 @@
-"""Figures of a campaign's run for Prometheus, through Ray's metrics: their names, their meanings, how they are set.
-
+"""Figures of a campaign's run for Prometheus, through Ray's metrics: names, meanings, and how they are set.
 Whoever counts something for progress, the ledger or a manifest tells it here too; nothing is counted here alone. Ray
-exports each name as `ray_<name>` on every node of the cluster. Without Ray nothing is done.
-"""
-
-from __future__ import annotations
+exports each name as `ray_<name>` on the cluster's nodes. Without Ray nothing is done."""
 
 import re
 import sys
@@ -27,16 +23,15 @@ COUNTERS = {
     "thinkscale_lost_workers": "Workers of fine-tuning and replicas that died and were replaced.",
     "thinkscale_retries": "Times that a row was asked again because its engine died.",
 }
-_STATS = {
-    r"(gpu|cpu)_(busy|startup|idle|tail)_s": ("thinkscale_{}_seconds", "use"),
-    r"()(decoded|attempt|prompt|trained)_tokens": ("thinkscale_tokens", "kind"),
-    r"()(lost_workers)": ("thinkscale_lost_workers", ""),
-    r"()(rows_asked_again)": ("thinkscale_retries", ""),
-}
-"""How the sums of manifests are called, by what they are exported as."""
+_STATS = (  # the sums of manifests, by what they are exported as and the label that tells them apart
+    (r"gpu_(busy|startup|idle|tail)_s", "thinkscale_gpu_seconds", "use"),
+    (r"cpu_(busy|startup|idle|tail)_s", "thinkscale_cpu_seconds", "use"),
+    (r"(decoded|attempt|prompt|trained)_tokens", "thinkscale_tokens", "kind"),
+    (r"lost_workers", "thinkscale_lost_workers", None),
+    (r"rows_asked_again", "thinkscale_retries", None),
+)
 
-at = {"campaign": "", "stage": ""}
-"""What this driver works on."""
+at = {"campaign": "", "stage": ""}  # what this driver works on
 _made: dict[str, Any] = {}
 
 
@@ -49,11 +44,11 @@ def set_gauge(name: str, value: float, stage: str | None = None) -> None:
 def count(stats: Mapping[str, float]) -> None:
     """Add what a committed segment took, or a step, by the names of a manifest's sums; others are left out."""
     for stat, value in stats.items():
-        for pattern, (form, label) in _STATS.items():
+        for pattern, name, label in _STATS:
             if value > 0 and (found := re.fullmatch(pattern, stat)):
-                name = form.format(found[1])
-                if (counter := _metric(name, "Counter", COUNTERS[name], *filter(None, [label]))) is not None:
-                    counter.inc(value, at | ({label: found[2]} if label else {}))
+                tags = {label: found[1]} if label else {}
+                if (counter := _metric(name, "Counter", COUNTERS[name], *tags)) is not None:
+                    counter.inc(value, at | tags)
 
 
 def _metric(name: str, kind: str, told: str, *labels: str) -> Any:

@@ -1,9 +1,5 @@
 """What a run is at, told to the outside while it goes on: a record in the root, and figures for Prometheus.
-
-Owns `<campaign>/run.json`, which `stages.status` reads, and when a run counts as stalled. Counts nothing itself.
-"""
-
-from __future__ import annotations
+Owns `<campaign>/run.json`, which `stages.status` reads, and when a run counts as stalled. Counts nothing itself."""
 
 import json
 import os
@@ -21,27 +17,22 @@ from thinkscale.runtime.spend import Spending
 from thinkscale.store.filesystem import Store, StoreError
 
 TELL_EVERY_S, LEAVE_S = 5.0, 2.0
-STALLED_S = 30.0
-"""After so long without progress it is looked at what the run waits for."""
+STALLED_S = 30.0  # after so long without progress it is looked at what the run waits for
 COMPLETE = "complete"
 
 
 class Record:
-    """Tells, from a thread while it is entered; nothing where the run neither holds anything nor fails.
-
-    Args:
-        minutes: that each stage of this run is planned to take, in order.
-    """
+    """Tells, from a thread while it is entered; in the root only where the run holds anything, or fails. `minutes`:
+    that each stage of this run is planned to take, in order."""
 
     def __init__(self, campaign: str, store: Store, spent: Spending, minutes: Mapping[str, float]) -> None:
         self._store, self._path, self._spent = store, f"{campaign}/run.json", spent
-        self._minutes, self._left = minutes, dict(minutes)
-        self._began = datetime.now(UTC).isoformat(timespec="seconds")
+        self._minutes, self._left, self._began = minutes, dict(minutes), _now()
         job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")  # set by Ray for the driver of a job
         self._job = job.get("metadata", {}).get("job_submission_id")
-        self._stage, self._waits, self._ended = "", "", threading.Event()
-        metrics.at.update(campaign=campaign, stage="")
-        progress.latest = {}
+        self._waits, self._ended = "", threading.Event()
+        metrics.at["campaign"] = campaign
+        self.at("")
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -54,16 +45,15 @@ class Record:
 
     def at(self, stage: str) -> None:
         """This stage begins."""
-        self._stage, progress.latest, self._since = stage, {}, time.monotonic()
-        progress.moved_at = self._since
-        metrics.at["stage"] = stage
+        self._stage = metrics.at["stage"] = stage
+        self._since = progress.moved_at = time.monotonic()
+        progress.latest = {}
 
     def over(self, stage: str) -> None:
         self._left.pop(stage)
 
     def end(self, outcome: str, *, failed: bool) -> None:
         """How the run ended, in words."""
-        self._waits = ""
         if failed or self._spent.works:
             with suppress(StoreError):  # the error that ends the run may be the store's
                 self._write(outcome)
@@ -92,35 +82,33 @@ class Record:
 
     def _left_s(self) -> float:
         """By the rate of the stage at work, and the plan of those that come; the plan's minutes hold at first."""
-        now = progress.latest.get("left_s", 60 * self._left.get(self._stage, 0.0))
-        return float(now + sum(60 * each for stage, each in list(self._left.items()) if stage != self._stage))
+        seconds = {stage: 60 * minutes for stage, minutes in list(self._left.items())}
+        return float(
+            sum((seconds | {self._stage: progress.latest.get("left_s", seconds.get(self._stage, 0))}).values())
+        )
 
     def _write(self, outcome: str) -> None:
-        elapsed = {name: seconds["elapsed_s"] for name, seconds in dict(self._spent.stages).items()}
-        if self._stage in self._left and not outcome:
-            elapsed[self._stage] += time.monotonic() - self._since  # type: ignore[assignment]
-        record = {
-            "outcome": outcome,
-            "began": self._began,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "job": self._job,
-            "stage": self._stage,
-            "progress": progress.latest,
-            "left_s": 0.0 if outcome else round(self._left_s()),
-            "waits_for": self._waits,
-            "usd": round(self._spent.usd, 6),
-            "stages": {
-                stage: {
-                    "over": stage not in self._left,
-                    "usd": round(self._spent.usd_of(stage), 6),
-                    "elapsed_s": round(elapsed.get(stage, 0.0), 3),
-                }
-                for stage in {**self._minutes, **elapsed}
-            },
-            "lines": list(progress.said),
+        elapsed = {name: float(seconds["elapsed_s"]) for name, seconds in dict(self._spent.stages).items()}
+        if self._stage in elapsed and not outcome:
+            elapsed[self._stage] += time.monotonic() - self._since
+        stages = {
+            stage: {
+                "over": stage not in self._left,
+                "usd": self._spent.usd_of(stage),
+                "elapsed_s": elapsed.get(stage, 0.0),
+            }
+            for stage in {**self._minutes, **elapsed}
         }
+        at = {"stage": self._stage, "progress": progress.latest, "usd": self._spent.usd, "stages": stages}
+        left = {} if outcome else {"left_s": round(self._left_s()), "waits_for": self._waits}
+        told = {"outcome": outcome, "began": self._began, "at": _now(), "job": self._job, **at, **left}
         self._store.check()
-        self._store.write_bytes(self._path, redacted(json.dumps(record, indent=1)).encode())
+        text = redacted(json.dumps({**told, "lines": list(progress.said)}, indent=1))
+        self._store.write_bytes(self._path, text.encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _waits_for() -> str:
