@@ -123,7 +123,9 @@ def test_a_job_is_submitted_once_watched_and_cancelled_in_order(submitter: Submi
     assert (stages["evaluate"]["state"], stages["report"]["state"]) == ("at work", "to do")
     assert 0 < stages["evaluate"]["rows"] < 2 * QUESTIONS
     assert "samples/s" in submitter("logs", job, "--address", server)
-    assert "eval base" in submitter("logs", "asking", *root)  # from the root alone
+    lines = submitter("logs", "asking", *root).splitlines()  # from the root alone
+    assert "[1/3] benchmarks: complete" in " ".join(lines)
+    assert any(re.match(r"eval base +\d[\d,]*/20,000 samples", line) for line in lines)
     [listed] = json.loads(submitter("list", *root, "--json"))
     assert (listed["campaign"], listed["state"], listed["stages_over"]) == ("asking", "running", 1)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,7 +38,11 @@ def _run(
     """`as_json`: accuracies on standard output once all is done, everything else on standard error."""
     from thinkscale.runtime import progress
 
-    say = partial(click.echo, err=as_json) if progress.form == "text" else progress.say
+    def echo(line: str) -> None:
+        progress.said.append(line)
+        click.echo(line, err=as_json)
+
+    say = echo if progress.form == "text" else progress.say
     pipeline.run(campaign, first=first, last=last, address=address, wait=wait, dry=dry, say=say)
     if as_json and not dry and last in ("evaluate", pipeline.LAST):
         from thinkscale.stages.report import accuracies
