@@ -160,6 +160,7 @@ def test_a_lost_driver_and_a_lost_head_are_replaced_and_the_exit_code_is_the_job
     submitter.outputs += [out, errors]
     assert following.returncode == 143, out + errors
     job = out.splitlines()[0]
+    assert errors.splitlines()[-1] == f"job {job} has ended with exit code 143"
     assert f"job {job}: its driver was killed (exit code 137); it is submitted again as {job}.3" in out
     assert f"job {job}: its head was lost; it is submitted again as {job}, 1 more tries are left" in out
     assert out.count("samples already done, resuming") == 3

@@ -67,7 +67,7 @@ def cancel() -> None:
 
 def word_for(error: BaseException) -> str:
     """In a word, where somebody asked for the end; else empty."""
-    if isinstance(error, SystemExit) and error.code == TERMINATED:
+    if isinstance(error, SystemExit) and error is reason:
         return "cancelled" if isinstance(error, CancelledRun) else "terminated"
     return "interrupted" if isinstance(error, KeyboardInterrupt) else ""
 
