@@ -169,14 +169,11 @@ def audit(campaign: str, root: str | None, judge: Judge | None, address: str | N
         answer = "withheld" if WITHHELD in question.metadata else found.answer[-200:]
         readings = {"stored": found.first, "now": found.second}
         if as_json:  # an object a line: there may be many
-            told = {when: [each.verdict, each.extracted_answer, each.grader] for when, each in readings.items()}
-            row = {
-                "model": found.model,
-                "sample_id": found.sample_id,
-                "reference": question.answer,
-                "answer_ends": answer,
+            told: dict[str, Any] = {
+                when: [each.verdict, each.extracted_answer, each.grader] for when, each in readings.items()
             }
-            click.echo(json.dumps(row | told, ensure_ascii=False))
+            told = {"reference": question.answer, "answer_ends": answer, **told}
+            click.echo(json.dumps({"model": found.model, "sample_id": found.sample_id, **told}, ensure_ascii=False))
             continue
         click.echo(f"{found.model} {found.sample_id}: reference {question.answer!r}, answer ends {answer!r}")
         for when, reading in readings.items():

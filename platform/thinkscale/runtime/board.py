@@ -36,16 +36,10 @@ class Board:
 
 
 def show(
-    board: Any,
-    over: threading.Event,
-    stepping: threading.Event,
-    tensorboard: str | None,
-    devices: Mapping[str, float],
+    board: Any, over: threading.Event, stepping: threading.Event, tensorboard: str | None, devices: Mapping[str, float]
 ) -> None:
-    """Print steps as they come, until the run is over and the board is empty. `stepping` is set by each.
-
-    `devices`: how many of `cpu` and `gpu` a worker holds.
-    """
+    """Print steps as they come, until the run is over and the board is empty. `stepping` is set by each. `devices`: how
+    many of `cpu` and `gpu` a worker holds."""
     curves: Any = None
     if tensorboard is not None:
         from torch.utils.tensorboard import SummaryWriter
@@ -68,8 +62,8 @@ def show(
                 metrics.count({f"{device}_startup_s": startup_s * n for device, n in devices.items()})
                 metrics.set_gauge("thinkscale_replicas", step["ranks"])
             since, busy_s = time.monotonic(), step["seconds"] * step["ranks"]
-            metrics.count({f"{device}_busy_s": busy_s * n for device, n in devices.items()})
-            metrics.count({"trained_tokens": step["tokens"]})
+            busy = {f"{device}_busy_s": busy_s * n for device, n in devices.items()}
+            metrics.count({**busy, "trained_tokens": step["tokens"]})
             mfu = f"  MFU {step['mfu']:.1%}" if step["mfu"] else ""
             note = (
                 f"loss {step['loss']:.4f}  learning rate {step['learning_rate']:.2e}  "

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -178,7 +177,7 @@ def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[st
     stats = {**stats, **result.stats}
     output.commit_segment(_value(batch, "key"), result.kept, dropped=result.dropped, stats=stats, extra=result.extra)
     dropped = 0 if result.dropped is None else result.dropped.num_rows
-    return _done(batch, note=f"{dropped:,} dropped" if dropped else "", stats=stats)
+    return _done(batch, note=f"{dropped:,} dropped" if dropped else "", stats=json.dumps(stats))
 
 
 def _value(batch: pa.Table, column: str) -> Any:
@@ -192,16 +191,9 @@ def _passed_on(batch: pa.Table, work: Any) -> pa.Table:
     return pa.table({"key": batch.column("key"), "rows": batch.column("rows"), "work": data})
 
 
-def _done(
-    batch: pa.Table,
-    *,
-    note: str = "",
-    error: Exception | None = None,
-    stats: Mapping[str, float] = MappingProxyType({}),
-) -> pa.Table:
+def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None, stats: str = "{}") -> pa.Table:
     told = pa.array([None if error is None else pickle.dumps(error)], pa.binary())
-    told_stats = [json.dumps(dict(stats))]
-    return pa.table({"rows": batch.column("rows"), "note": [note], "error": told, "stats": told_stats})
+    return pa.table({"rows": batch.column("rows"), "note": [note], "error": told, "stats": [stats]})
 
 
 @dataclass(frozen=True)

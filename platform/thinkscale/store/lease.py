@@ -46,8 +46,7 @@ class Holder:
     started: str
     renewals: int = 0
     released: bool = False
-    cancelled: bool = False
-    """Somebody asked its driver to end in order."""
+    cancelled: bool = False  # somebody asked its driver to end in order
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.started}"
@@ -149,9 +148,7 @@ def cancel(store: Store, campaign: str) -> bool:
     lease = Lease(store.uri, campaign, "")
     while (found := holder(store, campaign)) is not None and found[1]:
         before, now = lease.read()
-        if now.cancelled or (
-            not now.released and store.replace(lease.path, before, _written(replace(now, cancelled=True)))
-        ):
+        if now.cancelled or store.replace(lease.path, before, _written(replace(now, cancelled=True))):
             return True
     return False
 
