@@ -53,7 +53,7 @@ def submit(arguments: tuple[str, ...], address: str, wait: bool, retries: int, a
     """
     from thinkscale.runtime.jobs import JobServer
 
-    request, say = _request(arguments), partial(click.echo, err=True)
+    request, say = requested(arguments), partial(click.echo, err=True)
     server = JobServer(address)
     job = server.submit(request, say)
     told = {"id": request.id, "submission_id": job, "campaign": request.campaign, "root": request.root}
@@ -67,7 +67,7 @@ def submit(arguments: tuple[str, ...], address: str, wait: bool, retries: int, a
     sys.exit(code)
 
 
-def _request(arguments: tuple[str, ...]) -> Request:
+def requested(arguments: tuple[str, ...]) -> Request:
     """What is to be submitted, by the command's own options; whatever is wrong with it is told here."""
     from thinkscale.runtime.jobs import ENTRY_POINTS, JobError, Request
     from thinkscale.store.artifact import fingerprint

@@ -21,6 +21,7 @@ from thinkscale.runtime.session import reach
 
 POLL_S = 1.0
 BACK_WITHIN_S = 900.0  # the longest that a job server may be away: a new head takes its time to come up
+AWAY_S = 5.0  # from then on it counts as away
 STARTING_S = 60.0  # the longest that a head which answers may take until it takes jobs
 ENTRY_POINTS = ("run", "curate", "distill", "train", "evaluate", "report", "serve")
 FORWARDED = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "THINKSCALE_CACHE")
@@ -127,30 +128,30 @@ class JobServer:
 
     def _follow_one(self, job: str, say: Say) -> tuple[int, str]:
         """One attempt's exit code, and in words how it was lost, where it was."""
-        shown, heard, was_away = 0, time.monotonic(), False
+        shown, heard, is_known, was_away = 0, time.monotonic(), False, False
         while True:
             try:
                 info, log = self._client.get_job_info(job), self._client.get_job_logs(job)
             except (RuntimeError, OSError) as error:
                 if "does not exist" in str(error):
-                    if was_away:  # this head is another one
+                    if is_known:  # this head is another one
                         return 1, "its head was lost"
                     raise JobError(f"{self._what} knows no job {job}") from error
                 if time.monotonic() - heard > BACK_WITHIN_S:
                     told = f"{self._what} has not answered for {BACK_WITHIN_S:.0f} s"
                     raise JobError(f"{told}: once it does, the same command goes on") from error
-                if not was_away:
+                if not was_away and time.monotonic() - heard > AWAY_S:
                     say(f"{self._what} does not answer: waiting for it")
-                was_away = True
+                    was_away = True
             except AuthenticationError as error:
                 raise self._refused(error) from error
             else:
-                heard = time.monotonic()
+                heard, is_known = time.monotonic(), True
                 if new := log[shown:].rstrip("\n"):
                     say(new)
                 shown = len(log)
                 if info.status.is_terminal():
-                    return exit_code(info), _loss(info, was_away)
+                    return exit_code(info), loss(info, was_away)
             time.sleep(POLL_S)
 
     def _asked(self, ask: Callable[..., Any], *arguments: str) -> Any:
@@ -178,7 +179,7 @@ def exit_code(job: JobDetails) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _loss(job: JobDetails, head_was_away: bool) -> str:
+def loss(job: JobDetails, head_was_away: bool) -> str:
     """How a job was lost; empty where it ended by itself, or somebody ended it."""
     code = job.driver_exit_code
     if job.status != JobStatus.FAILED or code == TERMINATED:
