@@ -205,19 +205,23 @@ def test_a_cluster_without_tokens_works_the_same_and_rays_own_client_too(campaig
     try:
         head.start()
         submitter = Submitter(head, campaign, tmp_path / "root")
-        subprocess.run(
-            [str(BIN / "ray"), "job", "submit", "--no-wait", "--address", head.server, "--runtime-env",
-             "jobs/runtime_env.yaml", "--", "python", "jobs/run.py", str(campaign), "--root", str(submitter.root)],
-            cwd=ROOT, env=head.client, check=True, capture_output=True,
-        )  # fmt: skip
+        job = submitter("submit", *submitter.arguments("--no-wait")).strip()
         wait_until(lambda: submitter.segments() > 0, 120)
+        submitter("cancel", job, "--address", head.server)
+        assert submitter.status()["state"] == "cancelled"
+
+        def ray_job(*arguments: str) -> None:
+            command = [str(BIN / "ray"), "job", arguments[0], "--address", head.server, *arguments[1:]]
+            subprocess.run(command, cwd=ROOT, env=head.client, check=True, capture_output=True)
+
+        ray_job("submit", "--no-wait", "--runtime-env", "jobs/runtime_env.yaml", "--", "python", "jobs/run.py",
+                str(campaign), "--root", str(submitter.root))  # fmt: skip
+        wait_until(lambda: submitter.status()["state"] == "running", 120)
+        submitter.wait_for_more()
         plain = submitter.status()["job"]
         assert plain.startswith("raysubmit_")
         assert "samples" in submitter("logs", plain, "--address", head.server)
-        submitter("cancel", "asking", "--root", str(submitter.root), "--address", head.server)
-        job = submitter("submit", *submitter.arguments("--no-wait")).strip()
-        submitter.wait_for_more()
-        submitter("cancel", job, "--address", head.server)
-        assert submitter.status()["state"] == "cancelled"
+        ray_job("stop", plain)  # has the time to end in order
+        assert submitter.status()["state"] == "terminated"
     finally:
         head.stop()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
 from ray.dashboard.modules.job.pydantic_models import JobType
 from ray.job_submission import JobDetails, JobStatus
 
 from thinkscale.cli import cli, jobs
-from thinkscale.runtime.jobs import JobError, exit_code, loss
+from thinkscale.runtime.jobs import JobError, JobServer, Request, exit_code, loss
 from thinkscale.store.campaigns import CampaignError
 
 DEMO = ("run", "demo", "--root", "/shared")
@@ -71,3 +78,110 @@ def test_the_exit_code_is_the_drivers_and_only_a_loss_is_tried_again(
     )  # fmt: skip
     assert exit_code(job) == exits
     assert loss(job, head_was_away) == lost
+
+
+KILLED = {"status": "FAILED", "driver_exit_code": -9}
+FAILED = {"status": "FAILED", "driver_exit_code": 7}
+SUCCEEDED = {"status": "SUCCEEDED", "driver_exit_code": 0}
+RUNNING = {"status": "RUNNING"}
+GONE, FORGETS = {"answers": 503}, {"forgets": True}
+REQUEST = Request(id="demo-0123abcd", arguments=("run", "demo"), campaign="demo", root="/shared")
+
+
+class Head(ThreadingHTTPServer):
+    """What the Jobs API of a head answers; each look at a job takes the next of `course`."""
+
+    def __init__(self, *course: dict[str, Any]) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.course, self.jobs = list(course), dict[str, dict[str, Any]]()
+        self.submitted: list[tuple[str, str]] = []
+
+    def look(self, job: str) -> tuple[int, Any]:
+        if job not in self.jobs:
+            return 404, f"Job {job} does not exist"
+        now = self.course.pop(0) if len(self.course) > 1 else self.course[0]
+        if "forgets" in now:  # another head
+            self.jobs.clear()
+            return self.look(job)
+        if "answers" in now:
+            return now["answers"], "no healthy upstream"
+        self.jobs[job] |= now
+        return 200, self.jobs[job]
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Head
+
+    def do_GET(self) -> None:
+        path = self.path.rstrip("/")
+        found = re.fullmatch(r"/api/jobs/([^/]+)(/logs)?", path)
+        if found and found[2]:
+            self.answer(200, {"logs": f"log of {found[1]}\n"})
+        elif found:
+            self.answer(*self.server.look(found[1]))
+        elif path == "/api/jobs":
+            self.answer(200, list(self.server.jobs.values()))
+        else:  # the version; a package is there already
+            self.answer(200, {"ray_version": "2.60.0", "version": "4", "ray_commit": "", "session_name": ""})
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        job = asked["submission_id"]
+        if job in self.server.jobs:
+            self.answer(500, f"Job with submission_id {job} already exists")
+            return
+        facts = {"type": "SUBMISSION", "submission_id": job, "start_time": len(self.server.jobs), "status": "PENDING"}
+        self.server.jobs[job] = {**facts, "entrypoint": asked["entrypoint"], "metadata": asked["metadata"]}
+        self.server.submitted.append((job, asked["entrypoint"]))
+        self.answer(200, {"job_id": job, "submission_id": job})
+
+    def answer(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode() if not isinstance(body, str) else body.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/runtime_env.yaml").write_text("working_dir: '.'\n")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize(
+    ("course", "retries", "exits", "submitted"),
+    [
+        ([RUNNING, SUCCEEDED], 3, 0, ["", ]),
+        ([RUNNING, FAILED], 3, 7, [""]),
+        ([KILLED, RUNNING, SUCCEEDED], 3, 0, ["", ".2"]),
+        ([KILLED, KILLED, SUCCEEDED], 3, 0, ["", ".2", ".3"]),
+        ([KILLED, KILLED, KILLED, SUCCEEDED], 2, 137, ["", ".2", ".3"]),  # bounded
+        ([KILLED, SUCCEEDED], 0, 137, [""]),
+        ([RUNNING, GONE, RUNNING, SUCCEEDED], 3, 0, [""]),  # the head was away and knows the job
+        ([RUNNING, GONE, FORGETS, SUCCEEDED], 3, 0, ["", ""]),  # a new head, for which the id is a new one
+        ([RUNNING, FORGETS, FAILED], 3, 7, ["", ""]),
+    ],
+)  # fmt: skip
+def test_a_lost_job_goes_on_under_its_id(
+    course: list[dict[str, Any]], retries: int, exits: int, submitted: list[str]
+) -> None:
+    said: list[str] = []
+    with Head(*course) as head:
+        threading.Thread(target=head.serve_forever, daemon=True).start()
+        server = JobServer(f"http://127.0.0.1:{head.server_address[1]}")
+        job = server.submit(REQUEST, said.append)
+        if "status" in course[0] and course[0]["status"] == "RUNNING":
+            assert server.submit(REQUEST, said.append) == job  # it runs
+            assert said[-1] == "job demo-0123abcd runs already: nothing new is submitted"
+        assert server.follow(REQUEST, job, retries, said.append) == exits
+        head.shutdown()
+    assert [name for name, _ in head.submitted] == [f"demo-0123abcd{number}" for number in submitted]
+    commands = [command for _, command in head.submitted]
+    assert commands == ["python jobs/run.py demo"] + ["python jobs/run.py demo --wait"] * (len(submitted) - 1)
+    assert f"log of {job}" in said
