@@ -30,7 +30,7 @@ class Record:
         self._minutes, self._left, self._began = minutes, dict(minutes), _now()
         job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")  # set by Ray for the driver of a job
         self._job = job.get("metadata", {}).get("job_submission_id")
-        self._waits, self._ended = "", threading.Event()
+        self._waits, self._told_of, self._ended = "", 0.0, threading.Event()
         metrics.at["campaign"] = campaign
         self.at("")
 
@@ -76,8 +76,9 @@ class Record:
         metrics.set_gauge("thinkscale_seconds_without_progress", still_s)
         for stage in list(self._spent.stages):
             metrics.set_gauge("thinkscale_usd", self._spent.usd_of(stage), stage)
-        before, self._waits = self._waits, _waits_for() if still_s > STALLED_S else ""
-        if self._waits and self._waits != before:
+        self._waits = _waits_for() if still_s > STALLED_S else ""
+        if self._waits and self._told_of != progress.moved_at:  # once for each time that it stands still
+            self._told_of = progress.moved_at
             progress.Progress(self._stage, 0).note(f"no progress for {still_s:.0f} s: {self._waits}")
 
     def _left_s(self) -> float:
