@@ -51,3 +51,11 @@ COMPILE := $(BIN)/uv pip compile -q --upgrade --generate-hashes --python-version
 lock: $(VENV)/.ready
 	$(COMPILE) --extra vllm --extra gpu -o requirements-gpu.lock
 	echo "torch==2.13.0+cpu" | $(COMPILE) --find-links $(TORCH_CPU) --constraint - -o requirements-cpu.lock
+
+# Known vulnerabilities of what images and nodes install (but for builds that PyPI does not have, the GPU's lock holds
+# the CPU's), else of what is here. Asks PyPI's service of them, and fails where that tells nothing of a package.
+.PHONY: audit
+AUDITED = $(patsubst %,-r %,$(wildcard requirements-gpu.lock))
+audit: $(VENV)/.ready
+	$(BIN)/python -m pip install -q pip-audit==2.10.1
+	$(BIN)/pip-audit --strict $(if $(AUDITED),--disable-pip --require-hashes $(AUDITED),--skip-editable)

@@ -81,6 +81,7 @@ def run(
     ClusterError: the cluster cannot be joined, or is lost; LimitError: it came to max_usd or the deadline; what is
     there was reported; SystemExit: SIGTERM came."""
     from thinkscale.runtime import ending, failure, progress
+    from thinkscale.runtime.record import COMPLETE, Record
     from thinkscale.runtime.spend import LimitError, Spending
     from thinkscale.stages.artifacts import is_complete
     from thinkscale.stages.planning import actual_table, against_actual, keep_plan, make_plan, plan_table
@@ -102,7 +103,8 @@ def run(
         logs = session.logs
     else:
         check_campaign(root, campaign.name)
-    held = hold(root, campaign.name, wait=wait, say=say, lost=ending.interrupt)
+    held = hold(root, campaign.name, wait=wait, say=say, lost=ending.interrupt, cancelled=ending.cancel)
+    record: Record | None = None
     with ending.listening(), held as lease:
         store = lease.store
         try:
@@ -118,14 +120,17 @@ def run(
             if dry:
                 say(plan_table(planned))
                 return
+            minutes = {row.stage: row.minutes[1] for row in planned if row.stage in chosen}
+            record = Record(campaign.name, store, spent, minutes)
             room = watched(campaign.resources) if on_cluster else nullcontext()
-            with spent, room, progress.shown({r.stage: r.minutes[1] for r in planned if r.stage in chosen}) as over:
+            with spent, record, room, progress.shown(minutes) as over:
                 for number, name in enumerate(chosen, 1):
                     label = f"[{number}/{len(chosen)}] {name}"
                     say(f"{label}: {STAGES[name]}")
                     if ending.winding_up is not None and not is_complete(campaign, store, name):
                         raise ending.winding_up
                     began = time.monotonic()
+                    record.at(name)
                     with spent.stage(name):
                         did = _work(name)(campaign, store)
                     told = "complete" if did else "nothing to do, complete already"
@@ -133,6 +138,7 @@ def run(
                         told += f" or taken over from {campaign.from_campaign}"
                     say(f"{label}: {told} ({time.monotonic() - began:.1f} s)")
                     over(name, did)
+                    record.over(name)
             if did_something := against_actual(campaign, store, spent):
                 say(actual_table(did_something))
             if last in ("evaluate", LAST):
@@ -140,8 +146,11 @@ def run(
 
                 say((summary if last == LAST else evaluation_summary)(campaign, store))
             store.delete_directory(f"{campaign.name}/logs")  # of failures that are overcome
+            record.end(COMPLETE if last == LAST else f"{COMPLETE} to {last}", failed=False)
         except BaseException as raised:
             error = _explained(raised, campaign, store, logs)
+            if record is not None:
+                record.end(ending.word_for(error) or failure.headline(error), failed=True)
             if isinstance(error, LimitError):
                 say(partial_summary(campaign, store))
             raise error from None

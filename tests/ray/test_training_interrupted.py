@@ -19,6 +19,8 @@ from test_drain import in_seconds, watcher
 from test_training import base, make_campaign, write_traces  # noqa: F401
 
 from metadata_server import ACTION, metadata_server
+from thinkscale.domain.campaign import Campaign, Prices
+from thinkscale.domain.reference import commented_toml
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
@@ -42,6 +44,7 @@ def cluster() -> Iterator[Cluster]:
     args: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
     found = Cluster(initialize_head=True, head_node_args={**args, "_system_config": health})
     found.add_node(num_cpus=1, object_store_memory=100 << 20)
+    found.add_node(num_cpus=0, num_gpus=1, object_store_memory=100 << 20)  # a device that a test holds, to spend
     yield found
     found.shutdown()
 
@@ -101,7 +104,7 @@ def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
     run = Run(cluster, tmp_path, base, fewest=1)
     driver = run.start()
     run.wait_for_checkpoint(driver)
-    (node,) = cluster.worker_nodes
+    node = next(node for node in cluster.worker_nodes if not node.resource_and_label_spec.num_gpus)
     with metadata_server() as server, watcher(cluster, node.node_id, server) as watching:
         server.said[ACTION] = in_seconds(60)
         wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
@@ -130,4 +133,51 @@ def test_a_driver_that_is_told_to_end_and_then_killed_resumes_each_time(
     driver.kill()
     driver.wait(60)
     assert run.start().wait(120) == 0, run.said()
+    assert [step["loss"] for step in run.steps()] == pytest.approx(undisturbed, rel=1e-5)
+
+
+HOLDS = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+ray.remote(type("Holder", (), {})).options(num_gpus=1).remote()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_max_usd_and_deadline_end_training_in_order_and_with_more_it_goes_on(
+    cluster: Cluster, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
+) -> None:  # fmt: skip
+    """Training itself costs nothing here: the dollars begin when the test takes the cluster's GPU."""
+    run = Run(cluster, tmp_path, base)
+    campaign = Campaign.model_validate_json((tmp_path / "campaign.json").read_text())
+    campaign = campaign.model_copy(update={"prices": Prices(gpu_hour_usd=3600.0)})
+    (tmp_path / "campaign.toml").write_text("\n".join(commented_toml(campaign)))
+
+    def start(*limits: str) -> subprocess.Popen[str]:
+        command = ["train", str(tmp_path / "campaign.toml"), "--address", cluster.address, *limits]
+        return subprocess.Popen(
+            [sys.executable, "-c", "from thinkscale.cli import main; main()", *command],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.DEVNULL,
+            stderr=(tmp_path / "said").open("w"), text=True,
+        )  # fmt: skip
+
+    limited = start("--max-usd", "2")
+    run.wait_for_checkpoint(limited)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, cluster.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert limited.wait(120) == 1, run.said()
+    holder.communicate("")
+    stopped = run.stopped_after()
+    assert list(run.checkpoints.glob(f"step-{stopped}-*/.metadata"))
+    assert re.search(r"^thinkscale: max_usd = 2: \$[\d.]+ are spent on campaign 'tiny'; what is", run.said(), re.M)
+
+    late = start("--deadline", "0.05m")
+    assert late.wait(120) == 1, run.said()
+    assert "thinkscale: deadline = 0.05m; what is committed is kept, and with more" in run.said()
+    assert "Traceback" not in run.said()
+
+    assert start("--max-usd", "1000").wait(120) == 0, run.said()
+    assert f"{stopped}/{STEPS} steps  already done, resuming" in run.said()
     assert [step["loss"] for step in run.steps()] == pytest.approx(undisturbed, rel=1e-5)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from made_samples import made_questions
+from made_samples import made_campaign, made_questions
+from thinkscale.pipeline import STAGES
+from thinkscale.stages.artifacts import is_complete
 from thinkscale.store.artifact import Artifact, ConfigDriftError
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
@@ -65,3 +67,33 @@ def test_a_complete_artifact_of_another_configuration_is_refused(tmp_path: Path)
     stage.commit(QUESTIONS)
     with pytest.raises(ConfigDriftError, match="teacher was 't', is 'other'"):
         begin_stage(stage.output, {"teacher": "other"}, {"selected": "a"}, lambda: slices(read, 20))
+
+
+@pytest.mark.parametrize(
+    ("stage", "made"),
+    [
+        ("benchmarks", ["benchmarks/sums"]),
+        ("ingest", ["pool"]),
+        ("embed", ["embeddings"]),
+        ("deduplicate", ["unique"]),
+        ("difficulty", ["difficulty"]),
+        ("select", ["selected"]),
+        ("distill", ["traces"]),
+        ("train", ["model"]),
+        ("evaluate", ["samples/model=base/benchmark=sums", "samples/model=tuned/benchmark=sums"]),
+        ("report", ["report"]),
+    ],
+)
+def test_a_stage_is_complete_once_all_that_it_makes_is_committed(tmp_path: Path, stage: str, made: list[str]) -> None:
+    campaign, store = made_campaign(), Store(str(tmp_path))
+    for name in made:
+        assert not is_complete(campaign, store, stage)
+        artifact = Artifact(store, f"{campaign.name}/{name}")
+        artifact.begin({}, {})
+        artifact.commit("any/1")
+    assert is_complete(campaign, store, stage)
+
+
+def test_every_stage_is_known_by_what_it_makes() -> None:
+    [cases] = test_a_stage_is_complete_once_all_that_it_makes_is_committed.pytestmark  # type: ignore[attr-defined]
+    assert [stage for stage, _ in cases.args[1]] == list(STAGES)

@@ -29,7 +29,8 @@ class Cluster:
     def __init__(self, directory: Path, environment: Mapping[str, str], *, nodes: int, cpus: int) -> None:
         directory.mkdir()
         self._directory, self._size, self._cpus = directory, nodes, cpus
-        self._environment, self._token = {**os.environ, **environment}, secrets.token_hex(4)
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._environment, self._token = {**os.environ, **auth, **environment}, secrets.token_hex(4)
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._count = 0
         self.pids: set[int] = set()  # of every process that was met

@@ -25,20 +25,17 @@ def main() -> None:
         sys.exit(told.exit_code)
     except (Exception, SystemExit) as raised:
         error = ending.reason_for(raised)
+        line = ending.word_for(error)
         if isinstance(error, click.exceptions.Abort):  # how click passes on KeyboardInterrupt
-            line, code = "interrupted", 130
-            error = error.__cause__ or error
-        elif isinstance(error, SystemExit):
-            if error.code != ending.TERMINATED:
-                raise
-            line, code = "terminated", ending.TERMINATED
-        else:
-            if os.environ.get("THINKSCALE_TRACEBACK"):
-                raise error from None
-            line, code = None, 1
+            line, error = "interrupted", error.__cause__ or error
+        code = 130 if line == "interrupted" else ending.TERMINATED if line else 1
+        if not line and isinstance(error, SystemExit):
+            raise
+        if not line and os.environ.get("THINKSCALE_TRACEBACK"):
+            raise error from None
         from thinkscale.runtime.failure import tell
 
-        tell(error, line)
+        tell(error, line or None)
         if ending.reason is None:
             sys.exit(code)
         sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 import click
 
-from thinkscale.cli.options import cli
+from thinkscale.cli.options import JSON, cli
 from thinkscale.domain.question import GRADED_KINDS
 
 
@@ -61,15 +61,22 @@ def benchmark_add(
 
 @benchmark.command("list")
 @click.option("--root", default="runs", show_default=True, help="A directory or s3://bucket/prefix.")
-def benchmark_list(root: str) -> None:
+@JSON
+def benchmark_list(root: str, as_json: bool) -> None:
     """The benchmarks under the root, those known by name, and the presets."""
+    import json
+
     from thinkscale.domain.presets import BENCHMARKS, PRESETS
     from thinkscale.store.benchmarks import added_benchmark
     from thinkscale.store.filesystem import Store
 
     store = Store(root)
-    for name in store.directories("benchmarks"):
-        manifest = added_benchmark(store, name).manifest()
-        click.echo(f"{name:<20}{'incomplete' if manifest is None else f'{manifest.rows:,} questions'}")
+    made = {name: added_benchmark(store, name).manifest() for name in store.directories("benchmarks")}
+    rows = {name: None if manifest is None else manifest.rows for name, manifest in made.items()}
+    if as_json:
+        click.echo(json.dumps({"added": rows, "known": list(BENCHMARKS), "presets": list(PRESETS)}, indent=1))
+        return
+    for name, count in rows.items():
+        click.echo(f"{name:<20}{'incomplete' if count is None else f'{count:,} questions'}")
     click.echo(f"known by name: {', '.join(BENCHMARKS)}")
     click.echo(f"presets: {', '.join(PRESETS)}")

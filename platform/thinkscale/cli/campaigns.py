@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,26 +23,39 @@ STAGE = click.Choice(list(pipeline.STAGES))
 @click.option("--from", "first", type=STAGE, default=pipeline.FIRST, help="First stage to run.")
 @click.option("--to", "last", type=STAGE, default=pipeline.LAST, help="Last stage to run.")
 @click.option("--dry-run", "dry", is_flag=True, help="Check everything, write campaign and plan below the root, end.")
-def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str, dry: bool) -> None:
+@JSON
+def run(campaign: Campaign, address: str | None, wait: bool, first: str, last: str, dry: bool, as_json: bool) -> None:
     """Run a campaign from its pool to its report; a second run resumes."""
     stages = list(pipeline.STAGES)
     if stages.index(first) > stages.index(last):
         raise click.UsageError(f"--from {first} comes after --to {last}")
-    _run(campaign, first, last, address, wait, dry)
+    _run(campaign, first, last, address, wait, dry, as_json)
 
 
-def _run(campaign: Campaign, first: str, last: str, address: str | None, wait: bool, dry: bool = False) -> None:
+def _run(
+    campaign: Campaign, first: str, last: str, address: str | None, wait: bool, dry: bool = False, as_json: bool = False
+) -> None:
+    """`as_json`: accuracies on standard output once all is done, everything else on standard error."""
     from thinkscale.runtime import progress
 
-    say = click.echo if progress.form == "text" else progress.say
+    def echo(line: str) -> None:
+        progress.said.append(line)
+        click.echo(line, err=as_json)
+
+    say = echo if progress.form == "text" else progress.say
     pipeline.run(campaign, first=first, last=last, address=address, wait=wait, dry=dry, say=say)
+    if as_json and not dry and last in ("evaluate", pipeline.LAST):
+        from thinkscale.stages.report import accuracies
+        from thinkscale.store.filesystem import Store
+
+        click.echo(json.dumps([asdict(each) for each in accuracies(campaign, Store(campaign.root))], indent=1))
 
 
 def _stage_command(name: str, first: str, last: str, what: str, *options: Callable[..., Any]) -> None:
     @cli.command(name, help=what)
     @campaign_options
-    def command(campaign: Campaign, address: str | None, wait: bool) -> None:
-        _run(campaign, first, last, address, wait)
+    def command(campaign: Campaign, address: str | None, wait: bool, as_json: bool = False) -> None:
+        _run(campaign, first, last, address, wait, as_json=as_json)
 
     for option in options:
         option(command)
@@ -49,8 +64,8 @@ def _stage_command(name: str, first: str, last: str, what: str, *options: Callab
 _stage_command("curate", "benchmarks", "select", "From the pool to the selected questions.")
 _stage_command("distill", "distill", "distill", "A reasoning trace for each selected question.")
 _stage_command("train", "train", "train", "Fine-tune the base model on the traces.")
-_stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the budgets.", TARGET)
-_stage_command("report", "report", "report", "The report page and plots from what is stored.")
+_stage_command("evaluate", "evaluate", "evaluate", "Every model on every benchmark over the budgets.", TARGET, JSON)
+_stage_command("report", "report", "report", "The report page and plots from what is stored.", JSON)
 
 
 @cli.command()
@@ -61,9 +76,6 @@ def plan(campaign: Campaign, address: str | None, wait: bool, as_json: bool) -> 
 
     Spends and writes nothing. Exits with 1 where it would be refused. With --address the cluster's room is checked too.
     """
-    import json
-    from dataclasses import asdict
-
     from thinkscale.runtime.spend import Spending
     from thinkscale.stages.planning import actual_table, against_actual, plan_table
     from thinkscale.store.filesystem import Store
@@ -123,7 +135,8 @@ def show(campaign: str, overrides: tuple[str, ...], root: str | None, as_json: b
 @click.argument("question_id", required=False)
 @SET
 @ROOT
-def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root: str | None) -> None:
+@JSON
+def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root: str | None, as_json: bool) -> None:
     """What became of QUESTION_ID, stage by stage; without one, how many rows each stage kept and dropped."""
     from thinkscale.store import lineage
     from thinkscale.store.filesystem import Store
@@ -133,10 +146,13 @@ def why(campaign: str, question_id: str | None, overrides: tuple[str, ...], root
     store = Store(loaded.root)
     check_campaign(store, loaded.name)
     if question_id is None:
-        click.echo(lineage.funnel_table(lineage.funnel(loaded, store)))
+        steps = lineage.funnel(loaded, store)
+        click.echo(json.dumps([asdict(each) for each in steps], indent=1) if as_json else lineage.funnel_table(steps))
         return
     sightings = lineage.why(loaded, store, question_id)
     if not sightings:
         raise click.ClickException(f"no stage of campaign {loaded.name!r} under {store.uri} has seen {question_id!r}")
-    for sighting in sightings:
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in sightings], indent=1))
+    for sighting in sightings if not as_json else ():
         click.echo(f"{sighting.artifact:<14}{'kept' if sighting.kept else 'DROPPED':<9}{sighting.text}")

@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 @click.option("--response-field", required=True, help="The field with the model's response.")
 @click.option("--options-field", help="The field with the options of choice questions.")
 @click.option("--force", is_flag=True, help="Overwrite TARGET if it exists.")
+@JSON
 def grade(
     source: str, target: str, kind: AnswerKind, reference_field: str, response_field: str, options_field: str | None,
-    force: bool,
+    force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Grade the responses in SOURCE into TARGET, which gains extracted_answer and verdict.
 
     SOURCE: JSONL, JSON, CSV or Parquet, also as .gz; TARGET: JSONL or Parquet. A response may be a list of several.
     """
+    import json
+    from dataclasses import asdict
     from pathlib import Path
 
     from thinkscale.grading.voting import Vote
-    from thinkscale.report.grade_file import accuracy_lines, grade_file
+    from thinkscale.report.grade_file import accuracies, accuracy_lines, grade_file
 
     if not force and Path(target).exists() and sys.stdin.isatty():
         force = click.confirm(f"{target} exists: overwrite it?")
@@ -44,8 +47,12 @@ def grade(
     fields["options_field"] = options_field
     counts = grade_file(kind, Path(source), Path(target), **fields, force=force, votes=votes)
     total = sum(counts.values())
-    for verdict in ("correct", "wrong", "unanswered", "ungradable"):
-        count = counts.get(verdict, 0)
+    verdicts = {verdict: counts.get(verdict, 0) for verdict in ("correct", "wrong", "unanswered", "ungradable")}
+    if as_json:
+        shares = {name: asdict(interval) for name, interval in accuracies(votes).items()}
+        click.echo(json.dumps({"rows": len(votes), "responses": total, **verdicts, **shares}, indent=1))
+        return
+    for verdict, count in verdicts.items():
         click.echo(f"{verdict:<11}{count:>9,}{count / max(total, 1):>8.1%}")
     click.echo(f"{'rows' if total == len(votes) else 'responses':<11}{total:>9,}")
     for line in accuracy_lines(votes):
@@ -148,8 +155,11 @@ def regrade(campaign: str, root: str | None, judge: Judge | None, address: str |
 
 @cli.command()
 @judge_options
-def audit(campaign: str, root: str | None, judge: Judge | None, address: str | None) -> None:
+@JSON
+def audit(campaign: str, root: str | None, judge: Judge | None, address: str | None, as_json: bool) -> None:
     """List the stored verdicts of CAMPAIGN that the installed graders would not give, with both readings."""
+    import json
+
     from thinkscale.stages import regrade as regrading
     from thinkscale.store.samples import locate_campaign
 
@@ -157,7 +167,16 @@ def audit(campaign: str, root: str | None, judge: Judge | None, address: str | N
     for question, found in regrading.audit(*locate_campaign(campaign, root), judge=judge, address=address):
         differing += 1
         answer = "withheld" if WITHHELD in question.metadata else found.answer[-200:]
+        readings = {"stored": found.first, "now": found.second}
+        if as_json:  # an object a line: there may be many
+            told: dict[str, Any] = {
+                when: [each.verdict, each.extracted_answer, each.grader] for when, each in readings.items()
+            }
+            told = {"reference": question.answer, "answer_ends": answer, **told}
+            click.echo(json.dumps({"model": found.model, "sample_id": found.sample_id, **told}, ensure_ascii=False))
+            continue
         click.echo(f"{found.model} {found.sample_id}: reference {question.answer!r}, answer ends {answer!r}")
-        for when, reading in (("stored", found.first), ("now", found.second)):
+        for when, reading in readings.items():
             click.echo(f"  {when:<7}{reading.verdict:<11}{reading.extracted_answer!r} ({reading.grader})")
-    click.echo(f"{differing:,} stored verdict{'' if differing == 1 else 's'} that the graders would not give now")
+    words = f"{differing:,} stored verdict{'' if differing == 1 else 's'} that the graders would not give now"
+    click.echo(words, err=as_json)

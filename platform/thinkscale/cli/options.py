@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -36,28 +36,10 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """CAMPAIGN, loaded for the command, and the options that every stage shares."""
 
     @wraps(command)
-    def call(
-        campaign: str,
-        overrides: tuple[str, ...],
-        root: str | None,
-        pool_files: tuple[str, ...],
-        from_campaign: str | None,
-        log_format: Form,
-        quiet: bool,
-        max_usd: float | None,
-        deadline: str | None,
-        target_interval: float | None = None,
-        **others: Any,
-    ) -> None:
+    def call(log_format: Form, quiet: bool, **given: Any) -> None:
         progress.form = "quiet" if quiet else log_format
-        if from_campaign is not None:
-            overrides = (*overrides, f'from_campaign="{from_campaign}"')
-        for name, value in (("max_usd", max_usd), ("deadline", deadline and f'"{deadline}"')):
-            if value is not None:
-                overrides = (*overrides, f"{name}={value}")
-        if target_interval is not None:
-            overrides = (*overrides, f"evaluate.target_interval={target_interval}")
-        command(load(campaign, overrides, root, pool_files), **others)
+        campaign = campaign_of(given)
+        command(campaign, **{name: value for name, value in given.items() if name not in _OF_CAMPAIGN})
 
     for option in (
         ADDRESS,
@@ -78,6 +60,19 @@ def campaign_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):  # fmt: skip
         call = option(call)
     return call
+
+
+_OF_CAMPAIGN = (
+    "campaign", "overrides", "root", "pool_files", "from_campaign", "max_usd", "deadline", "target_interval",
+)  # fmt: skip
+
+
+def campaign_of(given: Mapping[str, Any]) -> Campaign:
+    """The campaign that `campaign_options` name. Raises CampaignError where there is no such one."""
+    texts = {name: given[name] and f'"{given[name]}"' for name in ("from_campaign", "deadline")}
+    values = {"max_usd": given["max_usd"], "evaluate.target_interval": given.get("target_interval"), **texts}
+    overrides = [f"{name}={value}" for name, value in values.items() if value is not None]
+    return load(given["campaign"], (*given["overrides"], *overrides), given["root"], given["pool_files"])
 
 
 def load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_files: tuple[str, ...] = ()) -> Campaign:

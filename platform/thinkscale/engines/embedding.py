@@ -43,8 +43,9 @@ class Embedder:
         fast = self.device.startswith("cuda") or any(map(can.get, ("avx512_bf16", "amx_bf16", "bf16")))
         self.dtype = ("bfloat16" if fast else "float32") if dtype == "auto" else dtype
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-            model = AutoModel.from_pretrained(directory, dtype=getattr(torch, self.dtype))
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            loading = {"use_safetensors": True, "trust_remote_code": False}
+            model = AutoModel.from_pretrained(directory, dtype=getattr(torch, self.dtype), **loading)
         except (OSError, ValueError) as error:
             raise EngineError(f"{directory} is no text encoder: {error}") from error
         self._model: Any = model.to(self.device).eval()

@@ -153,11 +153,14 @@ def _explained(base_url: str, key_variable: str) -> Iterator[None]:
 
     try:
         yield
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise EngineError(f"{base_url} refuses the API key: set {key_variable} ({error})") from error
-    except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-        raise ValueError(f"{base_url} refuses the request: {error}") from error
     except openai.APIConnectionError as error:
         raise EngineError(f"no answer from {base_url}: is the server up? ({error.__cause__ or error})") from error
     except openai.APIError as error:
-        raise EngineError(f"{base_url} failed: {error}") from error
+        key = os.environ.get(key_variable)
+        words = str(error).replace(key, "***") if key else str(error)  # some servers repeat it
+        told = EngineError(f"{base_url} failed: {words}")
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            told = EngineError(f"{base_url} refuses the API key: set {key_variable} ({words})")
+        if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
+            raise ValueError(f"{base_url} refuses the request: {words}") from None
+        raise told from None

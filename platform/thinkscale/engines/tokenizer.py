@@ -215,7 +215,8 @@ def _load(directory: Path) -> Any:
         from transformers import AutoTokenizer
 
         try:
-            loaded: Any = getattr(AutoTokenizer.from_pretrained(directory), "backend_tokenizer", None)
+            found = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            loaded: Any = getattr(found, "backend_tokenizer", None)
         except (OSError, ValueError, ImportError) as error:
             raise TokenizerError(f"{directory.name} has no tokenizer.json and no other tokenizer: {error}") from error
         if not isinstance(loaded, Tokenizer):

@@ -36,7 +36,9 @@ class TransformersEngine:
         if device == "cpu":
             torch.set_num_threads(threads)
         try:
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, serve.dtype))
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                directory, dtype=getattr(torch, serve.dtype), use_safetensors=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise EngineError(f"transformers cannot load a causal language model from {directory}: {error}") from error
         self._model = model.to(device).eval()

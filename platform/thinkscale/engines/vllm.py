@@ -76,7 +76,7 @@ class VllmEngine:
 
         tokenizer = ModelTokenizer(directory)
         context_tokens = serve.context_tokens
-        options = {"dtype": serve.dtype, **(options or {})}
+        options = {"dtype": serve.dtype, "load_format": "safetensors", **(options or {})}
         if current_platform.is_cpu():
             _set_cpu_environment(threads)
             options["enforce_eager"] = True  # compiling costs minutes and gains little on a CPU

@@ -107,7 +107,7 @@ def read_config(directory: Path) -> Any:
     from transformers import AutoConfig
 
     check_directory(directory)
-    return AutoConfig.from_pretrained(directory)
+    return AutoConfig.from_pretrained(directory, trust_remote_code=False)
 
 
 def load_model(directory: Path, settings: Train, *, device: torch.device, context_parallel: int = 1) -> PackedCausalLM:

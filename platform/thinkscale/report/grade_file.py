@@ -21,7 +21,7 @@ from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
 from thinkscale.grading.voting import Vote, majority_at_k, pass_at_k
 from thinkscale.report.parallel import doublings, question_votes
-from thinkscale.report.statistics import mean_interval
+from thinkscale.report.statistics import Interval, mean_interval
 from thinkscale.store.formats import Unreadable, file_parts, raw_rows
 from thinkscale.store.ingest import reference_text
 from thinkscale.store.locations import IngestError, Location
@@ -79,20 +79,30 @@ def grade_file(
 
 def accuracy_lines(votes: Sequence[Sequence[Vote]]) -> list[str]:
     """Accuracy with its interval over rows; where rows have several responses, majority vote and pass@k too."""
+    told = {name: f"{each.mean:.1%} ({each.low:.1%} to {each.high:.1%})" for name, each in accuracies(votes).items()}
+    lines = [f"accuracy: {told['accuracy'].replace('(', '(95%: ')}"] if told else []
+    lines += [
+        f"maj@{k}: {text}  pass@{k}: {told[f'pass@{k}']}"
+        for kind, _, k, text in ((*name.partition("@"), text) for name, text in told.items())
+        if kind == "maj"
+    ]
+    most = max(map(len, votes), default=0)
+    if (whole := sum(len(row) == most for row in votes)) < len(votes) and most > 1:
+        lines.append(f"maj@k and pass@k are of the {whole:,} rows with {most} responses")
+    return lines
+
+
+def accuracies(votes: Sequence[Sequence[Vote]]) -> dict[str, Interval]:
+    """The same as intervals by name; maj@k and pass@k are of the rows with the most responses."""
     if not votes:
-        return []
-    interval = mean_interval([sum(right for _, right in row) / len(row) for row in votes])
-    lines = [f"accuracy: {interval.mean:.1%} (95%: {interval.low:.1%} to {interval.high:.1%})"]
+        return {}
+    found = {"accuracy": mean_interval([sum(right for _, right in row) / len(row) for row in votes])}
     most = max(map(len, votes))
     whole = [row for row in votes if len(row) == most]
     for k in doublings(most)[1:]:
-        majority = mean_interval([majority_at_k(row, k) for row in whole])
-        solved = mean_interval([pass_at_k(most, sum(right for _, right in row), k) for row in whole])
-        lines.append(f"maj@{k}: {majority.mean:.1%} ({majority.low:.1%} to {majority.high:.1%})  "
-                     f"pass@{k}: {solved.mean:.1%} ({solved.low:.1%} to {solved.high:.1%})")  # fmt: skip
-    if len(whole) < len(votes) and most > 1:
-        lines.append(f"maj@k and pass@k are of the {len(whole):,} rows with {most} responses")
-    return lines
+        found[f"maj@{k}"] = mean_interval([majority_at_k(row, k) for row in whole])
+        found[f"pass@{k}"] = mean_interval([pass_at_k(most, sum(right for _, right in row), k) for row in whole])
+    return found
 
 
 def _check_fields(source: Path, rows: list[dict[str, Any]], fields: list[str]) -> None:

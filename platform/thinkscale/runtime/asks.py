@@ -21,7 +21,7 @@ from thinkscale.domain.generation import EngineDiedError, EngineError, EngineInf
 from thinkscale.domain.sample import Verdict
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
-from thinkscale.runtime import ending
+from thinkscale.runtime import ending, metrics
 from thinkscale.runtime.asking import Asking, Failed
 from thinkscale.runtime.engines import EngineLoop, EngineSettings, check_same_engine
 from thinkscale.runtime.meter import Meter
@@ -177,6 +177,7 @@ class _ReplicaAsks:
         self._open_rows = 0  # rows of begun segments that have no answer yet
         self._left: Counter[str] = Counter()  # segments of the round that are not committed, by work
         self._asking = Asking(self._put, room=room, changed=self._changed)
+        self._lost = set[Any]()  # replicas that died
 
     def open_in(self, group: asyncio.TaskGroup) -> None:
         """Ask until no work has more, or the run is wound up."""
@@ -225,6 +226,7 @@ class _ReplicaAsks:
         stats = {**spent, **result.stats, **self._asking.take_lost()}
         extra = {**result.extra, "engine": self._engine}
         work.output.commit_segment(segment.key, result.kept, dropped=result.dropped, stats=stats, extra=extra)
+        metrics.count(stats)
 
     def _changed(self, row: tuple[Rounds, Any], by: int, draining: bool) -> None:
         self._meter.change(row[0].label, by)
@@ -237,6 +239,9 @@ class _ReplicaAsks:
         try:
             return await self._handle.call.remote(row[0].asks.ask, row[1])
         except RayActorError as error:  # the replica's process has died, its engine with it
+            if error.actor_id not in self._lost:
+                self._lost.add(error.actor_id)
+                metrics.count({"lost_workers": 1})
             raise EngineDiedError(str(error)) from error
         except RayServeException as error:
             raise EngineError(f"no replica can be reached: {error}") from error

@@ -2,9 +2,12 @@
 Owns the actor between them, the progress lines and TensorBoard's curves. Knows nothing of training."""
 
 import threading
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
+from thinkscale.runtime import metrics
 from thinkscale.runtime.progress import Progress
 
 POLL_S = 1.0
@@ -32,15 +35,18 @@ class Board:
         return self._stop
 
 
-def show(board: Any, over: threading.Event, stepping: threading.Event, tensorboard: str | None) -> None:
-    """Print steps as they come, until the run is over and the board is empty. `stepping` is set by each."""
+def show(
+    board: Any, over: threading.Event, stepping: threading.Event, tensorboard: str | None, devices: Mapping[str, float]
+) -> None:
+    """Print steps as they come, until the run is over and the board is empty. `stepping` is set by each. `devices`: how
+    many of `cpu` and `gpu` a worker holds."""
     curves: Any = None
     if tensorboard is not None:
         from torch.utils.tensorboard import SummaryWriter
 
         curves = SummaryWriter(tensorboard)  # type: ignore[no-untyped-call]
     progress: Progress | None = None
-    previous = 0
+    previous, since = 0, time.monotonic()
     while True:
         ending = over.wait(POLL_S)
         for step in ray.get(board.take.remote(), timeout=BOARD_TIMEOUT_S):
@@ -52,6 +58,12 @@ def show(board: Any, over: threading.Event, stepping: threading.Event, tensorboa
                     say(f"workers were lost; step {step['step']} again, from the last checkpoint")
                 progress = Progress("train", step["steps"], "steps", done=step["step"] - 1, elapsed_s=step["seconds"])
                 previous = step["step"] - 1
+                startup_s = (time.monotonic() - since - step["seconds"]) * step["ranks"]
+                metrics.count({f"{device}_startup_s": startup_s * n for device, n in devices.items()})
+                metrics.set_gauge("thinkscale_replicas", step["ranks"])
+            since, busy_s = time.monotonic(), step["seconds"] * step["ranks"]
+            busy = {f"{device}_busy_s": busy_s * n for device, n in devices.items()}
+            metrics.count({**busy, "trained_tokens": step["tokens"]})
             mfu = f"  MFU {step['mfu']:.1%}" if step["mfu"] else ""
             note = (
                 f"loss {step['loss']:.4f}  learning rate {step['learning_rate']:.2e}  "

@@ -11,6 +11,11 @@ from typing import Any
 
 TERMINATED = 143  # exit code after SIGTERM, as shells count
 
+
+class CancelledRun(SystemExit):
+    """Somebody asked, in the root, for this run's end."""
+
+
 reason: BaseException | None = None  # why this process is to end, once something outside asked it to
 _heard = False
 _told: BaseException | None = None  # what a thread wants the main thread to end for
@@ -53,6 +58,18 @@ def in_order(why: BaseException) -> None:
     _ordered = why
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+def cancel() -> None:
+    """For threads: end in order, for somebody asked for it in the root."""
+    in_order(CancelledRun(TERMINATED))
+
+
+def word_for(error: BaseException) -> str:
+    """In a word, where somebody asked for the end; else empty."""
+    if isinstance(error, SystemExit) and error is reason:
+        return "cancelled" if isinstance(error, CancelledRun) else "terminated"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else ""
 
 
 def forget() -> None:

@@ -2,6 +2,7 @@
 Knows Ray's wrappers by their shape alone, so that the command line can use it without loading Ray."""
 
 import builtins
+import os
 import re
 import sys
 import tempfile
@@ -22,6 +23,9 @@ class ClusterLostError(ClusterError):
     """The cluster went away under the work. This process can join no other one."""
 
 
+SECRET_LENGTH = 8
+"""Shorter ones are words, paths and numbers."""
+_SECRET = re.compile(r"(?i)(key|token|secret|password|credential)s?$")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/(?!cli/)[^"]+)", line (\d+)')
 _RAISED = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit|Interrupt)): *(.*)$", re.MULTILINE)
@@ -60,14 +64,23 @@ def headline(error: BaseException) -> str:
 def tell(error: BaseException, line: str | None = None) -> None:
     """Say on standard error what happened (default: the error's headline), and what is noted on the error."""
     notes = getattr(error, "__notes__", [])
-    print("\n".join([f"thinkscale: {line or headline(error)}", *notes]), file=sys.stderr, flush=True)
+    told = "\n".join([f"thinkscale: {line or headline(error)}", *notes])
+    print(redacted(told), file=sys.stderr, flush=True)
+
+
+def redacted(text: str) -> str:
+    """The text without the values of this environment's secrets, by their names."""
+    for name, value in os.environ.items():
+        if len(value) >= SECRET_LENGTH and _SECRET.search(name):
+            text = text.replace(value, "***")
+    return text
 
 
 def keep_logs(error: BaseException, store: Store, campaign: str, logs: Mapping[str, Path]) -> str:
     """Keep the whole error and the logs below the campaign, or on the local disk; returns a sentence with where.
     `logs`: files by the names that they get."""
     attempt = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    text = "".join(traceback.format_exception(error)).encode()
+    text = redacted("".join(traceback.format_exception(error))).encode()
 
     def keep(store: Store, path: str) -> str:
         store.write_bytes(f"{path}/error.log", text)

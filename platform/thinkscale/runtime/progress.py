@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -16,6 +17,10 @@ MEASURED_S = 0.5  # a rate over less time says nothing
 Form = Literal["text", "json", "quiet"]
 form: Form = "text"  # of this process's progress; text: bars on a terminal, plain lines elsewhere
 _bars: _Bars | None = None
+
+latest: dict[str, Any] = {}  # what was counted last in this process, for `runtime.record`
+moved_at = time.monotonic()  # when that was
+said: deque[str] = deque(maxlen=200)  # the last lines, in every form but bars
 
 
 class Progress:
@@ -33,6 +38,7 @@ class Progress:
         self._done += count
         now = time.monotonic()
         if _bars is None and now - self._last_line < LINE_EVERY_S and self._done < self._total:
+            self._facts(note, now - self._began)
             return
         self._last_line = now
         self._tell(note, now - self._began)
@@ -46,16 +52,20 @@ class Progress:
         self._say(text, {"message": text})
 
     def _tell(self, note: str = "", elapsed_s: float = 0.0) -> None:
-        counts, rate = f"{self._done:,}/{self._total:,} {self._unit}", 0.0
+        facts, counts = self._facts(note, elapsed_s), f"{self._done:,}/{self._total:,} {self._unit}"
+        if rate := facts.get("per_s"):
+            counts += f"  {format(rate, ',.1f' if rate >= 1 else '.2g')} {self._unit}/s  {clock(facts['left_s'])} left"
+        self._say(f"{counts}  {note}".rstrip(), facts)
+
+    def _facts(self, note: str, elapsed_s: float) -> dict[str, Any]:
+        """The counts, with rate and time left once there is something to tell them from."""
+        global latest, moved_at
+        facts: dict[str, Any] = {"done": self._done, "total": self._total, "unit": self._unit, "note": note}
         if (done := self._done - self._resumed) > 0 and elapsed_s >= MEASURED_S:
             rate = done / elapsed_s
-        facts = {"done": self._done, "total": self._total, "unit": self._unit, "note": note}
-        if not rate:
-            self._say(f"{counts}  {note}".rstrip(), facts)
-            return
-        left = (self._total - self._done) / rate
-        pace = f"{format(rate, ',.1f' if rate >= 1 else '.2g')} {self._unit}/s  {_clock(left)} left"
-        self._say(f"{counts}  {pace}  {note}".rstrip(), {**facts, "per_s": round(rate, 4), "left_s": round(left)})
+            facts |= {"per_s": round(rate, 4), "left_s": round((self._total - self._done) / rate)}
+        latest, moved_at = {"label": self._stage, **facts}, time.monotonic()
+        return facts
 
     def _say(self, text: str, facts: Mapping[str, Any]) -> None:
         if _bars is not None:
@@ -66,6 +76,7 @@ class Progress:
 
 def say(text: str, **facts: Any) -> None:
     """One line on standard error, in this process's form. With JSON it holds the facts; without any, the text."""
+    said.append(text)
     if form == "json":
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = json.dumps({"time": stamp, **(facts or {"message": text})}, ensure_ascii=False)
@@ -126,6 +137,6 @@ class _Bars:
         self.display.reset(self._stage, total=None, description="", text="")
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

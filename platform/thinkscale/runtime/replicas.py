@@ -19,6 +19,7 @@ from ray import serve
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Engine, EngineDiedError, EngineError, EngineInfo
 from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.runtime import metrics
 from thinkscale.runtime.asking import EngineGoneError
 from thinkscale.runtime.engines import EngineSettings, start_engine
 from thinkscale.runtime.meter import Meter
@@ -93,7 +94,9 @@ async def metered_replicas(
     async def watch() -> None:
         while True:
             await asyncio.sleep(METER_EVERY_S)
-            meter.hold(await asyncio.to_thread(replicas_held, name))
+            held = await asyncio.to_thread(replicas_held, name)
+            meter.hold(held)
+            metrics.set_gauge("thinkscale_replicas", held)
 
     handle = await asyncio.to_thread(start_replicas, campaign, model_reference, name)
     watching = asyncio.create_task(watch())

@@ -2,6 +2,7 @@
 A segment travels as one row (its key, then its tables as bytes), so that Ray Data can neither split nor merge one. Each
 dropped row has the stage, a named reason and the evidence. Knows nothing of what the rows mean."""
 
+import json
 import logging
 import pickle
 import threading
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from thinkscale.domain.generation import EngineError
+from thinkscale.runtime import metrics
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
 from thinkscale.store.artifact import Artifact, ArtifactError
@@ -116,6 +118,7 @@ def run_segments(
     for row in dataset.iter_rows():
         if row["error"] is not None:
             raise pickle.loads(row["error"])
+        metrics.count(json.loads(row["stats"]))
         progress.advance(int(row["rows"]), str(row["note"]))
 
 
@@ -170,11 +173,10 @@ def _write(batch: pa.Table, *, output: Artifact) -> pa.Table:
 
 
 def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[str, float]) -> pa.Table:
-    output.commit_segment(
-        _value(batch, "key"), result.kept, dropped=result.dropped, stats={**stats, **result.stats}, extra=result.extra
-    )
+    stats = {**stats, **result.stats}
+    output.commit_segment(_value(batch, "key"), result.kept, dropped=result.dropped, stats=stats, extra=result.extra)
     dropped = 0 if result.dropped is None else result.dropped.num_rows
-    return _done(batch, note=f"{dropped:,} dropped" if dropped else "")
+    return _done(batch, note=f"{dropped:,} dropped" if dropped else "", stats=json.dumps(stats))
 
 
 def _value(batch: pa.Table, column: str) -> Any:
@@ -188,9 +190,9 @@ def _passed_on(batch: pa.Table, work: Any) -> pa.Table:
     return pa.table({"key": batch.column("key"), "rows": batch.column("rows"), "work": data})
 
 
-def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None) -> pa.Table:
+def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None, stats: str = "{}") -> pa.Table:
     told = pa.array([None if error is None else pickle.dumps(error)], pa.binary())
-    return pa.table({"rows": batch.column("rows"), "note": [note], "error": told})
+    return pa.table({"rows": batch.column("rows"), "note": [note], "error": told, "stats": [stats]})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any, cast
 
 from ray._private import services
 from ray._private import worker as ray_worker
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
 import ray
 from thinkscale.runtime import ending, scratch
@@ -128,6 +129,7 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     # PlacementGroupCleaner asks whoever listens there, or at these addresses, about its own actors.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
+    session.enter_context(_token_of_its_own())
     nobody = session.enter_context(socket.socket())
     nobody.bind(("127.0.0.1", 0))  # and never listens
     try:
@@ -144,9 +146,30 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
         )
     except Exception as error:
         raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
-    token = Path.home() / ".ray" / "auth_token"
-    if token.exists():  # Ray leaves it readable for everybody
-        token.chmod(0o600)
+
+
+@contextmanager
+def _token_of_its_own() -> Iterator[None]:
+    """What is started demands a token that nobody else has, unless RAY_AUTH_MODE says otherwise."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        yield
+        return
+    before = {name: os.environ.pop(name, None) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+
+    def read_anew() -> None:  # Ray keeps what it read in this process
+        AuthenticationTokenLoader.instance().reset_cache()
+        Config.initialize("")
+
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    read_anew()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+        read_anew()
 
 
 def reach(host: str, port: int, what: str) -> None:

@@ -52,7 +52,9 @@ class Spending:
         self._stage, self._looked, self._kept = "", time.monotonic(), time.monotonic()
         self._over = threading.Event()
         self._replies_usd = self._asked_usd()
-        self._works = self._ended = False  # it held anything; it was told to end
+        self.works = False
+        """Something was held."""
+        self._ended = False  # it was told to end
         ending.winding_up = None
         self._check()
 
@@ -90,7 +92,7 @@ class Spending:
             self._stage = ""
             self._replies_usd = self._asked_usd() if name == "distill" else self._replies_usd
             seconds["elapsed_s"] += time.monotonic() - began  # type: ignore[assignment]
-            if self._works:
+            if self.works:
                 self.keep()
 
     def keep(self) -> None:
@@ -105,11 +107,11 @@ class Spending:
             now = time.monotonic()
             elapsed, self._looked = now - self._looked, now
             if (seconds := self.stages.get(self._stage)) is not None:
-                self._works |= cpus + gpus > 0
+                self.works |= cpus + gpus > 0
                 seconds["cpu_s"] += elapsed * cpus  # type: ignore[assignment]
                 seconds["gpu_s"] += elapsed * gpus  # type: ignore[assignment]
             self._check()
-            if self._works and time.monotonic() - self._kept > KEEP_EVERY_S:
+            if self.works and time.monotonic() - self._kept > KEEP_EVERY_S:
                 with suppress(StoreError):  # the next time, or the stage's end, which tells
                     self.keep()
 

@@ -24,7 +24,7 @@ from thinkscale.domain.campaign import Campaign, Train
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import resolve_format
 from thinkscale.learn.masking import Sample
-from thinkscale.runtime import ending, failure, scratch
+from thinkscale.runtime import ending, failure, metrics, scratch
 from thinkscale.runtime.board import BOARD_TIMEOUT_S, Board, say, show
 from thinkscale.store.artifact import Artifact, StoredFile, new_attempt
 from thinkscale.store.filesystem import StoreError
@@ -95,7 +95,9 @@ def fit_on_workers(
         attempt=new_attempt(),
     )
     over, stepping = threading.Event(), threading.Event()
-    shown = threading.Thread(target=show, args=(board, over, stepping, campaign.train.tensorboard), daemon=True)
+    devices = {"cpu": resources.cpus_per_train_worker, "gpu": resources.gpus_per_train_worker}
+    telling = (board, over, stepping, campaign.train.tensorboard, devices)
+    shown = threading.Thread(target=show, args=telling, daemon=True)
     shown.start()
     fewest = resources.min_train_workers
 
@@ -166,6 +168,7 @@ def _until_it_ends(fit: Callable[[], Any], stepping: threading.Event) -> tuple[A
             again = lost or (isinstance(found, RuntimeError | OSError) and (stepping.is_set() or line != before))
             if not again or failures > MAX_FAILURES:
                 raise
+            metrics.count({"lost_workers": int(lost)})
             say(f"{'a worker was lost' if lost else line}; new ones start from the last checkpoint")
             before = line
     raise AssertionError("unreachable")

@@ -56,9 +56,17 @@ def sample_sets(campaign: Campaign, store: Store, *, partial: bool = False) -> l
     return [SampleSet(store=store, campaign=campaign.name, model=m, benchmark=b, partial=partial) for m, b in whole]
 
 
+def stage_artifacts(campaign: Campaign, store: Store, stage: str) -> list[Artifact]:
+    """What a stage makes: once all of it is committed, the stage has nothing to do any more."""
+    if stage == "benchmarks":
+        return list(benchmark_artifacts(campaign, store).values())
+    if stage == "evaluate":
+        return [samples.artifact for samples in sample_sets(campaign, store)]
+    name = {"ingest": "pool", "embed": "embeddings", "deduplicate": "unique", "select": "selected"}.get(stage, stage)
+    name = {"distill": "traces", "train": "model"}.get(name, name)
+    return [campaign_artifact(campaign, store, name)]
+
+
 def is_complete(campaign: Campaign, store: Store, stage: str) -> bool:
     """Whether a stage has nothing to do any more."""
-    if stage == "evaluate":
-        return all(samples.artifact.manifest() is not None for samples in sample_sets(campaign, store))
-    name = {"embed": "embeddings", "select": "selected", "distill": "traces", "train": "model"}.get(stage, stage)
-    return campaign_artifact(campaign, store, name).manifest() is not None
+    return all(artifact.manifest() is not None for artifact in stage_artifacts(campaign, store, stage))

@@ -65,9 +65,13 @@ def partial_summary(campaign: Campaign, store: Store) -> str:
 
 def evaluation_summary(campaign: Campaign, store: Store) -> str:
     """Accuracy by budget of the complete samples, and why sampling stopped, as text for a terminal."""
-    samples = _samples(campaign, store)
-    found = points(tally(_parts(samples, COLUMNS)), seed=campaign.seed)
-    return "\n".join(_accuracies(found) + [f"note: {line}" for line in sample_notes(samples)])
+    notes = [f"note: {line}" for line in sample_notes(_samples(campaign, store))]
+    return "\n".join(_accuracies(accuracies(campaign, store)) + notes)
+
+
+def accuracies(campaign: Campaign, store: Store) -> list[Point]:
+    """Accuracy by model, benchmark and budget of what is sampled."""
+    return points(tally(_parts(_samples(campaign, store), COLUMNS)), seed=campaign.seed)
 
 
 def write_model_card(

