@@ -225,3 +225,15 @@ def test_a_cluster_without_tokens_works_the_same_and_rays_own_client_too(campaig
         assert submitter.status()["state"] == "terminated"
     finally:
         head.stop()
+
+
+def test_a_stage_that_stands_still_says_what_it_waits_for(submitter: Submitter) -> None:
+    root = ("--root", str(submitter.root))
+    many = ("--set", "name=many", "--set", "resources.replicas=8")  # on four CPUs
+    job = submitter("submit", *submitter.arguments("--no-wait"), *many).strip()
+    wait_until((submitter.root / "many/run.json").exists, 120)
+    wait_until(lambda: bool(json.loads(submitter("status", "many", *root, "--json"))["waits_for"]), 120)
+    waits = json.loads(submitter("status", "many", *root, "--json"))["waits_for"]
+    assert re.fullmatch(r"waits for \d of 8 replicas \(needs \d x 1 CPU; the cluster has 0 of 4 CPUs free\)", waits)
+    assert re.search(rf"no progress for 3\d s: {re.escape(waits)}", submitter("logs", job, *root))
+    submitter("cancel", "many", *root)

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys, threading, time
 import psutil, ray
 from ray import serve
 from thinkscale.runtime.session import connect, disconnect
@@ -61,12 +61,13 @@ class Replica:
     pass
 
 serve.start(proxy_location="Disabled")
-serve.run(Replica.bind(), name="app", route_prefix=None, _blocking=False)
+running = {"name": "app", "route_prefix": None}
+threading.Thread(target=serve.run, args=(Replica.bind(),), kwargs=running, daemon=True).start()  # waits for both
 found["replicas"] = until("1 of 2 replicas")
-serve.delete("app")
 disconnect()
 found["afterwards"] = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_MODE")]
-print("FOUND" + json.dumps(found))
+print("FOUND" + json.dumps(found), flush=True)
+os._exit(0)  # the thread still waits
 """
 
 
