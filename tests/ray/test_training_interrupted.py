@@ -42,9 +42,9 @@ def cluster() -> Iterator[Cluster]:
     """Two nodes with room for one worker each; a death is seen after a second."""
     health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
     args: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args={**args, "_system_config": health})
+    head = {**args, "_system_config": health, "num_gpus": 1}  # a device that a test holds, to spend
+    found = Cluster(initialize_head=True, head_node_args=head)
     found.add_node(num_cpus=1, object_store_memory=100 << 20)
-    found.add_node(num_cpus=0, num_gpus=1, object_store_memory=100 << 20)  # a device that a test holds, to spend
     yield found
     found.shutdown()
 
@@ -104,7 +104,7 @@ def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
     run = Run(cluster, tmp_path, base, fewest=1)
     driver = run.start()
     run.wait_for_checkpoint(driver)
-    node = next(node for node in cluster.worker_nodes if not node.resource_and_label_spec.num_gpus)
+    (node,) = cluster.worker_nodes
     with metadata_server() as server, watcher(cluster, node.node_id, server) as watching:
         server.said[ACTION] = in_seconds(60)
         wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
@@ -139,8 +139,16 @@ def test_a_driver_that_is_told_to_end_and_then_killed_resumes_each_time(
 HOLDS = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-ray.remote(type("Holder", (), {})).options(num_gpus=1).remote()
-print("held", flush=True)
+
+@ray.remote(num_gpus=1)
+class Holder:
+    def up(self):
+        return True
+
+print("ready", flush=True)
+sys.stdin.readline()
+holder = Holder.remote()
+ray.get(holder.up.remote())
 sys.stdin.read()
 """
 
@@ -151,7 +159,7 @@ def test_max_usd_and_deadline_end_training_in_order_and_with_more_it_goes_on(
     """Training itself costs nothing here: the dollars begin when the test takes the cluster's GPU."""
     run = Run(cluster, tmp_path, base)
     campaign = Campaign.model_validate_json((tmp_path / "campaign.json").read_text())
-    campaign = campaign.model_copy(update={"prices": Prices(gpu_hour_usd=3600.0)})
+    campaign = campaign.model_copy(update={"prices": Prices(gpu_hour_usd=36000.0)})
     (tmp_path / "campaign.toml").write_text("\n".join(commented_toml(campaign)))
 
     def start(*limits: str) -> subprocess.Popen[str]:
@@ -162,11 +170,16 @@ def test_max_usd_and_deadline_end_training_in_order_and_with_more_it_goes_on(
             stderr=(tmp_path / "said").open("w"), text=True,
         )  # fmt: skip
 
-    limited = start("--max-usd", "2")
-    run.wait_for_checkpoint(limited)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDS, cluster.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == "ready\n"
+    limited = start("--max-usd", "2")
+    run.wait_for_checkpoint(limited)
+    holder.stdin.write("go\n")
+    holder.stdin.flush()
     assert limited.wait(120) == 1, run.said()
     holder.communicate("")
     stopped = run.stopped_after()
@@ -179,5 +192,7 @@ def test_max_usd_and_deadline_end_training_in_order_and_with_more_it_goes_on(
     assert "Traceback" not in run.said()
 
     assert start("--max-usd", "1000").wait(120) == 0, run.said()
-    assert f"{stopped}/{STEPS} steps  already done, resuming" in run.said()
+    resumed = re.search(rf"(\d+)/{STEPS} steps  already done, resuming", run.said())
+    assert resumed, run.said()
+    assert int(resumed[1]) >= stopped
     assert [step["loss"] for step in run.steps()] == pytest.approx(undisturbed, rel=1e-5)
