@@ -135,13 +135,13 @@ def test_replicas_end_their_calls_and_others_take_what_comes(
 def test_a_recommendation_drains_too_and_the_notice_sets_the_time(cluster: Cluster, server: MetadataServer) -> None:
     server.said[REBALANCE] = {"noticeTime": "2026-09-18T08:00:00Z"}
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    with watcher(cluster, node.node_id, server) as watching:
-        with busy(cluster, node.node_id):
-            wait_until(lambda: drained_until(cluster) == {node.node_id: 0})
-            server.said[ACTION] = in_seconds(3600)
-            at_ms = round(datetime.fromisoformat(server.said[ACTION]["time"]).timestamp() * 1000)
-            wait_until(lambda: drained_until(cluster) == {node.node_id: at_ms})
-            assert watching.poll() is None
+    with busy(cluster, node.node_id) as holding, watcher(cluster, node.node_id, server) as watching:
+        wait_until(lambda: drained_until(cluster) == {node.node_id: 0})
+        server.said[ACTION] = in_seconds(3600)
+        at_ms = round(datetime.fromisoformat(server.said[ACTION]["time"]).timestamp() * 1000)
+        wait_until(lambda: drained_until(cluster) == {node.node_id: at_ms})
+        assert watching.poll() is None
+        holding.kill()
         assert watching.wait(60) == 0  # with the node, which has nothing to do any more
     cluster.remove_node(node)
 
@@ -169,8 +169,8 @@ def test_elsewhere_than_on_ec2_it_says_so(cluster: Cluster, server: MetadataServ
 
 
 @contextmanager
-def busy(cluster: Cluster, node_id: str) -> Iterator[None]:
-    """Hold the node's CPU until the block ends, or the node."""
+def busy(cluster: Cluster, node_id: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold the node's CPU until the block ends, or the driver that it yields."""
     code = (
         "from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On\n"
         "import time\n"
@@ -182,7 +182,7 @@ def busy(cluster: Cluster, node_id: str) -> Iterator[None]:
     wait_until(lambda: free_cpus(cluster, node_id) == 0 or driver.poll() is not None)
     try:
         assert driver.poll() is None
-        yield
+        yield driver
     finally:
         driver.kill()
         driver.wait()
