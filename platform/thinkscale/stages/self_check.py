@@ -1,7 +1,5 @@
 """Worked solutions and a model's own attempts as traces that look back.
-
-Owns which attempts are right, wrong or of no use here. What a trace says is `curate.self_check`'s.
-"""
+Owns which attempts are right, wrong or of no use here. What a trace says is `curate.self_check`'s."""
 
 from __future__ import annotations
 
