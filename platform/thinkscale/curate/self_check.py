@@ -2,8 +2,6 @@
 Owns what is checked and in which words. Whatever is wrong in a trace stands before a Wait, is told apart, so that
 training need not learn it, and is put right behind it. Knows no model, tokenizer or grader."""
 
-from __future__ import annotations
-
 import ast
 import operator
 import random

@@ -2,8 +2,6 @@
 Owns the reading of EC2's instance metadata (IMDSv2) and the request to drain. Knows nothing of what runs there: Ray
 tells its scheduler, Ray Train and Ray Serve."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -2,8 +2,6 @@
 Never: no node can be started for it, and those that are there could not hold it if they were empty. What waits for
 others to end goes on waiting."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,8 +1,6 @@
 """Worked solutions and a model's own attempts as traces that look back.
 Owns which attempts are right, wrong or of no use here. What a trace says is `curate.self_check`'s."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
