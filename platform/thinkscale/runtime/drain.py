@@ -60,9 +60,8 @@ class Metadata:
 
 
 def spot_notice(metadata: Metadata, *, rebalance: bool = True) -> Notice | None:
-    """What EC2 says of this instance, if anything.
-    Raises OSError, ValueError, KeyError or TypeError where it cannot be read. `rebalance`: whether a recommendation,
-    which comes earlier and may come for nothing, counts too."""
+    """What EC2 says of this instance, if anything. Raises OSError, ValueError, KeyError or TypeError where it cannot be
+    read. `rebalance`: whether a recommendation, which comes earlier and may come for nothing, counts too."""
     if action := metadata.get("spot/instance-action"):
         at = datetime.fromisoformat(action["time"])
         return f"spot: {action['action']} at {action['time']}", round(at.timestamp() * 1000)
