@@ -1,10 +1,6 @@
 """Traces that look back: a first computation, the Wait that budget forcing would put behind it, and a second one.
-
 Owns what is checked and in which words. Whatever is wrong in a trace stands before a Wait, is told apart, so that
-training need not learn it, and is put right behind it. Knows no model, tokenizer or grader.
-"""
-
-from __future__ import annotations
+training need not learn it, and is put right behind it. Knows no model, tokenizer or grader."""
 
 import ast
 import operator

@@ -76,5 +76,4 @@ class Trace:
     domain: str | None = None
     source: str = ""
     thinking_tokens: int = 0
-    unlearned_characters: int | None = None
-    """Of the thinking's beginning: read and not learned."""
+    unlearned_characters: int | None = None  # of the thinking's beginning: read and not learned

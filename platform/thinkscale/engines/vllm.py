@@ -146,10 +146,9 @@ class VllmEngine:
         sampling: Sampling,
         on_tokens: OnTokens | None = None,
     ) -> Thought:
-        """What `forcing.program.think` gives, in one request.
-        `prompt_ids`: with the start of thinking. `on_tokens`: told of all tokens as they come, forced ones included.
-        Raises ValueError: the delimiters, the texts or the waits do not fit the automaton; EngineError: as
-        `generate`."""
+        """What `forcing.program.think` gives, in one request. `prompt_ids`: with the start of thinking. `on_tokens`:
+        told of all tokens as they come, forced ones included. Raises ValueError: the delimiters, the texts or the waits
+        do not fit the automaton; EngineError: as `generate`."""
         context = self.info.context_tokens
         cap = thinking_cap(len(prompt_ids), budget, ids, context)
         if cap < 0:

@@ -82,11 +82,9 @@ def _sample(trace: Trace, tokenizer: Tokenizer, prompt_ids: PromptIds, thinking_
     question = prompt_ids(trace.question, None)
     prompt = prompt_ids(trace.question, thinking_format)
     thinking, answer = split_trace(trace, thinking_format)
-    unlearned = (thinking + thinking_format.before_end)[
-        : trace.unlearned_characters or 0
-    ]  # as the model's own, encoded apart
-    first = literal(tokenizer, unlearned)
-    body = [*first, *literal(tokenizer, (thinking + thinking_format.before_end)[len(unlearned) :])]
+    text, unlearned = thinking + thinking_format.before_end, trace.unlearned_characters or 0
+    first = literal(tokenizer, text[:unlearned])  # as the model's own, encoded apart
+    body = [*first, *literal(tokenizer, text[unlearned:])]
     close = behind(tokenizer, thinking_format.close)
     rest = [*body, *close, *literal(tokenizer, answer_text(answer)), tokenizer.eos_ids[0]]
     ids = np.array([*prompt, *rest], dtype=np.int32)

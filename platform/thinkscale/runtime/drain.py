@@ -1,10 +1,6 @@
 """Draining a node that its cloud will take back: `python -m thinkscale.runtime.drain` on every worker, beside Ray.
-
 Owns the reading of EC2's instance metadata (IMDSv2) and the request to drain. Knows nothing of what runs there: Ray
-tells its scheduler, Ray Train and Ray Serve.
-"""
-
-from __future__ import annotations
+tells its scheduler, Ray Train and Ray Serve."""
 
 import json
 import logging
@@ -27,13 +23,11 @@ ENDPOINT = "http://169.254.169.254"
 """Of the metadata; AWS_EC2_METADATA_SERVICE_ENDPOINT goes before it, as in AWS's own clients."""
 TOKEN_S = 21600
 ANSWER_S, GCS_S = 2.0, 10.0
-EVERY_S = 5.0
-"""As EC2 advises, which gives notice two minutes before."""
+EVERY_S = 5.0  # as EC2 advises, which gives notice two minutes before
 
 log = logging.getLogger("thinkscale.drain")
 
-Notice = tuple[str, int]
-"""Why a node is to go, and when in ms since 1970; 0: no time is set."""
+Notice = tuple[str, int]  # why a node is to go, and when in ms since 1970; 0: no time is set
 
 
 class Metadata:
@@ -66,13 +60,8 @@ class Metadata:
 
 
 def spot_notice(metadata: Metadata, *, rebalance: bool = True) -> Notice | None:
-    """What EC2 says of this instance, if anything.
-
-    Raises OSError, ValueError, KeyError or TypeError where it cannot be read.
-
-    Args:
-        rebalance: whether a recommendation, which comes earlier and may come for nothing, counts too.
-    """
+    """What EC2 says of this instance, if anything. Raises OSError, ValueError, KeyError or TypeError where it cannot be
+    read. `rebalance`: whether a recommendation, which comes earlier and may come for nothing, counts too."""
     if action := metadata.get("spot/instance-action"):
         at = datetime.fromisoformat(action["time"])
         return f"spot: {action['action']} at {action['time']}", round(at.timestamp() * 1000)
@@ -83,10 +72,7 @@ def spot_notice(metadata: Metadata, *, rebalance: bool = True) -> Notice | None:
 
 def watch(gcs: Any, node_id: str, look: Callable[[], Notice | None], every_s: float, *, patient: bool = True) -> None:
     """Look until the node is gone; drain it at the first notice, and again where a later one says another time.
-
-    Args:
-        patient: wait for a cluster that does not answer, whose head may come back.
-    """
+    `patient`: wait for a cluster that does not answer, whose head may come back."""
     told: Notice | None = None
     node = ray.NodeID.from_hex(node_id)
     while _is_alive(gcs, node, otherwise=patient):

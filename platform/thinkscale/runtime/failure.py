@@ -23,8 +23,7 @@ class ClusterLostError(ClusterError):
     """The cluster went away under the work. This process can join no other one."""
 
 
-SECRET_LENGTH = 8
-"""Shorter ones are words, paths and numbers."""
+SECRET_LENGTH = 8  # shorter ones are words, paths and numbers
 _SECRET = re.compile(r"(?i)(key|token|secret|password|credential)s?$")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'File "[^"]*/(thinkscale\w*/(?!cli/)[^"]+)", line (\d+)')

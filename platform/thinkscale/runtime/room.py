@@ -1,10 +1,6 @@
 """Ending a run that waits for what its cluster will never have: an actor larger than any node, more workers than fit.
-
 Never: no node can be started for it, and those that are there could not hold it if they were empty. What waits for
-others to end goes on waiting.
-"""
-
-from __future__ import annotations
+others to end goes on waiting."""
 
 import threading
 import time
@@ -22,12 +18,10 @@ from thinkscale.runtime.failure import ClusterError
 from thinkscale.runtime.session import owns_cluster
 
 LOOK_EVERY_S = 5.0
-PATIENCE_S = 30.0
-"""The autoscaler's word may be of a moment in which a node came or went."""
+PATIENCE_S = 30.0  # the autoscaler's word may be of a moment in which a node came or went
 ANSWER_S = 5
 
-Shape = tuple[float, float]
-"""CPUs and GPUs that one actor holds."""
+Shape = tuple[float, float]  # CPUs and GPUs that one actor holds
 
 
 @contextmanager
@@ -64,10 +58,7 @@ def watched(resources: Resources) -> Iterator[None]:
 
 def unmet(status: Any, shapes: Collection[Shape]) -> str:
     """What of these shapes is asked for and will never be there, in words, with what to do; empty: nothing.
-
-    Args:
-        status: the GCS's GetClusterStatusReply.
-    """
+    `status`: the GCS's GetClusterStatusReply."""
     scaling, cluster = status.autoscaling_state, status.cluster_resource_state
     single, gangs = scaling.infeasible_resource_requests, scaling.infeasible_gang_resource_requests
     if not scaling.autoscaler_state_version:  # nobody starts nodes

@@ -52,8 +52,7 @@ class Spending:
         self._stage, self._looked, self._kept = "", time.monotonic(), time.monotonic()
         self._over = threading.Event()
         self._replies_usd = self._asked_usd()
-        self.works = False
-        """Something was held."""
+        self.works = False  # something was held
         self._ended = False  # it was told to end
         ending.winding_up = None
         self._check()

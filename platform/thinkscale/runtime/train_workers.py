@@ -1,10 +1,8 @@
 """Fine-tuning's worker group on Ray Train: learn's loop on every worker, from the base model to exported files.
-
-Owns what the workers are given, which failures are tried again, and how training is told to stop. Knows nothing of
-a step's arithmetic. A worker, a node or the driver may die: the next one goes on from the newest checkpoint below
-the campaign's root. Told beforehand (a node is drained, the driver gets SIGTERM), the workers save after the step
-they are at, so that none is lost.
-"""
+Owns what the workers are given, which failures are tried again, and how training is told to stop. Knows nothing of a
+step's arithmetic. A worker, a node or the driver may die: the next one goes on from the newest checkpoint below the
+campaign's root. Told beforehand (a node is drained, the driver gets SIGTERM), the workers save after the step they are
+at, so that none is lost."""
 
 from __future__ import annotations
 
@@ -33,8 +31,7 @@ from thinkscale.store.models import local_model
 if TYPE_CHECKING:
     from thinkscale.learn.loop import StepMetrics
 
-MAX_FAILURES = 8
-"""Times that lost workers are replaced within one run."""
+MAX_FAILURES = 8  # times that lost workers are replaced within one run
 GPU_ENVIRONMENT = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 """Of the workers: rows of many lengths would leave holes in segments of fixed size."""
 
@@ -47,21 +44,15 @@ class TrainingError(RuntimeError):
 class Job:
     """What every worker needs."""
 
-    reference: str
-    """Of the base model; each node resolves it for itself."""
+    reference: str  # of the base model; each node resolves it for itself
     settings: Train
     context_parallel: int
-    samples: Any
-    """Object reference to the list of samples."""
-    eos_ids: tuple[int, ...]
-    """What ends a text of the tuned model; the first was trained."""
-    thinking_format: dict[str, str]
-    """How it is trained to think."""
+    samples: Any  # object reference to the list of samples
+    eos_ids: tuple[int, ...]  # what ends a text of the tuned model; the first was trained
+    thinking_format: dict[str, str]  # how it is trained to think
     artifact: Artifact
-    board: Any
-    """Actor handle of `Board`."""
-    attempt: str
-    """Tells the files of this run from those of others."""
+    board: Any  # actor handle of `Board`
+    attempt: str  # tells the files of this run from those of others
 
 
 def fit_on_workers(
@@ -151,10 +142,8 @@ def fit_on_workers(
 
 def _until_it_ends(fit: Callable[[], Any], stepping: threading.Event) -> tuple[Any, int]:
     """Fit with new workers as long as they may get further than those before them; says how often that was.
-
     That is where workers were lost, and where one raised what may pass (of the network, of storage), unless new ones
-    raise the very same without a step in between. Anything else would only be raised again.
-    """
+    raise the very same without a step in between. Anything else would only be raised again."""
     from ray.train import WorkerGroupError
 
     before = ""

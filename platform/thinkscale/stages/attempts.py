@@ -1,9 +1,5 @@
 """A teacher's attempts at each selected question, with what became of every one: solutions, an engine or an endpoint.
-
-Owns what is asked and what an attempt's status is. Which attempts become traces is decided in `distill`.
-"""
-
-from __future__ import annotations
+Owns what is asked and what an attempt's status is. Which attempts become traces is decided in `distill`."""
 
 import json
 from collections import Counter
@@ -37,22 +33,16 @@ from thinkscale.store.artifact import Artifact
 from thinkscale.store.schemas import ATTEMPTS, table
 from thinkscale.store.stage import begin_stage, slices
 
-STATUS_LEAST = 50
-"""Attempts of a run before the share of one status can end it."""
+STATUS_LEAST = 50  # attempts of a run before the share of one status can end it
 
 
 def make_attempts(
     campaign: Campaign, source: Artifact, output: Artifact, teacher: Teacher, usd_left: float | None
 ) -> bool:
     """`attempts-<n>`: what one teacher gave for each selected question.
-
-    Args:
-        usd_left: what an endpoint may still cost.
-
-    Raises:
-        EngineError: no engine can be built, or so much fails that it is at fault.
-        StopAskingError: a quota, a key, an account, distill.max_usd or distill.max_status_share ends the stage.
-    """
+    `usd_left`: what an endpoint may still cost. Raises EngineError: no engine can be built, or so much fails that it
+    is at fault; StopAskingError: a quota, a key, an account, distill.max_usd or distill.max_status_share ends the
+    stage."""
     config: dict[str, Any] = {"teacher": teacher.identity, "base": campaign.model.base}
     if teacher.source == "engine" and teacher.endpoint is None:
         config |= {"seed": campaign.seed, "template": template_hash(campaign, str(teacher.model))}
@@ -133,8 +123,7 @@ class FromTeacher:
 
     campaign: Campaign
     teacher: Teacher
-    seen: Counter[str] = field(default_factory=Counter)
-    """Statuses of this process's attempts."""
+    seen: Counter[str] = field(default_factory=Counter)  # statuses of this process's attempts
 
     def key(self, row: dict[str, Any]) -> str:
         return f"{row['id']}/{row['attempt']}"

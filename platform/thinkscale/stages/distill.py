@@ -1,8 +1,6 @@
 """A reasoning trace for each selected question, chosen from the attempts of all teachers.
 Owns the choice, and what the traces carry on: pass rates, the teachers' terms, a card."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,5 @@
 """Worked solutions and a model's own attempts as traces that look back.
-
-Owns which attempts are right, wrong or of no use here. What a trace says is `curate.self_check`'s.
-"""
-
-from __future__ import annotations
+Owns which attempts are right, wrong or of no use here. What a trace says is `curate.self_check`'s."""
 
 import json
 from collections import defaultdict
