@@ -41,7 +41,8 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         with tempfile.TemporaryDirectory(prefix="thinkscale-drain-") as scratch:
-            base = write_base(Path(scratch) / "base")
+            (base := Path(scratch) / "base").mkdir()
+            write_base(base)
             found = [one_round(cluster, Path(scratch) / str(number), base) for number in range(rounds)]
     finally:
         cluster.shutdown()
