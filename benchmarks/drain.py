@@ -27,12 +27,14 @@ from ray.train.v2._internal.constants import DEFAULT_PREEMPTION_POLL_INTERVAL_S 
 from test_curation import wait_until  # noqa: E402
 from test_drain import in_seconds, watcher  # noqa: E402
 from test_training import write_base  # noqa: E402
-from test_training_interrupted import STEPS, Run  # noqa: E402
+from test_training_interrupted import Run  # noqa: E402
 
 from metadata_server import ACTION, metadata_server  # noqa: E402
 from thinkscale.runtime.drain import EVERY_S  # noqa: E402
 
 NOTICE_S = 120.0
+EPOCHS = 9
+"""So many that the training is not over before it hears."""
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
@@ -41,7 +43,8 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         with tempfile.TemporaryDirectory(prefix="thinkscale-drain-") as scratch:
-            base = write_base(Path(scratch) / "base")
+            (base := Path(scratch) / "base").mkdir()
+            write_base(base)
             found = [one_round(cluster, Path(scratch) / str(number), base) for number in range(rounds)]
     finally:
         cluster.shutdown()
@@ -64,11 +67,10 @@ def main() -> None:
 
 def one_round(cluster: Cluster, root: Path, base: Path) -> dict[str, Any]:
     node = cluster.add_node(**NODE)
-    run = Run(cluster, root, base, fewest=1)
-    driver = run.start(poll_s=DEFAULT_PREEMPTION_POLL_INTERVAL_S)
-    run.wait_for_checkpoint(driver)
+    run = Run(cluster, root, base, fewest=1, epochs=EPOCHS)
     with metadata_server() as server, watcher(cluster, node.node_id, server, "--every", str(EVERY_S)) as watching:
-        time.sleep(EVERY_S)  # the first look is over
+        driver = run.start(poll_s=DEFAULT_PREEMPTION_POLL_INTERVAL_S)
+        run.wait_for_checkpoint(driver)
         told = time.time()
         server.said[ACTION] = in_seconds(NOTICE_S)
         wait_until(lambda: "which is saved" in run.said() or driver.poll() is not None)
@@ -78,7 +80,7 @@ def one_round(cluster: Cluster, root: Path, base: Path) -> dict[str, Any]:
         assert watching.wait(NOTICE_S) == 0
         gone_s = time.time() - told
     assert driver.wait(300) == 0, run.said()
-    lost = set(range(1, STEPS + 1)) - {each["step"] for each in run.steps()}
+    lost = set(range(1, run.total + 1)) - {each["step"] for each in run.steps()}
     cluster.remove_node(node)
     return {"step": step, "saved_s": round(saved_s, 1), "node_gone_s": round(gone_s, 1), "lost": len(lost)}
 

@@ -52,8 +52,11 @@ def cluster() -> Iterator[Cluster]:
 class Run:
     """One campaign's fine-tuning, by one driver process after the other."""
 
-    def __init__(self, cluster: Cluster, root: Path, base: Path, *, fewest: int | None = None) -> None:  # noqa: F811
-        campaign = make_campaign(root, base, epochs=3, checkpoint_every_steps=20)
+    def __init__(
+        self, cluster: Cluster, root: Path, base: Path, *, fewest: int | None = None, epochs: int = 3  # noqa: F811
+    ) -> None:  # fmt: skip
+        self.total = STEPS // 3 * epochs
+        campaign = make_campaign(root, base, epochs=epochs, checkpoint_every_steps=20)
         resources = campaign.resources.model_copy(update={"min_train_workers": fewest})
         write_traces(root, count=STEPS // 3 * 4)
         (root / "campaign.json").write_text(campaign.model_copy(update={"resources": resources}).model_dump_json())
@@ -82,7 +85,7 @@ class Run:
         return (self.root / "said").read_text()
 
     def stopped_after(self) -> int:
-        found = re.search(rf"stopped after step (\d+) of {STEPS}, which is saved", self.said())
+        found = re.search(rf"stopped after step (\d+) of {self.total}, which is saved", self.said())
         assert found, self.said()
         return int(found[1])
 
