@@ -142,16 +142,9 @@ def test_a_driver_that_is_told_to_end_and_then_killed_resumes_each_time(
 HOLDS = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-
-@ray.remote(num_gpus=1)
-class Holder:
-    def up(self):
-        return True
-
 print("ready", flush=True)
 sys.stdin.readline()
-holder = Holder.remote()
-ray.get(holder.up.remote())
+group = ray.util.placement_group([{"GPU": 1}])  # needs no process to start
 sys.stdin.read()
 """
 
