@@ -34,7 +34,7 @@ def engine(tiny_model: Path) -> Iterator[tuple[Engine, asyncio.Runner]]:
         built = runner.run(
             build_engine(
                 tiny_model,
-                Serve(gpu_memory_share=0.1, dtype="float32", context_tokens=512, max_concurrent_sequences=32),
+                Serve(gpu_memory_share=0.3, dtype="float32", context_tokens=512, max_concurrent_sequences=32),
             )
         )
         assert built.info.engine == "vllm"
@@ -85,7 +85,7 @@ def test_seeded_prompts_beyond_one_step(engine: tuple[Engine, asyncio.Runner]) -
 def test_a_dead_or_hung_engine_says_so(tiny_model: Path, how: signal.Signals) -> None:
     async def ask() -> None:
         built = await build_engine(
-            tiny_model, Serve(gpu_memory_share=0.1, dtype="float32", context_tokens=512, max_concurrent_sequences=32)
+            tiny_model, Serve(gpu_memory_share=0.3, dtype="float32", context_tokens=512, max_concurrent_sequences=32)
         )
         assert isinstance(built, VllmEngine)
         long = asyncio.ensure_future(built.generate(Request(prompt_ids=PROMPT, max_tokens=500)))

@@ -41,7 +41,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, asyn
             build_engine(
                 model,
                 Serve(
-                    gpu_memory_share=0.1,
+                    gpu_memory_share=0.3,
                     engine="vllm",
                     dtype="float32",
                     context_tokens=CONTEXT,
@@ -188,7 +188,7 @@ def test_preempted_requests_end_as_undisturbed_ones(
     async def preempting() -> list[Thought]:
         small = await VllmEngine.start(
             write_tiny_model(tmp_path),
-            Serve(gpu_memory_share=0.1, dtype="float32", context_tokens=CONTEXT, max_concurrent_sequences=16),
+            Serve(gpu_memory_share=0.3, dtype="float32", context_tokens=CONTEXT, max_concurrent_sequences=16),
             options=tight,
         )
         try:

@@ -19,7 +19,7 @@ from ray import serve
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Engine, EngineDiedError, EngineError, EngineInfo
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.runtime import metrics
+from thinkscale.runtime import ending, metrics
 from thinkscale.runtime.asking import EngineGoneError
 from thinkscale.runtime.engines import EngineSettings, start_engine
 from thinkscale.runtime.meter import Meter
@@ -138,9 +138,18 @@ def stop_replicas(name: str) -> None:
 def run_application(app: Application, name: str, *, route_prefix: str | None, what: str) -> Any:
     """Run a Serve application; returns its handle once it is up.
     Raises RuntimeError with the cause where `what` cannot be started; nothing of it stays."""
+    target = serve.RunTarget(app, name, route_prefix, QUIET)
     try:
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        # Serve's own wait hears nothing of this process's end.
+        while (told := serve.status().applications[name]).status != "RUNNING":
+            if told.status == "DEPLOY_FAILED":
+                raise RuntimeError(told.message)
+            if ending.reason is not None:
+                raise ending.reason
+            time.sleep(0.1)
         # A call by gRPC costs a third of one that goes through Ray's object store.
-        return serve.run(app, name=name, route_prefix=route_prefix, logging_config=QUIET).options(_by_reference=False)
+        return handle.options(_by_reference=False)
     except RuntimeError as error:
         cause = "\n".join(filter(None, (each.message for each in _deployments(name))))  # of a replica's constructor
         stop_replicas(name)
