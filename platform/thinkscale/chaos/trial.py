@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +185,8 @@ class _Trial:
             empty = empty + 1 if len(now) == planned else 0
             if empty == EMPTY_RUNS:
                 raise ChaosError(f"none of {sorted({kind for kind, _ in now})} found a victim in {empty} whole runs")
-            if empty:  # this copy was faster than the undisturbed run: its victims were gone by then
-                now = [(kind, self._moment(kind)) for kind, _ in now]
+            if empty:  # this copy was faster than the undisturbed run, its victims gone by then: the next ones at once
+                now = [(kind, replace(self._moment(kind), after_s=0.0)) for kind, _ in now]
             plan = [*now, *plan[KILLS_A_COPY:]]
             self._complete(copy, [])  # finds nothing to do, and sweeps what dead owners left
             self._judge(copy, processes)
