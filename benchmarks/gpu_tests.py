@@ -38,7 +38,7 @@ class Collector:
         found["seconds"] = round(found["seconds"] + report.duration, 1)
         if report.outcome != "passed":
             found["outcome"] = report.outcome
-            found["why"] = str(report.longrepr)[-600:]
+            found["why"] = str(report.longrepr).replace(f"{ROOT}/", "")[-600:]
             if report.failed:
                 print(f"\n{report.nodeid}\n{str(report.longrepr)[-3000:]}", flush=True)
         if report.when == "teardown":
