@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from asking import CAMPAIGN
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from tiny_model import write_tiny_model
@@ -22,33 +23,6 @@ from tiny_model import write_tiny_model
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "campaigns" / "tiny.toml"
 BIN = Path(sys.executable).parent
-
-
-LIMITED = """
-name = "limited"
-[model]
-base = "{model}"
-[evaluate]
-models = ["base"]
-segment_questions = 4
-[evaluate.budgets]
-caps = [2, 8]
-max_answer_tokens = 2
-[[evaluate.benchmarks]]
-name = "asked"
-source = {{ type = "files", name = "asked", paths = ["{directory}/asked.jsonl"] }}
-[serve]
-engine = "transformers"
-dtype = "float32"
-context_tokens = 512
-max_concurrent_sequences = 4
-[resources]
-replicas = 1
-gpus_per_replica = 0
-cpus_per_replica = 1
-[prices]
-cpu_hour_usd = 3600.0
-"""
 
 
 def thinkscale(*arguments: str) -> subprocess.Popen[str]:
@@ -130,7 +104,7 @@ def test_a_run_ends_in_order_at_its_limit_reports_what_is_there_and_goes_on_with
         "".join(f'{{"question": "What is {i}?", "answer": "{i}"}}\n' for i in range(20_000))
     )
     campaign = tmp_path / "limited.toml"
-    campaign.write_text(LIMITED.format(directory=tmp_path, model=write_tiny_model(tmp_path / "tiny")))
+    campaign.write_text(CAMPAIGN.format(name="limited", directory=tmp_path, model=write_tiny_model(tmp_path / "tiny")))
     arguments = ("run", str(campaign), "--root", str(tmp_path / "root"))
     directory = tmp_path / "root" / "limited"
     segments = directory / "samples/model=base/benchmark=asked/segments"

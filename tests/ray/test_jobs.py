@@ -15,36 +15,12 @@ from urllib.request import urlopen
 import pytest
 from test_curation import wait_until
 
+from asking import CAMPAIGN
 from job_head import BIN, ROOT, JobHead
 from thinkscale.runtime import metrics
 from tiny_model import write_tiny_model
 
 QUESTIONS = 20_000
-CAMPAIGN = """
-name = "asking"
-[model]
-base = "{directory}/tiny"
-[evaluate]
-models = ["base"]
-segment_questions = 4
-[evaluate.budgets]
-caps = [2, 8]
-max_answer_tokens = 2
-[[evaluate.benchmarks]]
-name = "asked"
-source = {{ type = "files", name = "asked", paths = ["{directory}/asked.jsonl"] }}
-[serve]
-engine = "transformers"
-dtype = "float32"
-context_tokens = 512
-max_concurrent_sequences = 4
-[resources]
-replicas = 1
-gpus_per_replica = 0
-cpus_per_replica = 1
-[prices]
-cpu_hour_usd = 3600.0
-"""
 PLANTED = {
     name: f"planted-{secrets.token_hex(8)}"
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "THINKSCALE_TEACHER_API_KEY",
@@ -59,7 +35,9 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_model(directory / "tiny")
     rows = (f'{{"question": "What is {i}?", "answer": "{i}"}}\n' for i in range(QUESTIONS))
     (directory / "asked.jsonl").write_text("".join(rows))
-    (directory / "asking.toml").write_text(CAMPAIGN.format(directory=directory))
+    (directory / "asking.toml").write_text(
+        CAMPAIGN.format(name="asking", directory=directory, model=directory / "tiny")
+    )
     return directory / "asking.toml"
 
 
