@@ -15,7 +15,7 @@ DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").rea
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 VARIABLES = [str(each["query"]) for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
 OF_RUNS = {f"ray_{name}" for name in metrics.GAUGES} | {f"ray_{name}_total" for name in metrics.COUNTERS}
-"""As Ray exports them; `tests/ray/test_jobs.py` reads them there."""
+"""As Ray exports them; `tests/ray/test_submitted_jobs.py` reads them there."""
 
 
 def of_the_service() -> set[str]:

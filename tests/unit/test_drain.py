@@ -1,4 +1,4 @@
-"""What the drain watcher reads out of the instance metadata. tests/ray/test_drain.py has it drain a node."""
+"""What the drain watcher reads out of the instance metadata. tests/ray/test_drained_nodes.py has it drain a node."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,3 +22,9 @@ def test_imported_modules_of_ours_exist(place: str) -> None:
     }
     assert found
     assert [each for each in sorted(found) if find_spec(each[0]) is None] == []
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest imports a test file by its name alone, and refuses to collect a second of that name in another folder."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
