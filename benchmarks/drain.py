@@ -25,7 +25,7 @@ sys.path.insert(0, str(TESTS / "ray"))
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.train.v2._internal.constants import DEFAULT_PREEMPTION_POLL_INTERVAL_S  # noqa: E402
 from test_curation import wait_until  # noqa: E402
-from test_drain import in_seconds, watcher  # noqa: E402
+from test_drained_nodes import in_seconds, watcher  # noqa: E402
 from test_training import write_base  # noqa: E402
 from test_training_interrupted import Run  # noqa: E402
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 from test_curation import wait_until
-from test_drain import in_seconds, watcher
+from test_drained_nodes import in_seconds, watcher
 from test_training import base, make_campaign, write_traces  # noqa: F401
 
 from metadata_server import ACTION, metadata_server
