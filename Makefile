@@ -8,8 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(VENV)/.ready
 	$(BIN)/thinkscale run demo
 
+# Two processes, by file: tests of clusters mostly wait. The long files come first, in the folders' order.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # On a machine with GPUs; writes benchmarks/results/gpu_tests.json.
 test-gpu: $(VENV)/.ready

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.train import WorkerGroupError
 from transformers import AutoModelForCausalLM
@@ -100,17 +101,9 @@ def losses(root: Path) -> list[float]:
 
 
 def worker_pids() -> list[int]:
-    """Ray Train's worker processes on this machine."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"ray::RayTrainWorker" in title or b"ray::_RayTrainWorker" in title:
-                found.append(int(entry.name))
-    return found
+    """Ray Train's worker processes of the cluster that this process started."""
+    below = psutil.Process().children(recursive=True)
+    return [process.pid for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
 @pytest.fixture(scope="module")

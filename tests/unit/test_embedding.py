@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from thinkscale.domain.generation import EngineError
 from thinkscale.engines.embedding import Embedder, batches_by_tokens, read_encoder_files
+from thinkscale.engines.precision import fast_dtype
 from thinkscale.store.models import local_model
 
 TEXTS = ["What is 2 + 2?", "A much longer question about the speed of a train " * 8, "", "Find the sum of two and two."]
@@ -60,3 +61,9 @@ def test_what_is_no_supported_encoder_is_refused_by_name(tmp_path: Path) -> None
     (tmp_path / "modules.json").write_text('[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]')
     with pytest.raises(EngineError, match="modules Dense are not supported"):
         read_encoder_files(tmp_path)
+
+
+def test_processors_with_matrix_instructions_compute_in_bfloat16_and_others_in_float32() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert fast_dtype("cpu") == ("bfloat16" if {"amx_bf16", "bf16"} & set(flags) else "float32")
+    assert fast_dtype("cuda:1") == "bfloat16"

@@ -162,8 +162,8 @@ class Train(Section):
     """What happens to a sample longer than context_tokens; both are counted."""
     pack_tokens: Count = 32768
     """Samples are packed into rows of at most so many tokens (a longer sample has a row of its own)."""
-    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of activations and matrix products; weights and optimiser state are float32."""
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = "bfloat16"
+    """Type of activations and matrix products, auto: as serve.dtype; weights and optimiser state are float32."""
     checkpoint_layers: Share = 1.0
     """Share of the decoder layers whose activations are recomputed."""
     compile: bool = False

@@ -150,7 +150,7 @@ class Serve(Section):
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """auto: vllm where it is installed, else transformers; the manifest says which it was."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Type of weights and activations; auto: the model's own."""
+    """Type of weights and activations; auto: bfloat16, and float32 on processors that multiply it faster."""
     context_tokens: Count = 32768
     """Context length: prompt, thinking and answer together."""
     max_concurrent_sequences: Count = 256

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thinkscale.domain.generation import EngineError
+from thinkscale.engines.precision import fast_dtype
 from thinkscale.engines.template import read_json
 
 TOKENISED_AT_ONCE = 2048
@@ -38,10 +39,7 @@ class Embedder:
         self._torch: Any = torch
         self.files = read_encoder_files(directory)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        # Whether this processor multiplies in bfloat16; elsewhere float32 is faster.
-        can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        fast = self.device.startswith("cuda") or any(map(can.get, ("avx512_bf16", "amx_bf16", "bf16")))
-        self.dtype = ("bfloat16" if fast else "float32") if dtype == "auto" else dtype
+        self.dtype = fast_dtype(self.device) if dtype == "auto" else dtype
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
             loading = {"use_safetensors": True, "trust_remote_code": False}

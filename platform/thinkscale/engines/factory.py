@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thinkscale.domain.generation import Engine, EngineError
 from thinkscale.domain.models import Serve
+from thinkscale.engines.precision import fast_dtype
 
 
 async def build_engine(directory: Path, serve: Serve, *, threads: int = 1) -> Engine:
@@ -13,7 +14,8 @@ async def build_engine(directory: Path, serve: Serve, *, threads: int = 1) -> En
     `threads`: CPU threads of an engine without a GPU. Raises EngineError where an extra is missing, or the model cannot
     be loaded or served so."""
     check_context(directory, serve.context_tokens)
-    serve = serve.model_copy(update={"dtype": "bfloat16"}) if serve.dtype == "auto" else serve
+    if serve.dtype == "auto":
+        serve = serve.model_copy(update={"dtype": fast_dtype()})
     has_vllm = util.find_spec("vllm") is not None
     if serve.engine == "vllm" or (serve.engine == "auto" and has_vllm):
         if not has_vllm:

@@ -80,6 +80,9 @@ class VllmEngine:
         if current_platform.is_cpu():
             _set_cpu_environment(threads)
             options["enforce_eager"] = True  # compiling costs minutes and gains little on a CPU
+            # Only whole blocks are found again when a sweep forks, and vLLM's own on CPUs are longer (128) than many
+            # a trace. 32 is the least that the kernels take; decoding is not slower.
+            options.setdefault("block_size", 32)
             # A prompt prefilled in parts rewinds the request's random generator, which on a CPU raises and kills
             # the engine (0.32). So no parts: a step must then hold the longest prompt whole.
             options["enable_chunked_prefill"] = False

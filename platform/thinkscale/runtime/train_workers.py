@@ -190,6 +190,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device
 
     from ray import train as ray_train
+    from thinkscale.engines.precision import fast_dtype
     from thinkscale.learn import attention
     from thinkscale.learn.checkpoint import CheckpointFolder, SaveError
     from thinkscale.learn.export import export_weights
@@ -203,8 +204,11 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         attention.use_kernel()
+    settings = job.settings
+    if settings.compute_dtype == "auto":
+        settings = settings.model_copy(update={"compute_dtype": fast_dtype(device.type)})
     base = local_model(job.reference)
-    model = load_model(base, job.settings, device=device, context_parallel=job.context_parallel)
+    model = load_model(base, settings, device=device, context_parallel=job.context_parallel)
     store = job.artifact.store
 
     # Rows of many lengths leave holes in malloc's heap, on CPUs several hundred MB within a few steps.
@@ -232,13 +236,13 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         store.fs,
         store.absolute(f"{job.artifact.path}/checkpoints"),
         attempt=job.attempt,
-        asynchronous=job.settings.async_checkpoints,
+        asynchronous=settings.async_checkpoints,
         check=store.check,
     )
     files: list[StoredFile] = []
     try:
         history = fit(
-            model, ray.get(job.samples), job.settings,
+            model, ray.get(job.samples), settings,
             checkpoints=checkpoints, on_step=on_step, should_stop=should_stop,
         )  # fmt: skip
         with scratch.directory("thinkscale-export-") as directory:
@@ -262,5 +266,6 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         "history": [metrics.as_dict() for metrics in history],
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "attention": attention.kernel_name(device, job.settings.compute_dtype),
+        "attention": attention.kernel_name(device, settings.compute_dtype),
+        "compute_dtype": settings.compute_dtype,
     }

@@ -158,9 +158,7 @@ def _commit(
                 "name": "thinkscale.learn",
                 "torch": outcome["torch"],
                 "transformers": transformers.__version__,
-                "device": outcome["device"],
-                "attention": outcome["attention"],
-                "compute_dtype": campaign.train.compute_dtype,
+                **{name: outcome[name] for name in ("device", "attention", "compute_dtype")},
             },
         },
     )
