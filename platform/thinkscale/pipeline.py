@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ STAGES = {
 }  # every stage and what it makes, in order
 
 FIRST, LAST = next(iter(STAGES)), list(STAGES)[-1]
+
+LEFT_S = 3.0  # in which those who watch the cluster say what died
 
 OF_EVALUATION = ("benchmarks", "evaluate", "report")  # the stages of a campaign without a pool
 
@@ -194,7 +196,14 @@ def _explained(
     from thinkscale.runtime.spend import LimitError
     from thinkscale.store.artifact import ConfigDriftError
 
+    if isinstance(raised, SystemExit) and ending.reason is None:
+        with suppress(SystemExit):  # Ray leaves so, where it sees its cluster's end before those who watch it
+            time.sleep(LEFT_S)
     error = ending.reason_for(raised)
+    if isinstance(error, SystemExit) and not ending.word_for(error):
+        error = RuntimeError(f"something in this process left with exit code {error.code}").with_traceback(
+            error.__traceback__
+        )
     if isinstance(error, ConfigDriftError) or type(error) is failure.ClusterError:  # nothing was begun
         return error
     if isinstance(error, LimitError):

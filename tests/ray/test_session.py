@@ -46,6 +46,14 @@ def in_asyncio(campaign, store):
     started()
     asyncio.run(work())
 
+def leaves(campaign, store):
+    sys.exit(1)
+
+def leaves_a_lost_cluster(campaign, store):
+    from ray._private import worker
+    worker._global_node.all_processes["raylet"][0].process.kill()
+    sys.exit(1)
+
 def raises(campaign, store):
     @ray.remote
     def fails():
@@ -162,6 +170,15 @@ def test_what_a_task_raised_is_told_in_one_line_with_the_full_log(tmp_path: Path
     log = Path(said[1].removeprefix("full log: "))
     assert 'return {}["answer"]' in log.read_text() or "KeyError: 'answer'" in log.read_text()
     assert (log.parent / "raylet.out").exists()
+
+
+def test_what_leaves_without_a_word_is_told_all_the_same(tmp_path: Path) -> None:
+    code, said = Driver(tmp_path, "leaves").end(within_s=60)
+    assert code == 1
+    assert said[0].startswith("thinkscale: RuntimeError: something in this process left with exit code 1 ("), said
+    code, said = Driver(tmp_path, "leaves_a_lost_cluster").end(within_s=60)
+    assert code == 1
+    assert re.fullmatch(r"thinkscale: the Ray cluster at \S+ is lost: its raylet died", said[0]), said
 
 
 def test_what_a_killed_driver_left_is_gone_after_the_next_start(tmp_path: Path) -> None:
