@@ -5,13 +5,13 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, Pipe
+from queue import LifoQueue
 from typing import Self
 
 from thinkscale.domain.question import AnswerKind
@@ -21,23 +21,50 @@ from thinkscale.grading.verdict import Graded, judge_plainly, verdict_of
 
 
 class _Comparer:
+    """One process, started for its first pair, and again where the last one had to be killed."""
+
     def __init__(self) -> None:
-        self.connection, theirs = Pipe()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def compare(self, pair: tuple[str, str], limit_s: float) -> bool | None:
+        """Whether two expressions are equal; None: not decided within the limits."""
+        if self._process is None:
+            self._start()
+        with suppress(EOFError, OSError, pickle.UnpicklingError):
+            self._connection.send(pair)
+            if self._connection.poll(limit_s):
+                equal: bool | None = self._connection.recv()
+                return equal
+        self.stop()
+        return None
+
+    def _start(self) -> None:
+        self._connection, theirs = Pipe()
         # A fresh interpreter rather than a fork or multiprocessing's spawn: the caller may have threads, a CUDA
         # context or a main module that must not run twice.
         code = "import sys; from thinkscale.grading import pool; pool.compare_forever(int(sys.argv[1]))"
         command, pipe, none = [sys.executable, "-c", code, str(theirs.fileno())], theirs.fileno(), subprocess.DEVNULL
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
-        self.process = subprocess.Popen(command, pass_fds=[pipe], stdin=none, stdout=none, stderr=none, env=env)
+        self._process = subprocess.Popen(command, pass_fds=[pipe], stdin=none, stdout=none, stderr=none, env=env)
         theirs.close()
-        self.ready = False
-        self.deadline = 0.0
-        self.task: tuple[str, str] | None = None
+        try:
+            ready = self._connection.poll(GradingPool.START_S) and self._connection.recv()
+        except (EOFError, OSError):
+            ready = False
+        if not ready:
+            exit_code = self._process.poll()
+            self.stop()
+            raise RuntimeError(
+                f"a grading process did not start (exit code {exit_code}): check that sympy can be imported, as in "
+                "python -c 'import sympy'"
+            )
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._connection.close()
+            self._process = None
 
 
 def compare_forever(descriptor: int) -> None:
@@ -48,7 +75,7 @@ def compare_forever(descriptor: int) -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (GradingPool.MEMORY_BYTES, GradingPool.MEMORY_BYTES))
     connection = Connection(descriptor)
-    connection.send(None)
+    connection.send(True)
     while True:
         try:
             reference, answer = connection.recv()
@@ -76,17 +103,18 @@ class GradingPool:
     """CPU-seconds after which a comparison ends that nobody waits for any more."""
 
     def __init__(self, *, processes: int = 1, limit_s: float = 3.0) -> None:
-        self._processes = processes
         self._limit_s = limit_s
-        self._comparers: list[_Comparer] = []
-        self._turn = threading.Lock()
+        self._comparers = [_Comparer() for _ in range(processes)]
+        self._idle: LifoQueue[_Comparer] = LifoQueue()  # the last one used goes first: others may never have to start
+        for comparer in self._comparers:
+            self._idle.put(comparer)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._comparers:
-            self._comparers.pop().stop()
+        for comparer in self._comparers:
+            comparer.stop()
 
     def grade(self, kind: AnswerKind, reference: str, response: str, options: Sequence[str] = ()) -> Verdict:
         """As `grading.grade`, with the time limit."""
@@ -102,57 +130,15 @@ class GradingPool:
                 pending.setdefault((reference, answer), []).append(index)
                 verdict = verdict_of(item.kind, "ungradable", answer)
             verdicts.append(verdict)
-        with self._turn:
-            decided = self._compare(list(pending))
-        for pair, equal in decided.items():
-            if equal is not None:
-                for index in pending[pair]:
+        with ThreadPoolExecutor(len(self._comparers)) as threads:
+            for indices, equal in zip(pending.values(), threads.map(self._compare, pending), strict=True):
+                for index in indices if equal is not None else ():
                     verdicts[index] = replace(verdicts[index], verdict="correct" if equal else "wrong")
         return verdicts
 
-    def _compare(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], bool | None]:
-        """Whether the expressions of each pair are equal; None: not decided within the limits."""
-        queue = deque(pairs)
-        results: dict[tuple[str, str], bool | None] = {}
-        while len(results) < len(pairs):
-            while len(self._comparers) < min(self._processes, len(pairs) - len(results)):
-                self._comparers.append(_Comparer())
-                self._comparers[-1].deadline = time.monotonic() + self.START_S
-            for comparer in self._comparers:
-                if comparer.ready and comparer.task is None and queue:
-                    comparer.task = queue.popleft()
-                    comparer.deadline = time.monotonic() + self._limit_s
-                    with suppress(OSError):  # it died while idle: `_collect` sees the closed pipe as its reply
-                        comparer.connection.send(comparer.task)
-            self._collect(results)
-        return results
-
-    def _collect(self, results: dict[tuple[str, str], bool | None]) -> None:
-        """Wait for the next reply or the next deadline; replace the processes that died or ran out of time."""
-        waiting = [c for c in self._comparers if c.task is not None or not c.ready]
-        patience = max(0.0, min(c.deadline for c in waiting) - time.monotonic())
-        replied = set(wait([c.connection for c in waiting], patience))
-        for comparer in waiting:
-            if comparer.connection in replied:
-                try:
-                    reply = comparer.connection.recv()
-                except (EOFError, OSError, pickle.UnpicklingError):
-                    self._bury(comparer, results)
-                    continue
-                if comparer.task is not None:
-                    results[comparer.task] = reply
-                    comparer.task = None
-                comparer.ready = True
-            elif time.monotonic() >= comparer.deadline:
-                self._bury(comparer, results)
-
-    def _bury(self, comparer: _Comparer, results: dict[tuple[str, str], bool | None]) -> None:
-        code = comparer.process.poll()
-        comparer.stop()
-        self._comparers.remove(comparer)
-        if comparer.task is None:
-            raise RuntimeError(
-                f"a grading process did not start (exit code {code}): check that sympy can be imported, as in "
-                "python -c 'import sympy'"
-            )
-        results[comparer.task] = None
+    def _compare(self, pair: tuple[str, str]) -> bool | None:
+        comparer = self._idle.get()
+        try:
+            return comparer.compare(pair, self._limit_s)
+        finally:
+            self._idle.put(comparer)
