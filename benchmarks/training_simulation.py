@@ -29,8 +29,8 @@ import numpy as np
 
 from recording import record
 from thinkscale.learn import packing
-from thinkscale.learn.arithmetic import PEAK_FLOPS, attention_width, matrix_parameters, model_flops, training_gib
-from thinkscale.learn.recompute import Recompute, plan
+from thinkscale.learn.arithmetic import PEAK_FLOPS, matrix_parameters, model_flops, training_gib
+from thinkscale.learn.recompute import Recompute, head_size, plan
 
 RESULTS = Path(__file__).parent / "results"
 GOAL_MINUTES = 9.0
@@ -118,7 +118,8 @@ def simulate(
         efficiency: of such a group against as many separate GPUs.
     """
     config, parameters = qwen_32b()
-    width, layers, matrix = attention_width(config), config.num_hidden_layers, matrix_parameters(config, parameters)
+    width = head_size(config) * config.num_attention_heads
+    layers, matrix = config.num_hidden_layers, matrix_parameters(config, parameters)
     lengths = s1_lengths(1000, 4690, 32768)
     groups = cluster.gpus // context_parallel
     memory = training_gib(config, parameters, cluster.gpus, pack_tokens=pack_tokens, share=share)

@@ -59,16 +59,12 @@ class Embedder:
         for start in range(0, len(texts), TOKENISED_AT_ONCE):
             chunk = list(texts[start : start + TOKENISED_AT_ONCE])
             ids += self._tokenizer(chunk, truncation=True, max_length=self.files.max_tokens)["input_ids"]
-        lengths, pad_id = [len(row) for row in ids], int(self._tokenizer.pad_token_id or 0)
+        pad, pad_id = torch.nn.utils.rnn.pad_sequence, float(self._tokenizer.pad_token_id or 0)
         with torch.inference_mode():
-            for batch in batches_by_tokens(lengths, batch_tokens):
-                width = max(lengths[i] for i in batch)
-                padded = torch.full((len(batch), width), pad_id, dtype=torch.long)
-                mask = torch.zeros((len(batch), width), dtype=torch.long)
-                for row, i in enumerate(batch):
-                    padded[row, : lengths[i]] = torch.tensor(ids[i])
-                    mask[row, : lengths[i]] = 1
-                padded, mask = padded.to(self.device), mask.to(self.device)
+            for batch in batches_by_tokens([len(row) for row in ids], batch_tokens):
+                rows = [torch.tensor(ids[i]) for i in batch]
+                padded = pad(rows, batch_first=True, padding_value=pad_id).to(self.device)
+                mask = pad([torch.ones_like(row) for row in rows], batch_first=True).to(self.device)
                 hidden = self._model(input_ids=padded, attention_mask=mask).last_hidden_state
                 result[batch] = self._pool(hidden.float(), mask).cpu().numpy()
         return result

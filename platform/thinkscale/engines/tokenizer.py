@@ -233,7 +233,7 @@ def _composed(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _byte_letters() -> dict[str, int]:
-    """The byte of each letter of a byte-level vocabulary: printable ones as they are, others from 256 on."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {**{chr(byte): byte for byte in plain}, **{chr(256 + n): byte for n, byte in enumerate(others)}}
+    """The byte of each letter of a byte-level vocabulary."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}

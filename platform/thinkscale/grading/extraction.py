@@ -131,25 +131,20 @@ def answer_part(response: str) -> str:
 
 
 def _boxes(text: str) -> list[tuple[int, str]]:
-    found: list[tuple[int, int, str]] = []
-    for match in list(_BOXED.finditer(text))[-MOST_CANDIDATES:]:
-        if match[1]:
-            found.append((match.start(), match.end(), match[1]))
-            continue
-        end = _closing_brace(text, match.end())
-        if end is not None and text[match.end() : end].strip():
-            found.append((match.start(), end + 1, text[match.end() : end].strip()))
     joined: list[tuple[int, str]] = []
     last_end = -1
-    for start, end, content in found:
-        if joined and start < last_end:  # a box within a box
+    for match in list(_BOXED.finditer(text))[-MOST_CANDIDATES:]:
+        start, inner = match.span()
+        end = inner if match[1] else _closing_brace(text, inner)
+        content = match[1] or text[inner:end].strip()
+        if end is None or not content or start < last_end:  # a box within a box
             continue
         if joined and joins(text[last_end:start]):
             previous = joined[-1][1]
             joined[-1] = (start, previous if previous == content else f"{previous}, {content}")
         else:
             joined.append((start, content))
-        last_end = end
+        last_end = end + (match[1] is None)
     return joined
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from thinkscale.learn.recompute import kept_widths
+from thinkscale.learn.recompute import head_size, kept_widths
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
 """Dense bfloat16 FLOP/s by datasheet, by a part of the device's name."""
@@ -14,16 +14,11 @@ GPU_GIB = {"H100": 80, "H200": 141, "H800": 80, "A100": 80, "B200": 180, "L40S":
 def parameter_count(config: Any) -> int:
     """Weights in a model's matrices, by its config; of a mixture of experts those that a token meets."""
     heads, width = config.num_attention_heads, config.hidden_size
-    head = getattr(config, "head_dim", None) or width // heads
     groups = getattr(config, "num_key_value_heads", None) or heads
     inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
-    layer = width * (2 * head * (heads + groups) + 3 * inner * (getattr(config, "num_experts_per_tok", None) or 1))
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    layer = width * (2 * head_size(config) * (heads + groups) + 3 * inner * experts)
     return int(config.num_hidden_layers * layer + config.vocab_size * width * (1 if config.tie_word_embeddings else 2))
-
-
-def attention_width(config: Any) -> int:
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(head * config.num_attention_heads)
 
 
 def matrix_parameters(config: Any, parameters: int) -> int:
@@ -36,7 +31,7 @@ def model_flops(lengths: Iterable[int], config: Any, parameters: int, frozen: in
     `parameters`: all weights, a tied embedding once; `frozen`: those that need no gradient of their own."""
     still = matrix_parameters(config, frozen) if frozen else 0
     linear = 6.0 * matrix_parameters(config, parameters) - 2.0 * still
-    quadratic: float = 6.0 * config.num_hidden_layers * attention_width(config)
+    quadratic: float = 6.0 * config.num_hidden_layers * head_size(config) * config.num_attention_heads
     return sum(linear * tokens + quadratic * tokens * tokens for tokens in lengths)
 
 
@@ -47,9 +42,8 @@ def peak_flops(device_name: str) -> float | None:
 
 def cache_numbers(config: Any) -> int:
     """Numbers that attention keeps of one token while decoding."""
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * head * (getattr(config, "num_key_value_heads", None) or heads) * config.num_hidden_layers)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * head_size(config) * heads * config.num_hidden_layers)
 
 
 def training_gib(

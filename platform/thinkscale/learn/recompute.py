@@ -30,11 +30,14 @@ def plan(config: Any, tokens: int, *, full_row_tokens: int, share: float, spare:
     return _mix(layers, some, Recompute.FEED_FORWARD, Recompute.ALL)
 
 
+def head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def kept_widths(config: Any) -> tuple[float, float, float]:
     """Numbers kept per token and layer under each mode, normalisations and element-wise products apart."""
     hidden = config.hidden_size
-    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
-    attention = head * (2 * config.num_attention_heads + 2 * config.num_key_value_heads)  # q, output, k, v
+    attention = head_size(config) * (2 * config.num_attention_heads + 2 * config.num_key_value_heads)  # q, output, k, v
     feed_forward = 2 * config.intermediate_size  # gate and up
     return 2 * hidden + attention + feed_forward, 2 * hidden + attention, hidden
 

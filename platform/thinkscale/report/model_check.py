@@ -1,7 +1,6 @@
 """What is known of a model before anything is paid for it: tokenizer, template, thinking format, training.
 Owns the checks. Reads tokenizer and config alone; nothing of them needs the weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from thinkscale.domain.generation import Sampling, TokenIds
 from thinkscale.domain.models import Model
 from thinkscale.domain.question import Trace
 from thinkscale.domain.sample import Budget
+from thinkscale.engines.template import read_json
 from thinkscale.engines.tokenizer import PROBE, ModelTokenizer
 from thinkscale.forcing.ending import Continuation
 from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, forcing_ids, literal, resolve_format
@@ -29,8 +29,7 @@ def check_model(model: Model, directory: Path) -> dict[str, Any]:
     opened = tokenizer.decode(prompt).rpartition(QUESTION)[2]
     body = tuple(literal(tokenizer, THINKING + thinking_format.before_end))
     trained = _trained_turn(tokenizer, thinking_format, prompt)
-    path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    config = read_json(directory / "config.json")
     ends = (thinking_format.start, thinking_format.end, thinking_format.close)
     return {
         "model": model.base,
