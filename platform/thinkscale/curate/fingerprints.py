@@ -7,7 +7,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,20 +32,32 @@ SKELETON_TOKENS = 6
 Signature = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fingerprint:
-    """One question. Hashes are of 64 bits and the same in every process."""
+Lists = TypeVar("Lists")
+Numbers = TypeVar("Numbers")
 
-    shingles: Hashes  # distinct runs of SHINGLE_WORDS tokens, numbers masked, sorted; odd where one holds a number
-    numbered: Hashes  # those with a number in it, the number as it is and letters that stand alone (variables) masked
-    text: int  # of the tokens in order
-    bag: int  # of the tokens in any order
-    numbers: int  # of the numbers in any order
-    number_count: int
-    skeleton: int  # of the tokens in order, numbers masked; 0 where they are too few to tell one question from another
-    answer: int  # of the reference answer
-    merit: int  # of a cluster of duplicates the greatest is kept: one with a solution before a longer one
-    minhash: Signature  # minHash signature of the shingles, shape [PERMUTATIONS]
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Generic[Lists, Numbers]):
+    """Of one question, or of many in columns. Hashes are of 64 bits and the same in every process."""
+
+    shingles: Lists  # distinct runs of SHINGLE_WORDS tokens, numbers masked, sorted; odd where one holds a number
+    numbered: Lists  # those with a number in it, the number as it is and letters that stand alone (variables) masked
+    text: Numbers  # of the tokens in order
+    bag: Numbers  # of the tokens in any order
+    numbers: Numbers  # of the numbers in any order
+    number_count: Numbers
+    skeleton: Numbers  # of the tokens in order, numbers masked; 0 where they are too few to tell questions apart
+    answer: Numbers  # of the reference answer
+    merit: Numbers  # of a cluster of duplicates the greatest is kept: one with a solution before a longer one
+    minhash: Signature  # MinHash signature of the shingles, shape [PERMUTATIONS], of many [rows, PERMUTATIONS]
+
+
+COLUMN_TYPES = {"number_count": np.int64, "merit": np.int64}
+COLUMNS = [field.name for field in fields(Facts) if field.type == "Numbers"]
+
+
+class Fingerprint(Facts[Hashes, int]):
+    """One question."""
 
 
 def fingerprint(question: str, answer: str = "", *, solved: bool = False) -> Fingerprint:
@@ -99,20 +111,8 @@ class Ragged:
         return np.bincount(self.matches(wanted)[1], minlength=len(wanted)).astype(np.int64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fingerprints:
-    """Fingerprints of many questions, in order: a column for each field of `Fingerprint`."""
-
-    shingles: Ragged
-    numbered: Ragged
-    text: Hashes
-    bag: Hashes
-    numbers: Hashes
-    number_count: npt.NDArray[np.int64]
-    skeleton: Hashes
-    answer: Hashes
-    merit: npt.NDArray[np.int64]
-    minhash: npt.NDArray[np.uint32]  # shape [rows, PERMUTATIONS]
+class Fingerprints(Facts[Ragged, npt.NDArray[Any]]):
+    """Many questions, in order."""
 
     @classmethod
     def of(cls, rows: Sequence[Fingerprint]) -> Fingerprints:
@@ -123,7 +123,7 @@ class Fingerprints:
             shingles=Ragged.of([row.shingles for row in rows]),
             numbered=Ragged.of([row.numbered for row in rows]),
             minhash=np.array([row.minhash for row in rows], dtype=np.uint32).reshape(len(rows), PERMUTATIONS),
-            **{name: column(name) for name in COLUMNS},  # type: ignore[arg-type]
+            **{name: column(name) for name in COLUMNS},
         )
 
     def __len__(self) -> int:
@@ -136,10 +136,6 @@ class Fingerprints:
 
     def blocks(self) -> Iterator[tuple[int, Fingerprints]]:
         yield 0, self
-
-
-COLUMN_TYPES = {"number_count": np.int64, "merit": np.int64}
-COLUMNS = [field.name for field in fields(Fingerprint) if field.type == "int"]
 
 
 class Pool(Protocol):

@@ -55,11 +55,12 @@ def s1(candidates: list[Candidate], settings: Select, rng: random.Random) -> lis
     """Algorithm 1 of arXiv 2501.19393. Seeds first, but for those with wrong traces: all of `always_sources`, and of
     `long_sources` those with longer traces. Then, until the count is reached: a domain uniformly, and within it the
     question of rank r (longest trace first, counted from 0 among those left) with probability proportional to 2^-r."""
-    picks = [Pick(id=each.id, by=f"seed:{each.source}") for each in candidates if _is_seed(each, settings)]
+    seeds = [each for each in candidates if each.may_seed and settings.is_seed(each.source, each.trace_tokens)]
+    picks = [Pick(id=each.id, by=f"seed:{each.source}") for each in seeds]
     if len(picks) > settings.count:
         rng.shuffle(picks)
-    seeds = {pick.id for pick in picks}
-    left = sorted((each for each in candidates if each.id not in seeds), key=_longest_first)
+    chosen = {pick.id for pick in picks}
+    left = sorted((each for each in candidates if each.id not in chosen), key=_longest_first)
     return picks + _by_domain(left, settings.count - len(picks), rng, "s1", lambda count: _halving_rank(count, rng))
 
 
@@ -107,10 +108,6 @@ def facility(candidates: list[Candidate], settings: Select, rng: random.Random, 
 
 
 STRATEGIES: dict[str, Strategy] = {"s1": s1, "random": uniform, "longest": longest, "diverse": diverse}  # no embeddings
-
-
-def _is_seed(candidate: Candidate, settings: Select) -> bool:
-    return candidate.may_seed and settings.is_seed(candidate.source, candidate.trace_tokens)
 
 
 def _longest_first(candidate: Candidate) -> tuple[int, str]:

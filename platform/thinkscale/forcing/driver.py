@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from thinkscale.domain.generation import Completion, Engine, OnTokens, Sampling, TokenIds
+from thinkscale.domain.generation import Completion, Engine, Sampling, TokenIds
 from thinkscale.domain.sample import Budget, Thought
 from thinkscale.forcing.ending import Match
 from thinkscale.forcing.formats import ForcingIds
@@ -27,19 +27,6 @@ class Told:
 Tell = Callable[[Told], None]
 
 
-@runtime_checkable
-class ForcingEngine(Protocol):
-    async def force(
-        self,
-        prompt_ids: TokenIds,
-        budget: Budget,
-        ids: ForcingIds,
-        *,
-        sampling: Sampling,
-        on_tokens: OnTokens | None = None,
-    ) -> Thought: ...
-
-
 async def force(
     engine: Engine,
     prompt_ids: TokenIds,
@@ -50,20 +37,24 @@ async def force(
     tell: Tell | None = None,
     in_engine: bool = True,
 ) -> Thought:
-    """Think about one prompt under one budget, wherever that is forced. `in_engine`: without it the continuation form
-    in any case, which tells forced tokens apart. Raises EngineError and ValueError as the engine does."""
+    """Think about one prompt under one budget, wherever that is forced: in an engine that has a `force` as
+    `engines.vllm` has it. `in_engine`: without it the continuation form in any case, which tells forced tokens apart.
+    Raises EngineError and ValueError as the engine does."""
     context = engine.info.context_tokens
-    if in_engine and ids.fits_engine and isinstance(engine, ForcingEngine):
+    in_one_request: Any = getattr(engine, "force", None)
+    thought: Thought
+    if in_engine and ids.fits_engine and in_one_request is not None:
         cap = thinking_cap(len(prompt_ids), budget, ids, context)
         on_tokens = None if tell is None else _Split(ids, cap, tell)
-        return await engine.force(prompt_ids, budget, ids, sampling=sampling, on_tokens=on_tokens)
+        thought = await in_one_request(prompt_ids, budget, ids, sampling=sampling, on_tokens=on_tokens)
+        return thought
     if sampling.penalises_generated:
         raise ValueError(
             "presence and frequency penalties need forcing inside the engine: vllm, and thinking that opens and ends "
             "at one token"
         )
     program = think(prompt_ids, budget, ids, context_tokens=context, sampling=sampling)
-    thought: Thought = await run(engine, program, tell)
+    thought = await run(engine, program, tell)
     return thought
 
 
