@@ -4,10 +4,12 @@ token is a word, a number (`twelve`, `12` alike) or an operator. Shingles are of
 
 import hashlib
 import re
+import tomllib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
@@ -67,19 +69,14 @@ def canonical(text: str) -> str:
 Hashes = npt.NDArray[np.uint64]
 
 _TOKEN = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+|[^\W\d_]+|[^\w\s.,;:!?'\"()\[\]{}\\$&`|]")
-_UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_NUMBER_WORDS = {word: str(i) for i, word in enumerate(_UNITS)}
-_NUMBER_WORDS |= {word: str(10 * i) for i, word in enumerate(_TENS, 2)}
+WORDS: dict[str, list[str]] = {
+    name: words.split()
+    for name, words in tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8")).items()
+}
+_NUMBER_WORDS = {word: str(i) for i, word in enumerate(WORDS["numbers"])}
+_NUMBER_WORDS |= {word: str(10 * i) for i, word in enumerate(WORDS["tens"], 2)}
 _NUMBER_WORDS |= {"hundred": "100", "thousand": "1000", "million": "1000000"}
-# LaTeX commands that only say how something looks.
-_MARKUP = frozenset((
-    "frac", "dfrac", "tfrac", "displaystyle", "begin", "end", "align", "aligned", "array", "cdot", "times", "mathbb",
-    "mathcal", "rm",
-))  # fmt: skip
+_MARKUP = frozenset(WORDS["markup"])
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -5,6 +5,7 @@ Patterns follow section 3 and the repository of arXiv 2501.19393, made stricter 
 import re
 from collections.abc import Callable, Sequence
 
+from thinkscale.curate.normalise import WORDS
 from thinkscale.domain.question import TRACES_BY, Question
 
 Rule = Callable[[Question], str | None]
@@ -44,12 +45,7 @@ _NO_ANSWER = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _LATEX = re.compile(r"\$[^$]*\$|\\[A-Za-z]+|\[asy\].*?\[/asy\]", re.DOTALL)
-# Words that any English question of some length has one of, and that other Latin-script languages seldom have.
-_ENGLISH = frozenset((
-    "the", "of", "and", "is", "are", "what", "how", "find", "if", "to", "with", "for", "that", "this", "which", "let",
-    "be", "has", "have", "each", "from", "than", "when", "many", "much", "does", "do", "will", "it", "its", "there",
-    "was", "were", "given", "compute", "determine", "evaluate", "simplify", "express", "solve", "these", "list",
-))  # fmt: skip
+_ENGLISH = frozenset(WORDS["english"])
 
 
 def missing_field(question: Question) -> str | None:

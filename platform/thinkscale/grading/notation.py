@@ -38,22 +38,15 @@ _ROOT = re.compile(r"√ ?(?:(\d+|[A-Za-z])|\(([^()]*)\))")
 _SUPERSCRIPTS = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+")
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
-_SPACING = re.compile(
-    r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|enspace|thinspace|displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?"
-    r"|,|[lL]arge|LARGE|[hH]uge|blacksquare|checkmark|qed)(?![a-z]))|\\(?:color|hspace|vspace|phantom)\{[^{}]*\}"
-    r"|</?(?:b|strong|em)>"
-)
+_REWRITTEN = [(re.compile(pattern, re.ASCII), form) for pattern, form in VOCABULARY["rewritten"].items()]
 _WRAPPERS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathbf|mathrm|mathit|mathsf|mathtt|mathnormal|mbox|hbox"
-    r"|boldsymbol|bm|operatorname|boxed|fbox|emph|underline|bold|rm|bf) ?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+    rf"\\(?:{'|'.join(VOCABULARY['formulas']['wrappers'].split())})"
+    r" ?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
-_ROMAN = re.compile(r"\\(?:text|math)(?:rm|bf|it|sf|tt)? ([A-Za-z])(?![A-Za-z])")
 _DEGREES = re.compile(r" ?\^ ?\{? ?\\(?:circ|degree) ?\}?|\\degrees?")
 _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)(?:{_DEGREES.pattern})")
 _SHORT_ARGUMENTS = re.compile(r"\\frac ?(\d|\{[^{}]*\}) ?(\d|[A-Za-z]|\{[^{}]*\})")
-_INFIX = re.compile(r"(^|\{)([^{}\\]{1,40})\\(over|choose)(?![a-z])([^{}\\]{1,40})(?=\}|$)")
-_RECURRING = re.compile(r"(\.\d{0,4}?)(?:(\d)\2{2,}|(\d{2,6}?)\3+) ?(?:\.\.\.|\\ldots)", re.ASCII)
 _MARKUP = '*_`"“”'
 
 
@@ -64,15 +57,10 @@ def clean(text: str) -> str:
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
     for signs, mark in ((_SUPERSCRIPTS, "^"), (_SUBSCRIPTS, "_")):
         text = signs.sub(lambda m, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', m[0])}}}", text)  # type: ignore[misc]
-    text = text.replace("−", "-").replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("{:}", ":")
-    text = re.sub(r"(?<!\\)\\! ?", "", text)
     if "\\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice
-    text = re.sub(r"\\(?:[dtc]|nice)frac(?![a-z])", r"\\frac", re.sub(r"\\[dt]binom(?![a-z])", r"\\binom", text))
-    text = _INFIX.sub(lambda m: f"{m[1]}\\{'frac' if m[3] == 'over' else 'binom'}{{{m[2]}}}{{{m[4]}}}", text)
-    text = _RECURRING.sub(r"\1\\overline{\2\3}", text)
-    text = _SPACING.sub(" ", text)
-    text = _ROMAN.sub(r" \1", text)
+    for pattern, form in _REWRITTEN:
+        text = pattern.sub(form, text)
     for _ in range(4):  # wrappers nest, but not deep
         text, count = _WRAPPERS.subn(r" \1 ", text)
         if not count:
