@@ -169,12 +169,8 @@ def jaccard(a: Hashes, b: Hashes) -> float:
 def groups(*columns: npt.NDArray[np.generic]) -> list[npt.NDArray[np.int64]]:
     """Rows that agree in all columns, groups of two and more, each in ascending order."""
     order = np.lexsort(columns[::-1])
-    differs = np.ones(len(order) + 1, dtype=bool)
-    differs[1:-1] = False
-    for column in columns:
-        ordered = column[order]
-        differs[1:-1] |= ordered[1:] != ordered[:-1]
-    edges = np.nonzero(differs)[0] if len(order) else np.zeros(1, dtype=np.int64)
+    differs = np.any([column[order[1:]] != column[order[:-1]] for column in columns], axis=0)
+    edges = np.nonzero(np.concatenate([[True], differs, [True]]))[0]
     several = np.nonzero(np.diff(edges) > 1)[0]
     return [np.sort(order[a:b]) for a, b in zip(edges[several].tolist(), edges[several + 1].tolist(), strict=True)]
 

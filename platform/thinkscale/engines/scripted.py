@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from thinkscale.domain.generation import Completion, EngineInfo, OnTokens, Request, Sampling, TokenIds
 from thinkscale.forcing.ending import Continuation, check_request
@@ -112,11 +113,6 @@ def sample(logits: Sequence[float], sampling: Sampling, draw: random.Random) -> 
     if sampling.top_k > 0:
         ranked = ranked[: sampling.top_k]
     limit = sampling.top_p * sum(weight for weight, _ in ranked)
-    kept: list[tuple[float, int]] = []
-    mass = 0.0
-    for weight, i in ranked:
-        if kept and mass >= limit:
-            break
-        kept.append((weight, i))
-        mass += weight
+    before = [0.0, *accumulate(weight for weight, _ in ranked)]
+    kept = [pair for pair, mass in zip(ranked, before, strict=False) if mass < limit] or ranked[:1]
     return draw.choices([i for _, i in kept], [weight for weight, _ in kept])[0]

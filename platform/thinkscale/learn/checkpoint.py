@@ -16,8 +16,10 @@ from typing import Any
 import pyarrow.fs as pafs
 import torch
 import torch.distributed as dist
+from fsspec.implementations.arrow import ArrowFSWrapper
+from torch.distributed.checkpoint._fsspec_filesystem import FileSystem as FsspecFiles
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
@@ -161,46 +163,25 @@ def _state(model: PackedCausalLM, optimizer: torch.optim.Optimizer) -> dict[str,
     return {"model": weights, "optimizer": moments}
 
 
-class _ArrowFiles(FileSystemBase):
+class _ArrowFiles(FsspecFiles):
     def __init__(self, fs: pafs.FileSystem) -> None:
-        self._fs = fs
+        super().__init__()
+        self.fs, self._arrow = ArrowFSWrapper(fs, skip_instance_cache=True), fs
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         if mode == "rb":
-            with self._fs.open_input_file(str(path)) as stream:
+            with self._arrow.open_input_file(str(path)) as stream:
                 yield stream
             return
-        with self._fs.open_output_stream(str(path)) as stream:
+        with self._arrow.open_output_stream(str(path)) as stream:
             writing: Any = _Writing(stream)
             yield writing
             if writing.error is not None:
                 raise writing.error
-        if isinstance(self._fs, pafs.LocalFileSystem):  # whole even if the machine stops
+        if isinstance(self._arrow, pafs.LocalFileSystem):  # whole even if the machine stops
             with open(path, "rb") as written:
                 os.fsync(written.fileno())
-
-    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
-        return f"{path}/{suffix}"
-
-    def init_path(self, path: str | os.PathLike[str]) -> str:
-        return str(path)
-
-    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        self._fs.move(str(path), str(new_path))
-
-    def mkdir(self, path: str | os.PathLike[str]) -> None:
-        self._fs.create_dir(str(path), recursive=True)
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        return isinstance(checkpoint_id, str)
-
-    def exists(self, path: str | os.PathLike[str]) -> bool:
-        return bool(self._fs.get_file_info(str(path)).type != pafs.FileType.NotFound)
-
-    def rm_file(self, path: str | os.PathLike[str]) -> None:
-        self._fs.delete_file(str(path))
 
 
 class _Writing:
