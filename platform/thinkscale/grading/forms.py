@@ -105,13 +105,9 @@ def _listing(kind: str, items: list[str], text: str) -> Form:
     """Items of a list, each of a set that holds one \\pm as two."""
     if len(items) > MOST_ITEMS:
         raise UnreadError(text)
-    signs = {True: ("+", "-"), False: ("",)}
     if kind in ("", "{}"):
         items = [
-            item.replace("\\pm", sign) if len(each) > 1 else item
-            for item in items
-            for each in [signs[item.count("\\pm") == 1]]
-            for sign in each
+            item.replace("\\pm", sign) for item in items for sign in ("+-" if item.count("\\pm") == 1 else ["\\pm"])
         ]
     if kind == "{}" and len(items) == 1:
         return structure(items[0])

@@ -150,9 +150,7 @@ def _said_in_words(text: str, kind: AnswerKind) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    last = None
-    for match in _NUMBER.finditer(clean(text)):
-        last = match[0]
+    last = "".join(_NUMBER.findall(clean(text))[-1:])
     return number_text(last) if last else None
 
 

@@ -4,7 +4,6 @@ batch's composition nor any token's weight. Knows no model."""
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,20 +65,15 @@ def pack(costs: Sequence[float], lengths: Sequence[int], *, ranks: int, pack_tok
 def _fill(costs: Sequence[float], lengths: Sequence[int], count: int, pack_tokens: int) -> list[list[int]] | None:
     """Longest-processing-time assignment to `count` rows, None where a sample fits none of them."""
     rows: list[list[int]] = [[] for _ in range(count)]
-    heap: list[tuple[float, int, int]] = [(0.0, 0, row) for row in range(count)]  # cost, tokens, row
+    cost, tokens = [0.0] * count, [0] * count
     for i in sorted(range(len(lengths)), key=lambda i: -costs[i]):
-        aside: list[tuple[float, int, int]] = []
-        while heap:
-            cost, tokens, row = heapq.heappop(heap)
-            if tokens + lengths[i] <= pack_tokens or not tokens:
-                rows[row].append(i)
-                heapq.heappush(heap, (cost + costs[i], tokens + lengths[i], row))
-                break
-            aside.append((cost, tokens, row))
-        else:
+        fitting = [row for row in range(count) if not tokens[row] or tokens[row] + lengths[i] <= pack_tokens]
+        if not fitting:
             return None
-        for entry in aside:
-            heapq.heappush(heap, entry)
+        least = min(fitting, key=lambda row: (cost[row], tokens[row]))
+        rows[least].append(i)
+        cost[least] += costs[i]
+        tokens[least] += lengths[i]
     return rows
 
 
