@@ -45,13 +45,12 @@ class SampleBrowser:
 
     def add(self, part: pa.Table) -> None:
         self.total_rows += part.num_rows
-        ids = part["question_id"].to_pylist()
-        wanted = [index for index, question in enumerate(ids) if _hash(question) < self._beyond]
-        columns = [name for name in COLUMNS if name in part.column_names]
+        part = part.select([name for name in COLUMNS if name in part.column_names])
         # Few rows at a time: most parts are larger than what is kept of all of them.
-        for start in range(0, len(wanted), 256):
-            indices = [index for index in wanted[start : start + 256] if _hash(ids[index]) < self._beyond]
-            for row in part.select(columns).take(pa.array(indices, pa.int64())).to_pylist():
+        for start in range(0, part.num_rows, 256):
+            rows = part.slice(start, 256)
+            wanted = [_hash(question) < self._beyond for question in rows["question_id"].to_pylist()]
+            for row in rows.filter(pa.array(wanted, pa.bool_())).to_pylist():
                 self._keep(row)
 
     def _keep(self, row: Row) -> None:

@@ -76,13 +76,11 @@ def budget_label(max_thinking_tokens: int | None, num_waits: int) -> str:
 def tally(samples: pa.Table | Iterable[pa.Table]) -> pa.Table:
     """One row per model, benchmark, budget and question with counts of its samples, sorted by these.
     `samples`: the samples table, or its parts one after the other."""
-    tallies: list[pa.Table] = []
+    tallies = [_sum(_indicators(pa.table({name: [] for name in COLUMNS})))]
     for part in [samples] if isinstance(samples, pa.Table) else samples:
         tallies.append(_sum(_indicators(part)))
         if sum(each.num_rows for each in tallies[1:]) > _COMPACT_ROWS:
             tallies = [_sum(pa.concat_tables(tallies))]
-    if not tallies:
-        return _sum(_indicators(pa.table({name: [] for name in COLUMNS})))
     order = [(name, "ascending") for name in QUESTION]
     return _sum(pa.concat_tables(tallies, promote_options="permissive")).sort_by(order)
 
