@@ -4,10 +4,12 @@ Owns where thinking starts and ends in the text of a model family. Knows no engi
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from importlib import resources
+from typing import Any, Protocol
 
 from thinkscale.domain.generation import TextStop, TokenIds
 from thinkscale.domain.models import Thinker
@@ -65,16 +67,10 @@ class ThinkingFormat:
         return self.end + self.end_suffix
 
 
-S1 = ThinkingFormat(name="s1", start="<|im_start|>think\n", end="<|im_start|>answer", end_suffix="\n")
-THINK = ThinkingFormat(name="think", start="<think>\n", end="</think>", end_suffix="\n\n")
-MAGISTRAL = ThinkingFormat(name="magistral", start="[THINK]", end="[/THINK]", end_suffix="", before_end="")
-GEMMA = ThinkingFormat(name="gemma", start="<|channel>thought\n", end="<channel|>", end_suffix="", before_end="")
-_FINAL = "<|start|>assistant<|channel|>final<|message|>"
-_ANALYSIS = "<|channel|>analysis<|message|>"
-HARMONY = ThinkingFormat(name="harmony", start=_ANALYSIS, end="<|end|>", end_suffix=_FINAL, before_end="")
-FORMATS = {each.name: each for each in (THINK, MAGISTRAL, GEMMA, HARMONY, S1)}
-_MARKS = {"think": "</think>", "magistral": "[/THINK]", "gemma": "<channel|>", "harmony": "<|channel|>"}
-"""The control token by which a model is known to have been trained to think so."""
+TABLE: dict[str, Any] = tomllib.loads(resources.files(__package__).joinpath("formats.toml").read_text("utf-8"))
+_KNOWN_BY = {name: facts.pop("known_by") for name, facts in TABLE["formats"].items() if "known_by" in facts}
+FORMATS = {name: ThinkingFormat(name=name, **facts) for name, facts in TABLE["formats"].items()}
+S1, THINK, HARMONY = FORMATS["s1"], FORMATS["think"], FORMATS["harmony"]
 
 
 class UnknownFormatError(ValueError):
@@ -85,7 +81,7 @@ def native_format(tokenizer: Tokenizer) -> ThinkingFormat | None:
     """The format that a model was trained to think in: as its export says, or by control tokens and template."""
     if tokenizer.tuned_format is not None:
         return tokenizer.tuned_format
-    for name, mark in _MARKS.items():
+    for name, mark in _KNOWN_BY.items():
         if tokenizer.special_id(mark) is not None or mark in tokenizer.chat_template:
             return tokenizer.fitted(FORMATS[name])
     return None

@@ -6,31 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thinkscale.domain.question import Attempt
+from thinkscale.forcing.formats import TABLE
 
 Marks = tuple[str, str]
 
-MARKS: tuple[Marks, ...] = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-    ("<|im_start|>think", "<|im_start|>answer"),
-)  # what stands around thinking within a text, in any case
+_REPLIES: dict[str, list[Any]] = TABLE["replies"]
+MARKS: list[Marks] = [(start, end) for start, end in _REPLIES["marks"]]
 
 _WRAPPED = re.compile(
     r"\s*(?:<output>(.*?)(?:</output>)?|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?"
     r"|<\|start\|>assistant<\|channel\|>final<\|message\|>(.*?)(?:<\|return\|>)?)\s*",
     re.IGNORECASE | re.DOTALL,
 )  # an answer that is itself marked
-
-WHOLE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed"}
-CUT = {"length", "max_tokens", "max_output_tokens"}
-FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii"}
 
 
 def split_thinking(text: str, marks: Sequence[Marks] = ()) -> tuple[str, str, bool]:
@@ -69,12 +56,12 @@ def read_reply(payload: Mapping[str, Any], marks: Sequence[Marks] = ()) -> Attem
     found: dict[str, Any] = {"thinking": thinking, "answer": answer, "reply_id": reply_id}
     if refusal or finish == "refusal":
         return Attempt(status="refusal", words=refusal or answer, **found)
-    if finish in FILTERED:
+    if finish in _REPLIES["filtered"]:
         return Attempt(status="content_filter", words=f"finish_reason {finish}", **found)
-    if finish in CUT:
+    if finish in _REPLIES["cut"]:
         is_thinking = is_open or not answer
         return Attempt(status="cut_thinking" if is_thinking else "cut_answer", words=f"finish_reason {finish}", **found)
-    if finish not in WHOLE:
+    if finish not in _REPLIES["whole"]:
         return Attempt(status="malformed_reply", words=f"finish_reason {choice.get('finish_reason')!r}", **found)
     return Attempt(status=complete(thinking, answer, is_open=is_open), **found)
 
