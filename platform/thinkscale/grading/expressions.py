@@ -15,7 +15,7 @@ class UnreadError(ValueError):
 
 
 LARGEST = 50_000  # bits of a power of numbers, and arguments of a factorial or binomial coefficient
-_TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\*\*| |.", re.DOTALL)
+_TOKEN = re.compile(r"( *)(\\[A-Za-z]+|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|\*\*|.)", re.DOTALL)  # behind its spaces
 _FUNCTIONS = {name: function for function, names in VOCABULARY["functions"].items() for name in names.split()}
 _LETTERS = VOCABULARY["formulas"]["letters"].split()
 _SYMBOLS = frozenset((*_LETTERS, *(name.title() for name in _LETTERS), *VOCABULARY["formulas"]["more_letters"].split()))
@@ -95,22 +95,17 @@ def _calculus(text: str) -> Any:
 
 class _Reader:
     def __init__(self, text: str) -> None:
-        self._tokens = _TOKEN.findall(text)
+        self._tokens = _TOKEN.findall(text.rstrip(" "))
         self._at = 0
         self.symbols: dict[str, str] = {}
 
     def _peek(self) -> str | None:
-        at = self._at
-        while at < len(self._tokens) and self._tokens[at] == " ":
-            at += 1
-        return self._tokens[at] if at < len(self._tokens) else None
+        return self._tokens[self._at][1] if self._at < len(self._tokens) else None
 
     def _next(self) -> str:
         token = self._peek()
         if token is None:
             raise UnreadError("it ends too early")
-        while self._tokens[self._at] == " ":
-            self._at += 1
         self._at += 1
         return token
 
@@ -119,8 +114,8 @@ class _Reader:
         out: list[str] = []
         operand, divided, last = False, 0, ""
         while (token := self._peek()) != closing or (closing == "|" and not operand):
-            spaced = self._at < len(self._tokens) and self._tokens[self._at] == " "
             token = self._next()
+            spaced = bool(self._tokens[self._at - 1][0])
             if token in ("+", "-") or (token == "," and commas):
                 out.append(token)
                 operand, divided = False, 0
@@ -194,13 +189,12 @@ class _Reader:
         return token + self._argument() if token in "+-" else self._operand(token)
 
     def _raw(self) -> str:
-        token, depth, taken = self._next(), 0, ""
-        while True:
+        depth, taken = 0, ""
+        while not taken or depth > 0:
+            token = self._next()
             depth += (token in "{(") - (token in "})")
             taken += token
-            if depth <= 0:
-                return taken.strip("{}")
-            token = self._next()
+        return taken.strip("{}")
 
     def _symbol(self, name: str) -> str:
         plain = name
