@@ -46,7 +46,7 @@ _WRAPPERS = re.compile(
 _DEGREES = re.compile(r" ?\^ ?\{? ?\\(?:circ|degree) ?\}?|\\degrees?")
 _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)(?:{_DEGREES.pattern})")
-_SHORT_ARGUMENTS = re.compile(r"\\frac ?(\d|\{[^{}]*\}) ?(\d|[A-Za-z]|\{[^{}]*\})")
+_SHORT_ARGUMENTS = re.compile(r"\\frac ?(?:(\d)|\{([^{}]*)\}) ?(?:(\d|[A-Za-z])|\{([^{}]*)\})")
 _MARKUP = '*_`"“”'
 
 
@@ -54,7 +54,7 @@ _MARKUP = '*_`"“”'
 def clean(text: str) -> str:
     """An answer without wrappings, spacing commands, markup and final punctuation."""
     text = " ".join(text.translate(PLAIN).translate(_UNICODE).split())
-    text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text)
+    text = _ROOT.sub(r"\\sqrt{\1\2}", text)
     for signs, mark in ((_SUPERSCRIPTS, "^"), (_SUBSCRIPTS, "_")):
         text = signs.sub(lambda m, mark=mark: f"{mark}{{{unicodedata.normalize('NFKC', m[0])}}}", text)  # type: ignore[misc]
     if "\\begin" not in text:
@@ -68,7 +68,7 @@ def clean(text: str) -> str:
     if _TRIGONOMETRIC.search(text):
         text = _IN_DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     text = _DEGREES.sub("", text)
-    text = _SHORT_ARGUMENTS.sub(lambda m: f"\\frac{_braced(m[1])}{_braced(m[2])}", text)
+    text = _SHORT_ARGUMENTS.sub(r"\\frac{\1\2}{\3\4}", text)
     for token in ("\\(", "\\)", "\\[", "\\]", "$$"):
         text = text.replace(token, " ")
     text = " ".join(text.split())
@@ -76,10 +76,6 @@ def clean(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
         text = text[1:-1].strip().rstrip(".;:,? ")
     return text
-
-
-def _braced(argument: str) -> str:
-    return argument if argument.startswith("{") else f"{{{argument}}}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

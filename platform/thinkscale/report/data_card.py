@@ -3,11 +3,11 @@ Owns the card's text. A directory with this README.md and the Parquet parts is a
 reads as it is."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.terms import terms_line
+from thinkscale.report.model_card import filled
 from thinkscale.store.artifact import Manifest
 from thinkscale.store.lineage import FunnelStep, ModelCost, funnel_table
 
@@ -31,7 +31,7 @@ def data_card(
         for c in costs
     )
     tokens, over_all = sum(cost.tokens for cost in costs), sum(cost.tokens_over_all for cost in costs)
-    return _filled(
+    return filled(
         "data_card",
         name=campaign.name,
         rows=rows,
@@ -65,11 +65,7 @@ def trace_card(
     reasons = "\n".join(f"| {reason} | {count:,} |" for reason, count in sorted(dropped.items()))
     stated = "\n".join(map(terms_line, terms)) or "- worked solutions of the pool: the sources' licences below hold"
     facts = {"name": campaign.name, "rows": rows, "keep": campaign.distill.keep, "licences": _licence_rows(licences)}
-    return _filled("trace_card", **facts, stated=stated, teachers=teachers, reasons=reasons)
-
-
-def _filled(card: str, **facts: Any) -> str:
-    return resources.files("thinkscale.report").joinpath(f"{card}.md").read_text(encoding="utf-8").format(**facts)
+    return filled("trace_card", **facts, stated=stated, teachers=teachers, reasons=reasons)
 
 
 def _licence_rows(licences: Facts) -> str:

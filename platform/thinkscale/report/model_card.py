@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.ledger import Ledger
@@ -35,8 +36,8 @@ def model_card(
     hub_id, base = base_model(campaign.model.base)
     front = [f"base_model: {hub_id}\n"] if hub_id else []
     front += [f"license: {licence.lower()}\n"] if licence else []
-    text = resources.files("thinkscale.report").joinpath("model_card.md").read_text(encoding="utf-8")
-    return text.format(
+    return filled(
+        "model_card",
         front="".join(front),
         name=campaign.name,
         base=f"{base[0].upper()}{base[1:]}",
@@ -56,6 +57,11 @@ def model_card(
         cpu_hours=spent.seconds("cpu") / 3600,
         usd=spent.usd(campaign.prices),
     )
+
+
+def filled(card: str, **facts: Any) -> str:
+    """The text of a card (`<card>.md` here) with its facts."""
+    return resources.files(__package__).joinpath(f"{card}.md").read_text(encoding="utf-8").format(**facts)
 
 
 def base_model(reference: str) -> tuple[str | None, str]:
