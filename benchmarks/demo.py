@@ -3,7 +3,8 @@
     python benchmarks/demo.py
 
 The demo runs in a new folder, as `make demo` runs it after its set-up. Memory is the proportional set size (shared
-pages count once), summed over every process that the run started, looked at every second.
+pages count once), summed over every process that the run started, looked at every second. The same run is held
+against its plan: plan-demo.json.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from plan import compare, planned
 from recording import record
 
 MARK = "THINKSCALE_DEMO_BENCHMARK"
@@ -37,16 +39,19 @@ def memory_of(mark: str) -> int:
 
 
 def main() -> None:
-    mark, peak, began = str(os.getpid()), 0, time.monotonic()
+    mark, peak = str(os.getpid()), 0
     with tempfile.TemporaryDirectory(prefix="thinkscale-demo-") as root:
+        plan = planned("demo", root)
+        began = time.monotonic()
         command = [str(Path(sys.executable).parent / "thinkscale"), "run", "demo", "--root", root]
         run = subprocess.Popen(command, env={**os.environ, MARK: mark})
         while run.poll() is None:
             peak = max(peak, memory_of(mark))
             time.sleep(1)
-    if run.returncode:
-        sys.exit(run.returncode)
-    minutes = (time.monotonic() - began) / 60
+        if run.returncode:
+            sys.exit(run.returncode)
+        minutes = (time.monotonic() - began) / 60
+        compare("demo", root, plan)
     record(
         "demo",
         what="peak memory of all processes of the demo together (proportional set size)",

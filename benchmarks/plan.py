@@ -21,17 +21,15 @@ def thinkscale(*arguments: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", nargs="?", default="demo")
-    campaign = parser.parse_args().campaign
-    with tempfile.TemporaryDirectory(prefix="thinkscale-plan-") as root:
-        planned = {
-            row["stage"]: row for row in json.loads(thinkscale("plan", campaign, "--json", "--root", root))["plan"]
-        }
-        thinkscale("run", campaign, "--root", root)
-        actual: list[dict[str, Any]] = json.loads(thinkscale("plan", campaign, "--json", "--root", root))["actual"]
-    low, likely, high = (sum(planned[row["stage"]]["minutes"][i] for row in actual) for i in range(3))
+def planned(campaign: str, root: str) -> dict[str, Any]:
+    """Its stages as planned, by name."""
+    return {row["stage"]: row for row in json.loads(thinkscale("plan", campaign, "--json", "--root", root))["plan"]}
+
+
+def compare(campaign: str, root: str, plan: dict[str, Any]) -> None:
+    """Write the result file of a run that is over."""
+    actual: list[dict[str, Any]] = json.loads(thinkscale("plan", campaign, "--json", "--root", root))["actual"]
+    low, likely, high = (sum(plan[row["stage"]]["minutes"][i] for row in actual) for i in range(3))
     minutes = sum(row["actual_minutes"] for row in actual)
     record(
         f"plan-{Path(campaign).stem}",
@@ -42,8 +40,18 @@ def main() -> None:
         ratio=round(likely / minutes, 3),
         range=[round(low, 1), round(high, 1)],
         usd={"planned": sum(row["usd"][1] for row in actual), "actual": sum(row["actual_usd"] for row in actual)},
-        stages=[{"rates": planned[row["stage"]]["rates"], **row} for row in actual],
+        stages=[{"rates": plan[row["stage"]]["rates"], **row} for row in actual],
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("campaign", nargs="?", default="demo")
+    campaign = parser.parse_args().campaign
+    with tempfile.TemporaryDirectory(prefix="thinkscale-plan-") as root:
+        plan = planned(campaign, root)
+        thinkscale("run", campaign, "--root", root)
+        compare(campaign, root, plan)
 
 
 if __name__ == "__main__":
