@@ -1,8 +1,7 @@
 """The durable map: segments of an artifact, each read, transformed and committed once, on Ray Data.
-A segment travels as one row (its key, then its tables as bytes), so that Ray Data can neither split nor merge one. Each
+A segment travels as one row (its key, then its work as bytes), so that Ray Data can neither split nor merge one. Each
 dropped row has the stage, a named reason and the evidence. Knows nothing of what the rows mean."""
 
-import json
 import logging
 import pickle
 import threading
@@ -11,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,6 @@ from thinkscale.store.filesystem import StoreError
 from thinkscale.store.models import ModelError
 from thinkscale.store.schemas import DROPPED, dropped_row, table
 from thinkscale.store.stage import Slice, Stage, begin_stage, slices
-
-TASK_CPUS = 0.25  # of reading and writing tasks: they mostly wait, and must find room beside actors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +60,17 @@ def itself(work: Any) -> Any:
     return work
 
 
-def read_slice(work: Slice) -> pa.Table:
-    return work.read()
-
-
 def run_segments(
     name: str,
     stage: Stage,
     *,
-    read: Read = read_slice,
+    read: Read = methodcaller("read"),
     transform: Transform | type,
     arguments: tuple[Any, ...] = (),
     actors: Actors | None = None,
 ) -> None:
     """Run the segments that are not done, each committed by the worker that wrote it.
-    `read`: from a segment's work to the transform's input, in a task. `transform`: a function, or a class whose
+    `read`: from a segment's work to the transform's input. `transform`: a function, or a class whose
     instances are called (built from `arguments` in each actor). `actors`: the pool for a class; None: `transform` is a
     function and runs in tasks. Raises the error of the first segment that failed; what was committed stays."""
     output, pending = stage.output, stage.pending
@@ -95,16 +89,14 @@ def run_segments(
     options: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     if actors is None:
         told = {"output": output, "read": read, "transform": transform}
-        dataset = dataset.map_batches(_whole, fn_kwargs=told, num_cpus=1, **options)
+        dataset = dataset.map_batches(_in_task, fn_kwargs=told, num_cpus=1, **options)
     else:
         most = min(actors.most, len(rows))
-        dataset = dataset.map_batches(_read, fn_kwargs={"read": read}, num_cpus=TASK_CPUS, **options)
         dataset = dataset.map_batches(
             _Transformer,
-            fn_constructor_args=(transform, arguments, actors),
+            fn_constructor_args=(output, read, transform, arguments, actors),
             compute=ray.data.ActorPoolStrategy(
-                # Engines on GPUs start together. On CPUs a pool grows: one that took them all would leave none to read.
-                min_size=most if actors.gpus else 1,
+                min_size=most if actors.gpus else 1,  # engines on GPUs start together; on CPUs a pool grows
                 max_size=most,
                 max_concurrent_calls_per_actor=actors.at_once,
                 enable_true_multi_threading=actors.at_once > 1,
@@ -114,32 +106,30 @@ def run_segments(
             num_gpus=actors.gpus,
             **options,
         )
-        dataset = dataset.map_batches(_write, fn_kwargs={"output": output}, num_cpus=TASK_CPUS, **options)
     for row in dataset.iter_rows():
-        if row["error"] is not None:
-            raise pickle.loads(row["error"])
-        metrics.count(json.loads(row["stats"]))
-        progress.advance(int(row["rows"]), str(row["note"]))
+        outcome = pickle.loads(row["outcome"])
+        if isinstance(outcome, Exception):
+            raise outcome
+        rows_done, note, stats = outcome
+        metrics.count(stats)
+        progress.advance(rows_done, note)
 
 
-def _whole(batch: pa.Table, *, output: Artifact, read: Read, transform: Any) -> pa.Table:
+def _in_task(batch: pa.Table, *, output: Artifact, read: Read, transform: Any) -> pa.Table:
     began = time.perf_counter()
-    try:
-        result: Result = transform(read(pickle.loads(_value(batch, "work"))))
-    except TOLD as error:
-        return _done(batch, error=error)
-    return _commit(output, batch, result, {"cpu_busy_s": time.perf_counter() - began})
 
+    def work(_: str, given: Any) -> Result:
+        result: Result = transform(read(given))
+        return replace(result, stats={"cpu_busy_s": time.perf_counter() - began, **result.stats})
 
-def _read(batch: pa.Table, *, read: Read) -> pa.Table:
-    try:
-        return _passed_on(batch, read(pickle.loads(_value(batch, "work"))))
-    except TOLD as error:
-        return _passed_on(batch, error)
+    return _committed(batch, output, work)
 
 
 class _Transformer:
-    def __init__(self, transform: type, arguments: tuple[Any, ...], actors: Actors) -> None:
+    def __init__(
+        self, output: Artifact, read: Read, transform: type, arguments: tuple[Any, ...], actors: Actors
+    ) -> None:
+        self._output, self._read = output, read
         self._meter = Meter(workers=1, cpus_each=actors.cpus, gpus_each=actors.gpus)
         self._metering = threading.Lock()  # the meter serves one thread at a time
         self._error: Exception | None = None
@@ -150,49 +140,37 @@ class _Transformer:
         self._meter.started()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        work = pickle.loads(_value(batch, "work"))
-        if self._error is not None or isinstance(work, Exception):
-            return _passed_on(batch, self._error or work)
-        key = _value(batch, "key")
+        return _committed(batch, self._output, self._work)
+
+    def _work(self, key: str, given: Any) -> Result:
+        if self._error is not None:
+            raise self._error
+        rows = self._read(given)
         with self._metering:
             self._meter.change(key, +1)
         try:
-            result: Result = self._transform(work)
-        except TOLD as error:
-            return _passed_on(batch, error)
+            result: Result = self._transform(rows)
         finally:
             with self._metering:
                 self._meter.change(key, -1)
                 spent = self._meter.take(key)
-        return _passed_on(batch, replace(result, stats={**spent, **result.stats}))
+        return replace(result, stats={**spent, **result.stats})
 
 
-def _write(batch: pa.Table, *, output: Artifact) -> pa.Table:
-    result = pickle.loads(_value(batch, "work"))
-    return _done(batch, error=result) if isinstance(result, Exception) else _commit(output, batch, result, {})
-
-
-def _commit(output: Artifact, batch: pa.Table, result: Result, stats: Mapping[str, float]) -> pa.Table:
-    stats = {**stats, **result.stats}
-    output.commit_segment(_value(batch, "key"), result.kept, dropped=result.dropped, stats=stats, extra=result.extra)
-    dropped = 0 if result.dropped is None else result.dropped.num_rows
-    return _done(batch, note=f"{dropped:,} dropped" if dropped else "", stats=json.dumps(stats))
-
-
-def _value(batch: pa.Table, column: str) -> Any:
-    if batch.num_rows != 1:
-        raise AssertionError(f"a batch holds {batch.num_rows} segments, not 1")
-    return batch.column(column)[0].as_py()
-
-
-def _passed_on(batch: pa.Table, work: Any) -> pa.Table:
-    data = pa.array([pickle.dumps(work)], pa.binary())
-    return pa.table({"key": batch.column("key"), "rows": batch.column("rows"), "work": data})
-
-
-def _done(batch: pa.Table, *, note: str = "", error: Exception | None = None, stats: str = "{}") -> pa.Table:
-    told = pa.array([None if error is None else pickle.dumps(error)], pa.binary())
-    return pa.table({"rows": batch.column("rows"), "note": [note], "error": told, "stats": [stats]})
+def _committed(batch: pa.Table, output: Artifact, work: Callable[[str, Any], Result]) -> pa.Table:
+    """Do a segment's work and commit its result. Gives its rows, a note and the sums, or what went wrong."""
+    [segment] = batch.to_pylist()
+    outcome: Any
+    try:
+        result = work(segment["key"], pickle.loads(segment["work"]))
+        output.commit_segment(
+            segment["key"], result.kept, dropped=result.dropped, stats=result.stats, extra=result.extra
+        )
+        dropped = 0 if result.dropped is None else result.dropped.num_rows
+        outcome = segment["rows"], f"{dropped:,} dropped" if dropped else "", result.stats
+    except TOLD as error:
+        outcome = error
+    return pa.table({"outcome": pa.array([pickle.dumps(outcome)], pa.binary())})
 
 
 @dataclass(frozen=True)

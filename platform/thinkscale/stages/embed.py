@@ -1,5 +1,7 @@
 """An embedding for each question of the pool and of the benchmarks, on Ray Data actors that hold the model."""
 
+import threading
+
 import numpy as np
 import pyarrow as pa
 
@@ -36,7 +38,7 @@ def embed(campaign: Campaign, store: Store) -> bool:
         read=read_questions_only,
         transform=EmbedQuestions,
         arguments=(curate.embedding_model, curate.embedding_batch_tokens, resources.threads_per_actor),
-        actors=Actors(most=resources.embed_actors, gpus=resources.gpus_per_embed_actor),
+        actors=Actors(most=resources.embed_actors, gpus=resources.gpus_per_embed_actor, at_once=2),
     )
     return stage.commit(EMBEDDINGS)
 
@@ -52,7 +54,7 @@ class EmbedQuestions:
         torch.set_num_threads(threads)
         directory = local_model(model)
         self._embedder = Embedder(directory)
-        self._batch_tokens = batch_tokens
+        self._batch_tokens, self._turn = batch_tokens, threading.Lock()
         self._engine = {
             "engine": "embedding",
             "model": model,
@@ -64,7 +66,8 @@ class EmbedQuestions:
         }
 
     def __call__(self, rows: pa.Table) -> Result:
-        vectors = self._embedder.encode(rows.column("question").to_pylist(), self._batch_tokens)
+        with self._turn:  # what another segment reads and writes goes on meanwhile
+            vectors = self._embedder.encode(rows.column("question").to_pylist(), self._batch_tokens)
         offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
         lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
         kept = pa.Table.from_arrays([rows.column("id"), lists], schema=EMBEDDINGS)

@@ -17,7 +17,6 @@ from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import resolve_format
 from thinkscale.learn.arithmetic import GPU_GIB, cache_numbers, training_gib
 from thinkscale.runtime.failure import ClusterError
-from thinkscale.runtime.segments import TASK_CPUS
 from thinkscale.runtime.session import owns_cluster
 from thinkscale.runtime.spend import check_limits
 from thinkscale.stages.artifacts import is_complete, shape, weights
@@ -149,7 +148,7 @@ def _needs(campaign: Campaign) -> Iterator[tuple[str, str, str, int, float, floa
 
     def pool(count: int, cpus: float, gpus: float) -> tuple[int, float, float]:
         count = count if gpus else 1  # a pool on CPUs grows
-        return count, count * cpus + TASK_CPUS, count * gpus
+        return count, count * cpus, count * gpus
 
     yield "embed", "embed_actors", "embed_actor", *pool(wanted.embed_actors, 1, wanted.gpus_per_embed_actor)
     if campaign.difficulty.models:
