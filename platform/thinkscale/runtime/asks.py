@@ -156,12 +156,7 @@ async def ask_replicas(
     `handle`: as `replicas.start_replicas` gives it. `info`: of its engines. `room`: rows that all replicas take
     at once. Raises EngineError where no replica stays up, or so much fails that the engine is at fault."""
     with GradingPool() as pool:
-        asks = _ReplicaAsks(handle, info, room, meter, progress, pool)
-        for work in works:
-            await asks.queue_more(work)
-        async with asyncio.TaskGroup() as group:
-            asks.open_in(group)
-        asks.check_whole()
+        await _ReplicaAsks(handle, info, room, meter, progress, pool).run(works)
 
 
 class _ReplicaAsks:
@@ -179,17 +174,16 @@ class _ReplicaAsks:
         self._asking = Asking(self._put, room=room, changed=self._changed)
         self._lost = set[Any]()  # replicas that died
 
-    def open_in(self, group: asyncio.TaskGroup) -> None:
-        """Ask until no work has more, or the run is wound up."""
-        self._group = group
-        self._open()
-
-    def check_whole(self) -> None:
-        """Raises the reason where the run was wound up before everything was asked."""
+    async def run(self, works: Sequence[Rounds]) -> None:
+        """Ask until no work has more. Raises the reason where the run is wound up before that."""
+        for work in works:
+            await self._queue_more(work)
+        async with asyncio.TaskGroup() as self._group:
+            self._open()
         if self._queue and ending.winding_up is not None:
             raise ending.winding_up
 
-    async def queue_more(self, work: Rounds) -> None:
+    async def _queue_more(self, work: Rounds) -> None:
         segments = await asyncio.to_thread(work.more)
         for segment in segments:
             expected = max(map(work.asks.expected, segment.work))
@@ -218,7 +212,7 @@ class _ReplicaAsks:
         self._progress.advance(segment.rows)
         self._left[work.label] -= 1
         if not self._left[work.label]:
-            await self.queue_more(work)
+            await self._queue_more(work)
         self._open()
 
     def _commit(self, work: Rounds, segment: Segment, answers: Sequence[Any], spent: Mapping[str, float]) -> None:

@@ -50,10 +50,10 @@ class EngineSettings:
         return self.serve.max_concurrent_sequences if limits is None else limits.concurrency
 
     @classmethod
-    def of(cls, campaign: Campaign, reference: str, endpoint: str | None = None) -> EngineSettings:
+    def of(cls, campaign: Campaign, reference: str) -> EngineSettings:
         """How a campaign runs a model."""
         threads, date = campaign.resources.threads_per_actor, campaign.model.date
-        return cls(reference=reference, serve=campaign.serve, threads=threads, date=date, endpoint=endpoint)
+        return cls(reference=reference, serve=campaign.serve, threads=threads, date=date)
 
 
 async def start_engine(settings: EngineSettings, directory: Path, tokenizer: ModelTokenizer) -> Engine:

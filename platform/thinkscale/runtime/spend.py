@@ -41,10 +41,7 @@ class Spending:
 
     def __init__(self, campaign: Campaign, store: Store) -> None:
         self._campaign, self._store, self._file = campaign, store, f"{campaign.name}/spent.json"
-        try:
-            spent = json.loads(store.read_bytes(self._file))
-        except FileNotFoundError:
-            spent = {}
+        spent = store.read_json(self._file) or {}
         self.stages = {stage: Counter[str](seconds) for stage, seconds in spent.items()}
         """Elapsed and device-seconds by stage."""
         self._began = datetime.now(UTC)

@@ -21,14 +21,13 @@ from thinkscale.forcing.formats import forcing_ids, resolve_format
 from thinkscale.forcing.program import think
 from thinkscale.forcing.reading import complete, split_thinking
 from thinkscale.grading.pool import GradingPool
-from thinkscale.grading.verdict import Graded
 from thinkscale.runtime.asking import Failed
 from thinkscale.runtime.asks import GradeAll, run_asks
 from thinkscale.runtime.engines import EngineSettings, tokenizer_of
 from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.stages.artifacts import fingerprints, template_hash
-from thinkscale.stages.self_check import LooksBack
+from thinkscale.stages.self_check import LooksBack, graded_row
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.schemas import ATTEMPTS, table
 from thinkscale.store.stage import begin_stage, slices
@@ -81,7 +80,7 @@ class FromSolutions:
         found = [(row, *_ready_made({**row, "attempt": 0})) for row in rows.to_pylist()]
         if self._looks is not None:
             found = self._looks(found, _pool().grade_all)
-        graded = _pool().grade_all if any(own for *_, own in found) else _as_worked
+        graded = _pool().grade_all if any(own for *_, own in found) else lambda items: [None] * len(items)
         kept = _attempt_rows(
             [{**row, "attempt": 0} for row, *_ in found],
             [attempt for _, attempt, _ in found],
@@ -106,10 +105,6 @@ def _ready_made(row: Mapping[str, Any]) -> tuple[Attempt, bool]:
         thinking, answer = answer, ""
     answer = own or answer
     return Attempt(status="ok", thinking=thinking, answer=answer or row["answer"]), bool(answer)
-
-
-def _as_worked(items: Sequence[Graded]) -> list[Any]:
-    return [None] * len(items)
 
 
 @lru_cache(maxsize=1)
@@ -209,8 +204,7 @@ def _attempt_rows(
 ) -> list[dict[str, Any]]:
     """Rows of ATTEMPTS; those that are whole are graded."""
     whole = [(row, attempt) for row, attempt in zip(rows, attempts, strict=True) if attempt.status == "ok"]
-    asked = ((row["kind"], row["answer"], tuple(row["options"] or ()), attempt.answer) for row, attempt in whole)
-    verdicts = iter(grade([Graded(kind=k, reference=r, options=o, response=said) for k, r, o, said in asked]))
+    verdicts = iter(grade([graded_row(row, attempt.answer) for row, attempt in whole]))
     found = []
     for row, attempt, teacher in zip(rows, attempts, teachers, strict=True):
         verdict = next(verdicts) if attempt.status == "ok" else None

@@ -52,13 +52,11 @@ def grading_notes(found: Sequence[Pair]) -> list[str]:
     ]
 
 
-def comparisons(found: Sequence[Pair], *, seed: int = 0) -> list[Comparison]:
+def comparisons(found: Sequence[Pair]) -> list[Comparison]:
     """The second campaign against the first, by model, benchmark and budget. Reads part by part.
     Raises NotComparableError where they share no question under the same budget."""
     rows = [
-        row
-        for pair in found
-        for row in compare_tallies(*(tally(samples.iter_tables(COLUMNS)) for samples in pair), seed=seed)
+        row for pair in found for row in compare_tallies(*(tally(samples.iter_tables(COLUMNS)) for samples in pair))
     ]
     if not rows:
         raise NotComparableError("the campaigns share no question under the same budget")

@@ -65,7 +65,7 @@ def keep_plan(campaign: Campaign, store: Store, rows: Collection[StagePlan]) -> 
 
 def against_actual(campaign: Campaign, store: Store, spent: Spending) -> list[dict[str, Any]]:
     """Of each stage that took something: minutes and dollars as planned before anything was spent, and as it was."""
-    planned = json.loads(store.read_bytes(f"{campaign.name}/plan.json")) if spent.stages else []
+    planned = store.read_json(f"{campaign.name}/plan.json") if spent.stages else []
     return [
         {name: row[name] for name in ("stage", "minutes", "usd")}
         | {"actual_minutes": seconds["elapsed_s"] / 60, "actual_usd": spent.usd_of(row["stage"])}

@@ -20,6 +20,7 @@ from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.segments import licences
 from thinkscale.stages.artifacts import campaign_artifact, fingerprints
 from thinkscale.stages.domains import label_domains
+from thinkscale.stages.self_check import graded_row
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.lineage import FunnelStep, cascade, funnel
@@ -82,8 +83,7 @@ def _wrongly_traced(source: Artifact, settings: Select) -> set[str]:
         for row in part.to_pylist():
             said = dict(row["metadata"] or ()).get(TRACE_ANSWER)
             if said and settings.is_seed(row["source"], row["trace_tokens"] or 0):
-                options = tuple(row["options"] or ())
-                asked[row["id"]] = Graded(kind=row["kind"], reference=row["answer"], options=options, response=said)
+                asked[row["id"]] = graded_row(row, said)
     with GradingPool() as pool:
         verdicts = pool.grade_all(asked.values())
     return {name for name, verdict in zip(asked, verdicts, strict=True) if verdict.verdict != "correct"}

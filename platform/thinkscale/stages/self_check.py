@@ -37,7 +37,7 @@ class LooksBack:
         ]
         judged: dict[tuple[int, str], list[tuple[int, str]]] = defaultdict(list)
         for (at, number, text), verdict in zip(
-            asked, grade_all(_graded(found[at][0], text) for at, _, text in asked), strict=True
+            asked, grade_all(graded_row(found[at][0], text) for at, _, text in asked), strict=True
         ):
             if plain := self._plain(text):
                 judged[at, verdict.verdict].append((number, plain))
@@ -77,5 +77,6 @@ class LooksBack:
         return replace(attempt, **{**asdict(made), "made_of": made.made_of.replace("solution", alone)})
 
 
-def _graded(row: Mapping[str, Any], text: str) -> Graded:
+def graded_row(row: Mapping[str, Any], text: str) -> Graded:
+    """What the rule graders see of an answer to the question of a row."""
     return Graded(kind=row["kind"], reference=row["answer"], options=tuple(row["options"] or ()), response=text)

@@ -1,7 +1,6 @@
 """What a campaign is at, told from its root alone: the lease, the record of its run, the manifests.
 Works from any machine that reads the root, while a driver works elsewhere, after it has ended or was lost."""
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ def status(store: Store, name: str, stages_of: Callable[[Campaign], Sequence[str
     if "campaign.toml" not in store.files(name):
         return {**found, "stages": []}
     campaign = Campaign.model_validate(tomllib.loads(store.read_bytes(f"{name}/campaign.toml").decode()))
-    took, stages = _record(store, name).get("stages", {}), []
+    took, stages = (store.read_json(f"{name}/run.json") or {}).get("stages", {}), []
     for stage in stages_of(campaign):
         made = [replace(each, partial=True).manifest() for each in stage_artifacts(campaign, store, stage)]
         state = "partly" if any(made) else "to do"
@@ -43,7 +42,7 @@ def status(store: Store, name: str, stages_of: Callable[[Campaign], Sequence[str
 
 def overview(store: Store, name: str) -> dict[str, Any]:
     """The same without the stages' rows: two small files are read."""
-    record, held = _record(store, name), holder(store, name)
+    record, held = store.read_json(f"{name}/run.json") or {}, holder(store, name)
     outcome, is_alive = str(record.get("outcome", "")), held is not None and held[1]
     if held is not None and is_alive:
         state = "cancelling" if held[0].cancelled else "running"
@@ -66,7 +65,8 @@ def overview(store: Store, name: str) -> dict[str, Any]:
 def last_lines(store: Store, name: str) -> list[str]:
     """What the last run said, its last lines; then where logs of failures are kept."""
     kept = [path for path in store.files(f"{name}/logs", recursive=True) if path.endswith("error.log")]
-    return [*_record(store, name).get("lines", []), *(f"kept: {store.url(f'{name}/logs/{path}')}" for path in kept)]
+    lines = (store.read_json(f"{name}/run.json") or {}).get("lines", [])
+    return [*lines, *(f"kept: {store.url(f'{name}/logs/{path}')}" for path in kept)]
 
 
 def campaigns(store: Store) -> list[dict[str, Any]]:
@@ -97,10 +97,3 @@ def campaigns_table(rows: Sequence[Mapping[str, Any]]) -> str:
         at = f"{row['stage'] if row['is_alive'] else '':<14}{row['stages_over']}/{row['stages_in_all']:<7}{left:>9}"
         lines.append(f"{row['campaign']:<28}{row['state']:<14}{at}{row['usd']:>10,.4g}  {row['told_at'] or ''}")
     return "\n".join(lines)
-
-
-def _record(store: Store, name: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(store.read_bytes(f"{name}/run.json")))
-    except FileNotFoundError:
-        return {}

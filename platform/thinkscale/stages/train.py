@@ -6,13 +6,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.ledger import Ledger
 from thinkscale.domain.question import Trace
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.formats import ThinkingFormat, resolve_format
@@ -128,7 +126,6 @@ def _commit(
     from thinkscale.learn.loop import StepMetrics
 
     history = [StepMetrics(**metrics) for metrics in outcome["history"]]
-    ledger = _ledger(campaign, history, elapsed_s=elapsed_s)
     files: list[StoredFile] = list(outcome["files"])
     with scratch.directory("thinkscale-metrics-") as directory:
         path = directory / "metrics.jsonl"
@@ -138,7 +135,7 @@ def _commit(
         "model/1",
         files=files,
         stats={
-            **{name: seconds for name, seconds in asdict(ledger).items() if "busy" in name or "startup" in name},
+            **_device_seconds(campaign, history, elapsed_s),
             "elapsed_s": elapsed_s,
             "worker_restarts": outcome["worker_restarts"],
             "trained_tokens": sum(metrics.tokens for metrics in history),
@@ -166,14 +163,10 @@ def _commit(
     return manifest
 
 
-def _ledger(campaign: Campaign, history: Sequence[StepMetrics], *, elapsed_s: float) -> Ledger:
+def _device_seconds(campaign: Campaign, history: Sequence[StepMetrics], elapsed_s: float) -> dict[str, float]:
     """Seconds over all workers: in steps (those of resumed runs included), and else start-up and export."""
-    resources = campaign.resources
+    held = {"cpu": campaign.resources.cpus_per_train_worker, "gpu": campaign.resources.gpus_per_train_worker}
     busy_s = sum(metrics.seconds * metrics.ranks for metrics in history)
     startup_s = max(0.0, elapsed_s - sum(metrics.seconds for metrics in history)) * history[-1].ranks
-    return Ledger(
-        cpu_busy_s=busy_s * resources.cpus_per_train_worker,
-        cpu_startup_s=startup_s * resources.cpus_per_train_worker,
-        gpu_busy_s=busy_s * resources.gpus_per_train_worker,
-        gpu_startup_s=startup_s * resources.gpus_per_train_worker,
-    )
+    seconds = {"busy": busy_s, "startup": startup_s}
+    return {f"{device}_{use}_s": s * n for device, n in held.items() for use, s in seconds.items()}

@@ -122,7 +122,7 @@ class Artifact:
         except FileNotFoundError:
             if not self.partial or not (records := self.segment_records()):
                 return None
-        spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
+        spec = self.store.read_json(f"{self.path}/stage.json")
         of = max(spec.get("plan", {}).get("segments", 0), len(records))
         return self._manifest_over(records, "partial/1", spec, extra={"segments": [len(records), of]})
 
@@ -145,21 +145,17 @@ class Artifact:
         spec = _as_json({"config": config, "inputs": inputs, **({} if plan is None else {"plan": plan})})
         marker = f"{self.path}/stage.json"
         if not self.store.create(marker, json.dumps({**spec, "began_at": _now()}, indent=1, sort_keys=True).encode()):
-            self._check_same({**json.loads(self.store.read_bytes(marker)), "began_at": ""}, {**spec, "began_at": ""})
+            self._check_same({**self.store.read_json(marker), "began_at": ""}, {**spec, "began_at": ""})
         return {name.removesuffix(".json") for name in self.store.files(f"{self.path}/segments")}
 
     def is_complete(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-        """Whether the artifact is committed. Raises ConfigDriftError where it is of another config or other inputs."""
-        manifest = self.manifest()
-        if manifest is not None:
-            now = _as_json({"config": config, "inputs": inputs})
-            self._check_same({"config": manifest.config, "inputs": manifest.inputs}, now)
-        return manifest is not None
-
-    def take_over(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-        """Commit what the twin made with this config of these inputs, by reference to its files; says whether."""
-        made = Artifact(self.store, self.twin).manifest() if self.twin else None
+        """Whether the artifact is committed; what the twin made with this config of these inputs is, from now on, by
+        reference to its files. Raises ConfigDriftError where it is of another config or other inputs."""
         now = _as_json({"config": config, "inputs": inputs})
+        if (manifest := self.manifest()) is not None:
+            self._check_same({"config": manifest.config, "inputs": manifest.inputs}, now)
+            return True
+        made = Artifact(self.store, self.twin).manifest() if self.twin else None
         if made is None or {"config": made.config, "inputs": made.inputs} != now:
             return False
         files = [replace(file, at=file.at or self.twin) for file in made.files]
@@ -224,7 +220,7 @@ class Artifact:
         """Write the manifest over all committed segments and `files`; the artifact is then complete.
         `stats` and `extra` are added to those of the segments. A second commit of the same artifact returns the first
         one's manifest."""
-        spec = json.loads(self.store.read_bytes(f"{self.path}/stage.json"))
+        spec = self.store.read_json(f"{self.path}/stage.json")
         records = self.segment_records()
         if expected_segments is not None and (keys := {r["key"] for r in records}) != expected_segments:
             missing = sorted(expected_segments - keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import random
 import re
@@ -74,6 +75,13 @@ class Store:
         objects, key = self._at(path)
         with self._told("reading", path):
             return whole(lambda: bytes(objects.get(key).bytes()))
+
+    def read_json(self, path: str) -> Any:
+        """What stands in an object of JSON; None where there is none."""
+        try:
+            return json.loads(self.read_bytes(path))
+        except FileNotFoundError:
+            return None
 
     def files(self, path: str, *, recursive: bool = False) -> dict[str, int]:
         """Files below a directory, relative to it, with their sizes; empty where there is no directory."""

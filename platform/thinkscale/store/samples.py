@@ -58,9 +58,7 @@ class SampleSet:
 
     def regrading(self) -> Artifact | None:
         """The regrading whose verdicts count: the last one made of these very samples. None: the stored ones do."""
-        try:
-            pointer = json.loads(self.store.read_bytes(self._pointer))
-        except FileNotFoundError:
+        if (pointer := self.store.read_json(self._pointer)) is None:
             return None
         artifact = self.regrading_artifact(pointer["regrading"])
         same = artifact.require().inputs["samples"] == self.artifact.require().fingerprint

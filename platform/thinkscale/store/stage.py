@@ -99,7 +99,7 @@ def begin_stage(
     `config`: what its rows depend on, as JSON values. `inputs`: fingerprints of what is read, by name. `plan`: gives
     the segments; called only where the artifact is not complete. Raises ConfigDriftError where the artifact was begun
     with another configuration, other inputs or another plan."""
-    if output.is_complete(config, inputs) or output.take_over(config, inputs):
+    if output.is_complete(config, inputs):
         output.sweep()  # whoever committed it may have been killed before
         return None
     segments = tuple(plan())
