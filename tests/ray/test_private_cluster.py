@@ -17,7 +17,7 @@ import json, os, subprocess, sys, threading, time
 import psutil, ray
 from ray import serve
 from thinkscale.runtime.session import connect, disconnect
-from thinkscale.runtime.waiting import waits_for
+from thinkscale.runtime.room import waits_for
 
 connect("local", cpus=3)
 address = ray.get_runtime_context().gcs_address

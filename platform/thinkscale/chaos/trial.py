@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,7 @@ class Findings:
 
     def as_dict(self) -> dict[str, Any]:
         """Its fields as JSON values (`asdict` would make counters of a counter's items)."""
-        return {each.name: value if isinstance(value := getattr(self, each.name), list | int | float) else dict(value)
-                for each in fields(self)}  # fmt: skip
+        return dict(vars(self))
 
     @property
     def is_faultless(self) -> bool:

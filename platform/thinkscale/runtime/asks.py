@@ -17,8 +17,13 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 
 import ray
-from thinkscale.domain.generation import EngineDiedError, EngineError, EngineInfo
-from thinkscale.domain.sample import Verdict
+from thinkscale.domain.generation import Engine, EngineDiedError, EngineError, EngineInfo, Sampling
+from thinkscale.domain.models import Judge, Teacher
+from thinkscale.domain.sample import Budget, Thought, Verdict
+from thinkscale.engines.tokenizer import ModelTokenizer
+from thinkscale.forcing.driver import run
+from thinkscale.forcing.formats import forcing_ids, resolve_format
+from thinkscale.forcing.program import think
 from thinkscale.grading.pool import GradingPool
 from thinkscale.grading.verdict import Graded
 from thinkscale.runtime import ending, metrics
@@ -54,6 +59,17 @@ def answered(rows: Sequence[Any], answers: Sequence[Any]) -> tuple[list[tuple[An
     """Rows with their answers, and those without one."""
     pairs = list(zip(rows, answers, strict=True))
     return [p for p in pairs if not isinstance(p[1], Failed)], [p for p in pairs if isinstance(p[1], Failed)]
+
+
+async def thought(engine: Engine, tokenizer: ModelTokenizer, text: str, thinker: Teacher | Judge, seed: int) -> Thought:
+    """What a model thinks of a text and answers to it, as its settings ask it to."""
+    thinking_format = resolve_format(thinker, tokenizer)
+    budget = Budget(max_thinking_tokens=thinker.max_thinking_tokens, max_answer_tokens=thinker.max_answer_tokens)
+    ids, context = forcing_ids(tokenizer, thinking_format, budget), engine.info.context_tokens
+    prompt = tokenizer.prompt_ids(text, thinking_format, thinker.system_prompt)
+    sampling = Sampling(temperature=thinker.temperature, top_p=thinker.top_p, seed=seed)
+    found: Thought = await run(engine, think(prompt, budget, ids, context_tokens=context, sampling=sampling))
+    return found
 
 
 def run_asks(

@@ -116,7 +116,7 @@ def _waits_for() -> str:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return ""
-    from thinkscale.runtime.waiting import waits_for
+    from thinkscale.runtime.room import waits_for
 
     try:
         return waits_for()

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
@@ -176,7 +176,6 @@ def _replica_resources(campaign: Campaign) -> dict[str, float]:
     return needs
 
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 OWNERS = "thinkscale-owners"  # Ray namespace of the actors that stand for the processes that started replicas
@@ -203,16 +202,11 @@ class Replica:
         """`EngineInfo` as a dict, with the hashes of model, tokenizer and chat template."""
         return dataclasses.asdict(self.engine.info)
 
-    async def call(
-        self,
-        function: Callable[Concatenate[Engine, ModelTokenizer, P], Coroutine[Any, Any, T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
+    async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Await `function(engine, tokenizer, *args)` here. The function must be importable on the nodes."""
         if self._died:
             raise EngineGoneError(self._died)
-        task = asyncio.create_task(function(self.engine, self.tokenizer, *args, **kwargs))
+        task = asyncio.create_task(function(self.engine, self.tokenizer, *args))
         self._calls.add(task)
         try:
             return await task

@@ -11,18 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.generation import Engine, Sampling, StopAskingError, derived_seed
+from thinkscale.domain.generation import Engine, StopAskingError, derived_seed
 from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import TRACE_ANSWER, TRACES_BY, Attempt
-from thinkscale.domain.sample import Budget, Thought
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.forcing.driver import run
-from thinkscale.forcing.formats import forcing_ids, resolve_format
-from thinkscale.forcing.program import think
 from thinkscale.forcing.reading import complete, split_thinking
 from thinkscale.grading.pool import GradingPool
 from thinkscale.runtime.asking import Failed
-from thinkscale.runtime.asks import GradeAll, run_asks
+from thinkscale.runtime.asks import GradeAll, run_asks, thought
 from thinkscale.runtime.engines import EngineSettings, tokenizer_of
 from thinkscale.runtime.segments import Actors, Result, run_segments
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
@@ -147,27 +143,21 @@ class FromTeacher:
 
     async def _think(self, engine: Engine, tokenizer: ModelTokenizer, row: Mapping[str, Any]) -> Attempt:
         """One attempt in the campaign's own engine, under the teacher's budget."""
-        teacher = self.teacher
-        thinking_format = resolve_format(teacher, tokenizer)
-        budget = Budget(max_thinking_tokens=teacher.max_thinking_tokens, max_answer_tokens=teacher.max_answer_tokens)
-        prompt = tokenizer.prompt_ids(row["question"], thinking_format, teacher.system_prompt)
-        ids, context = forcing_ids(tokenizer, thinking_format, budget), engine.info.context_tokens
         seed = derived_seed(self.campaign.seed, row["id"], row["attempt"])
-        sampling = Sampling(temperature=teacher.temperature, top_p=teacher.top_p, seed=seed)
-        thought: Thought = await run(engine, think(prompt, budget, ids, context_tokens=context, sampling=sampling))
-        thinking, answer = (tokenizer.decode(part).strip() for part in (thought.thinking_ids, thought.answer_ids))
+        found = await thought(engine, tokenizer, row["question"], self.teacher, seed)
+        thinking, answer = (tokenizer.decode(part).strip() for part in (found.thinking_ids, found.answer_ids))
         status = complete(thinking, answer)
-        if thought.end in ("overflow", "cap"):
-            status = "prompt_too_long" if thought.end == "overflow" else "cut_thinking"
-        elif thought.answer_finish == "length":
+        if found.end in ("overflow", "cap"):
+            status = "prompt_too_long" if found.end == "overflow" else "cut_thinking"
+        elif found.answer_finish == "length":
             status = "cut_answer"
         return Attempt(
             status=status,
-            words="" if status == "ok" else f"{len(thought.thinking_ids)} and {len(thought.answer_ids)} tokens",
+            words="" if status == "ok" else f"{len(found.thinking_ids)} and {len(found.answer_ids)} tokens",
             thinking=thinking,
             answer=answer,
-            prompt_tokens=len(prompt),
-            completion_tokens=thought.decoded_tokens,
+            prompt_tokens=found.prompt_tokens,
+            completion_tokens=found.decoded_tokens,
         )
 
     def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade_all: GradeAll) -> Result:

@@ -2,7 +2,7 @@
 Owns the artifacts `fingerprints` and `unique`. The driver reads fingerprints a part at a time, and texts and embeddings
 only where it must; what is a duplicate or a leak is decided in `curate`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from thinkscale.stages.artifacts import benchmark_artifacts, campaign_artifact, 
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from thinkscale.store.schemas import QUESTIONS
-from thinkscale.store.stage import POOL, Column, Slice, begin_stage, slices, stored_vectors
+from thinkscale.store.stage import POOL, Column, Slice, begin_stage, matrix, slices
 
 _HASHES = pa.list_(pa.uint64())
 FINGERPRINTS = pa.schema(
@@ -53,7 +53,7 @@ def deduplicate(campaign: Campaign, store: Store) -> bool:
         progress = Progress("deduplicate", pool.require().rows)
         progress.note(f"comparing with {len(index.rows):,} questions of {len(benchmarks)} benchmark(s)")
         rows = StoredFingerprints(prints)
-        cosines = StoredCosines(embeddings, index, settings.decontaminate_similarity)
+        cosines = StoredCosines(embeddings, benchmarks, settings.decontaminate_similarity)
         leaks = find_leaks(Column(pool, "question"), rows, index, rows.sharing_ngrams(), cosines)
         progress.note(f"{len(leaks):,} give away a benchmark question; comparing with each other")
         drops, ids = {}, Column(pool, "id")
@@ -135,21 +135,16 @@ def _ragged(rows: pa.Table, name: str) -> Ragged:
 class StoredCosines:
     """Cosines between the pool and the benchmarks from the stored embeddings, a part at a time."""
 
-    def __init__(self, embeddings: Artifact, index: BenchmarkIndex, similarity: float) -> None:
-        """`similarity`: cosine that makes a pair worth examining."""
+    def __init__(self, embeddings: Artifact, benchmarks: Iterable[str], similarity: float) -> None:
+        """`benchmarks`: their names, in the index's order. `similarity`: cosine that makes a pair worth examining."""
         self._pool = Column(embeddings, "embedding", POOL)
-        benchmarks: dict[str, list[str]] = {}  # the index has them one after another
-        for row in index.rows:
-            benchmarks.setdefault(row.benchmark, []).append(row.id)
-        self._bench = np.concatenate(
-            [stored_vectors(embeddings, ids, f"part-benchmark={name}=") for name, ids in benchmarks.items()]
-        )
+        asked = [Column(embeddings, "embedding", f"part-benchmark={name}=") for name in benchmarks]
+        self._bench = np.concatenate([matrix(block) for column in asked for _, block in column.blocks()])
         self._similarity = similarity
 
     def pairs(self) -> Iterator[Pair]:
         for start, block in self._pool.blocks():
-            vectors = block.flatten().to_numpy().reshape(len(block), -1)
-            rows, columns = np.nonzero(vectors @ self._bench.T >= self._similarity)
+            rows, columns = np.nonzero(matrix(block) @ self._bench.T >= self._similarity)
             yield from zip((rows + start).tolist(), columns.tolist(), strict=True)
 
     def of(self, i: int, j: int) -> float:

@@ -11,15 +11,12 @@ import ray
 from thinkscale.domain.generation import Engine, Request, Sampling, derived_seed
 from thinkscale.domain.models import Judge
 from thinkscale.domain.question import Question
-from thinkscale.domain.sample import Budget, Thought, Verdict
+from thinkscale.domain.sample import Verdict
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.forcing.driver import run
-from thinkscale.forcing.formats import forcing_ids, resolve_format
-from thinkscale.forcing.program import think
 from thinkscale.grading.extraction import answer_part, extract
 from thinkscale.grading.judge import PROMPT_VERSION, judge_prompt, read_reply
 from thinkscale.runtime.asking import Failed
-from thinkscale.runtime.asks import GradeAll, run_asks
+from thinkscale.runtime.asks import GradeAll, run_asks, thought
 from thinkscale.runtime.engines import EngineSettings
 from thinkscale.runtime.segments import Actors, Result
 from thinkscale.store.schemas import VERDICTS, table
@@ -77,17 +74,12 @@ class Judging:
             return None
         text = judge_prompt(self.questions[first["question_id"]], first["answer"])
         seed = derived_seed(judge.seed, first["sample_id"], 0)
+        if judge.max_thinking_tokens:
+            return tokenizer.decode((await thought(engine, tokenizer, text, judge, seed)).answer_ids)
         sampling = Sampling(temperature=judge.temperature, top_p=judge.top_p, seed=seed)
-        if not judge.max_thinking_tokens:
-            ids = tokenizer.prompt_ids(text, None, judge.system_prompt)
-            request = Request(prompt_ids=ids, max_tokens=judge.max_answer_tokens, sampling=sampling)
-            return tokenizer.decode((await engine.generate(request)).ids)
-        thinking_format = resolve_format(judge, tokenizer)
-        budget = Budget(max_thinking_tokens=judge.max_thinking_tokens, max_answer_tokens=judge.max_answer_tokens)
-        ids, context = tokenizer.prompt_ids(text, thinking_format, judge.system_prompt), engine.info.context_tokens
-        forcing = forcing_ids(tokenizer, thinking_format, budget)
-        thought: Thought = await run(engine, think(ids, budget, forcing, context_tokens=context, sampling=sampling))
-        return tokenizer.decode(thought.answer_ids)
+        ids = tokenizer.prompt_ids(text, None, judge.system_prompt)
+        request = Request(prompt_ids=ids, max_tokens=judge.max_answer_tokens, sampling=sampling)
+        return tokenizer.decode((await engine.generate(request)).ids)
 
     def collect(self, rows: Sequence[list[dict[str, Any]]], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         verdicts: dict[int, dict[str, Any]] = {}

@@ -135,11 +135,16 @@ class Column:
         return self._artifact.read_part(self._parts[number], [self._name]).column(self._name).combine_chunks()
 
 
-def stored_vectors(embeddings: Artifact, ids: Sequence[str], prefix: str = POOL) -> npt.NDArray[np.float32]:
-    """The embeddings of questions, in the order of `ids`, shape [len(ids), dimension]: 4 bytes a number.
-    `prefix`: of the parts that hold them."""
+def matrix(vectors: pa.Array) -> npt.NDArray[np.float32]:
+    """A part's embeddings, shape [rows, dimension]."""
+    found: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), -1)
+    return found
+
+
+def stored_vectors(embeddings: Artifact, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The embeddings of the pool's questions, in the order of `ids`, shape [len(ids), dimension]: 4 bytes a number."""
     result = np.zeros((0, 0), dtype=np.float32)
-    for places, vectors in vector_blocks(embeddings, ids, prefix):
+    for places, vectors in vector_blocks(embeddings, ids):
         if not len(result):
             result = np.zeros((len(ids), vectors.shape[1]), dtype=np.float32)
         result[places] = vectors
@@ -149,15 +154,15 @@ def stored_vectors(embeddings: Artifact, ids: Sequence[str], prefix: str = POOL)
 
 
 def vector_blocks(
-    embeddings: Artifact, ids: Sequence[str], prefix: str = POOL
+    embeddings: Artifact, ids: Sequence[str]
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
     """The same a part at a time: places in `ids`, and the vectors of those rows."""
     place = {row_id: i for i, row_id in enumerate(ids)}
     for part in embeddings.parts():
-        if not part.path.startswith(prefix):
+        if not part.path.startswith(POOL):
             continue
         rows = embeddings.read_part(part)
         places = np.array([place.get(row_id, -1) for row_id in rows.column("id").to_pylist()], dtype=np.int64)
         if (places >= 0).any():
-            vectors = rows.column("embedding").combine_chunks().flatten().to_numpy().reshape(len(places), -1)
+            vectors = matrix(rows.column("embedding").combine_chunks())
             yield places[places >= 0], vectors[places >= 0]
