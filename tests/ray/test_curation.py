@@ -257,6 +257,18 @@ class Noting:
         return Result(kept=rows)
 
 
+def test_an_actor_may_hold_every_cpu_of_the_cluster(tmp_path: Path) -> None:
+    store, marks = Store(str(tmp_path / "runs")), tmp_path / "marks"
+    marks.mkdir()
+    source, output = numbers(store, 20), Artifact(store, "copied")
+    stage = begin_stage(output, {}, {}, lambda: slices(source, 5))
+    assert stage is not None
+    everything = Actors(most=2, cpus=ray.cluster_resources()["CPU"])
+    run_segments("copy", stage, transform=Noting, arguments=(str(marks), 0.0), actors=everything)
+    stage.commit(EMBEDDINGS)
+    assert output.read().column("id").to_pylist() == [str(i) for i in range(20)]
+
+
 def resume(root: str, marks: str, seconds: float, use_actors: bool) -> Artifact:
     store = Store(root)
     source, output = Artifact(store, "numbers"), Artifact(store, "copied")

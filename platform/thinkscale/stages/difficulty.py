@@ -27,10 +27,8 @@ from thinkscale.store.stage import begin_stage, slices
 def score_difficulty(campaign: Campaign, store: Store) -> bool:
     """`difficulty`: what each model of the cascade failed; a question that one of them solves is dropped.
     Every model but the last writes an artifact of its own, `difficulty-<n>`, that the next one reads."""
-    source = campaign_artifact(campaign, store, "unique")
-    models, did = campaign.difficulty.models, False
-    if not models:
-        return _take_all(campaign, source, campaign_artifact(campaign, store, "difficulty"))
+    source, did = campaign_artifact(campaign, store, "unique"), False
+    models: list[str | None] = [*campaign.difficulty.models] or [None]
     for place, model in enumerate(models, 1):
         output = campaign_artifact(campaign, store, "difficulty" if place == len(models) else f"difficulty-{place}")
         did |= _attempt(campaign, source, output, model)
@@ -38,35 +36,27 @@ def score_difficulty(campaign: Campaign, store: Store) -> bool:
     return did
 
 
-def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str) -> bool:
-    reference = campaign.model.base if model == "base" else model
-    stage = begin_stage(
-        output,
-        {
+def _attempt(campaign: Campaign, source: Artifact, output: Artifact, model: str | None) -> bool:
+    base, rows = campaign.model.base, campaign.difficulty.segment_rows
+    reference = base if model == "base" else model
+    config: dict[str, Any] = {"models": [], "base": base}
+    if reference is not None:
+        config = {
             "model": reference,
             "template": template_hash(campaign, reference),
             "difficulty": campaign.difficulty.model_dump(exclude={"models"}),
             "serve": campaign.serve.model_dump(include={"dtype", "context_tokens"}),
-            "base": campaign.model.base,
+            "base": base,
             "seed": campaign.seed,
-        },
-        fingerprints(questions=source),
-        lambda: slices(source, campaign.difficulty.segment_rows),
-    )
-    if stage is None:
-        return False
-    attempts = Attempts(campaign=campaign, name=model)
-    settings = EngineSettings.of(campaign, reference)
-    run_asks("difficulty", stage, attempts, settings, engine_actors(campaign), questions)
-    return stage.commit(DIFFICULTY)
-
-
-def _take_all(campaign: Campaign, source: Artifact, output: Artifact) -> bool:
-    config, rows = {"models": [], "base": campaign.model.base}, campaign.difficulty.segment_rows
+        }
     stage = begin_stage(output, config, fingerprints(questions=source), lambda: slices(source, rows))
     if stage is None:
         return False
-    run_segments("difficulty", stage, transform=partial(untried, base=campaign.model.base))
+    if reference is None:
+        run_segments("difficulty", stage, transform=partial(untried, base=base))
+    else:
+        attempts, settings = Attempts(campaign=campaign, name=str(model)), EngineSettings.of(campaign, reference)
+        run_asks("difficulty", stage, attempts, settings, engine_actors(campaign), questions)
     return stage.commit(DIFFICULTY)
 
 

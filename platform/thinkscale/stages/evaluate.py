@@ -21,7 +21,10 @@ def evaluate(campaign: Campaign, store: Store) -> bool:
     """`samples/model=../benchmark=..`: graded samples of every model on every benchmark."""
     did = False
     for model in campaign.evaluate.models:
-        reference, model_input = _model_reference(campaign, store, model)
+        reference = model_input = campaign.model.base
+        if model == "tuned":
+            manifest = campaign_artifact(campaign, store, "model").require()
+            reference, model_input = store.url(exported(manifest)), manifest.fingerprint
         begun = []
         for benchmark in campaign.evaluate.benchmarks:
             stage, run = _begin(campaign, store, model, reference, model_input, benchmark.name)
@@ -77,10 +80,3 @@ def _known_tokens(campaign: Campaign, store: Store, benchmark: str) -> dict[str,
     sets = [one for one in sample_sets(campaign, store) if one.benchmark == benchmark]
     complete = (one for one in sets if one.artifact.manifest() is not None)
     return longest_thinking(part for one in complete for part in one.iter_tables(["question_id", "thinking_tokens"]))
-
-
-def _model_reference(campaign: Campaign, store: Store, model: str) -> tuple[str, str]:
-    if model == "base":
-        return campaign.model.base, campaign.model.base
-    manifest = campaign_artifact(campaign, store, "model").require()
-    return store.url(exported(manifest)), manifest.fingerprint

@@ -5,7 +5,7 @@ how an answer is judged."""
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -122,10 +122,8 @@ def _regraded(
         for samples in sample_sets(lease.store, campaign):
             if but is not None and samples.gradings() == [but]:
                 say(f"{samples.label}: these graders gave its verdicts already")
-            elif judge is None:
-                yield samples, _regrade_set(samples)
             else:
-                yield samples, _judge_set(samples, judge)
+                yield samples, _regrading(samples, judge)
 
 
 @contextmanager
@@ -158,44 +156,40 @@ def _facts(judge: Judge | None) -> dict[str, Any]:
     return {**grading_facts(), "second_opinion": facts} if judge.ungradable_only else facts
 
 
-def _regrade_set(samples: SampleSet) -> Artifact:
-    output, stage = _begin(samples, grading_facts(), lambda: _parts(samples))
-    if stage is not None:
-        by_id = _questions(samples)
-        with GradingPool(processes=os.cpu_count() or 1) as pool:
-            for segment in stage.pending:
-                began = time.perf_counter()
-                before = segment.work.read()
-                after = regrade_part(before, by_id, by_rules(pool))
-                changed = pc.sum(pc.not_equal(before["verdict"], after["verdict"])).as_py() or 0
-                stats = {"changed": changed, "cpu_busy_s": time.perf_counter() - began}
-                output.commit_segment(segment.key, after.select(VERDICTS.names).cast(VERDICTS), stats=stats)
-        stage.commit(VERDICTS, extra={"model": samples.model, "benchmark": samples.benchmark})
-    return output
-
-
-def _judge_set(samples: SampleSet, judge: Judge) -> Artifact:
-    """A judge's verdicts on all samples of a set, the rule graders' where it is asked only about the rest."""
-    from thinkscale.stages.judge import run_judge
-
-    rules = _regrade_set(samples) if judge.ungradable_only else None
-    output, stage = _begin(samples, _facts(judge), lambda: _parts(samples, rules))
-    if stage is not None:
-        run_judge(f"judge {samples.label}", stage, judge, _questions(samples))
-        stage.commit(VERDICTS, extra={"model": samples.model, "benchmark": samples.benchmark})
-    return output
-
-
-def _begin(
-    samples: SampleSet, config: Mapping[str, Any], parts: Callable[[], Iterable[SamplesPart]]
-) -> tuple[Artifact, Stage | None]:
+def _regrading(samples: SampleSet, judge: Judge | None) -> Artifact:
+    """Verdicts on all samples of a set, by the rule graders or a judge; the former's where it is asked only about the
+    rest."""
+    rules = _regrading(samples, None) if judge is not None and judge.ungradable_only else None
     inputs = fingerprints(samples=samples.artifact, benchmark=samples.benchmark_artifact)
+    config = _facts(judge)
     output = samples.regrading_artifact(fingerprint({"inputs": inputs, "config": config}))
 
     def plan() -> list[Segment]:
-        return [Segment(key=f"{n:07d}", rows=part.file.rows or 0, work=part) for n, part in enumerate(parts())]
+        parts = enumerate(_parts(samples, rules))
+        return [Segment(key=f"{n:07d}", rows=part.file.rows or 0, work=part) for n, part in parts]
 
-    return output, begin_stage(output, config, inputs, plan)
+    stage = begin_stage(output, config, inputs, plan)
+    if stage is None:
+        return output
+    if judge is None:
+        _grade(stage, _questions(samples))
+    else:
+        from thinkscale.stages.judge import run_judge
+
+        run_judge(f"judge {samples.label}", stage, judge, _questions(samples))
+    stage.commit(VERDICTS, extra={"model": samples.model, "benchmark": samples.benchmark})
+    return output
+
+
+def _grade(stage: Stage, by_id: Mapping[str, Question]) -> None:
+    with GradingPool(processes=os.cpu_count() or 1) as pool:
+        for segment in stage.pending:
+            began = time.perf_counter()
+            before = segment.work.read()
+            after = regrade_part(before, by_id, by_rules(pool))
+            changed = pc.sum(pc.not_equal(before["verdict"], after["verdict"])).as_py() or 0
+            stats = {"changed": changed, "cpu_busy_s": time.perf_counter() - began}
+            stage.output.commit_segment(segment.key, after.select(VERDICTS.names).cast(VERDICTS), stats=stats)
 
 
 def _parts(samples: SampleSet, regrading: Artifact | None = None) -> Iterator[SamplesPart]:
