@@ -79,7 +79,7 @@ def run(
     driver that works on this campaign. False: refuse. `dry`: end there. `say`: takes one line of text. Raises
     StoreError: the campaign's root cannot be written, another driver works on it, or has taken it over; CampaignError:
     it has none of these stages, or takes over a campaign that is not there; TermsError, IngestError, ModelError and
-    others: as `stages.preflight.check_inputs`; ConfigDriftError: a stage was begun with another configuration;
+    others: as `stages.preflight.refusals`; ConfigDriftError: a stage was begun with another configuration;
     ClusterError: the cluster cannot be joined, or is lost; LimitError: it came to max_usd or the deadline; what is
     there was reported; SystemExit: SIGTERM came."""
     from thinkscale.runtime import ending, failure, progress
@@ -99,9 +99,10 @@ def run(
     if on_cluster := chosen != [LAST]:
         from thinkscale.runtime import session
         from thinkscale.runtime.room import watched
-        from thinkscale.stages.preflight import check_inputs, check_room
+        from thinkscale.stages.preflight import check_room, refusals
 
-        check_inputs(campaign, root, chosen, here=_is_here(address))
+        for refused in refusals(campaign, root, chosen, here=_is_here(address)):
+            raise refused
         logs = session.logs
     else:
         check_campaign(root, campaign.name)

@@ -165,24 +165,15 @@ class Rounds(Protocol):
         """The next round's segments; called at first, and once all of the last round's are committed."""
 
 
-async def ask_replicas(
-    works: Sequence[Rounds], handle: Any, info: EngineInfo, *, room: int, meter: Meter, progress: Progress
-) -> None:
-    """Ask about all rounds of several works on one model's replicas, and commit each segment once it is whole.
-    `handle`: as `replicas.start_replicas` gives it. `info`: of its engines. `room`: rows that all replicas take
-    at once. Raises EngineError where no replica stays up, or so much fails that the engine is at fault."""
-    with GradingPool() as pool:
-        await _ReplicaAsks(handle, info, room, meter, progress, pool).run(works)
+class ReplicaAsks:
+    """Asks about all rounds of several works on one model's replicas, and commits each segment once it is whole.
+    One queue for all works: segments by the longest row that they are expected to hold, so that it ends short."""
 
-
-class _ReplicaAsks:
-    """One queue for all works: segments by the longest row that they are expected to hold, so that it ends short."""
-
-    def __init__(
-        self, handle: Any, info: EngineInfo, room: int, meter: Meter, progress: Progress, pool: GradingPool
-    ) -> None:
+    def __init__(self, handle: Any, info: EngineInfo, *, room: int, meter: Meter, progress: Progress) -> None:
+        """`handle`: as `replicas.start_replicas` gives it. `info`: of its engines. `room`: rows that all replicas take
+        at once."""
         self._handle, self._engine = handle, asdict(info)
-        self._room, self._meter, self._progress, self._pool = room, meter, progress, pool
+        self._room, self._meter, self._progress = room, meter, progress
         self._queue: list[tuple[float, int, Rounds, Segment]] = []
         self._numbers = count()
         self._open_rows = 0  # rows of begun segments that have no answer yet
@@ -191,11 +182,13 @@ class _ReplicaAsks:
         self._lost = set[Any]()  # replicas that died
 
     async def run(self, works: Sequence[Rounds]) -> None:
-        """Ask until no work has more. Raises the reason where the run is wound up before that."""
-        for work in works:
-            await self._queue_more(work)
-        async with asyncio.TaskGroup() as self._group:
-            self._open()
+        """Ask until no work has more. Raises the reason where the run is wound up before that, EngineError where no
+        replica stays up, or so much fails that the engine is at fault."""
+        with GradingPool() as self._pool:
+            for work in works:
+                await self._queue_more(work)
+            async with asyncio.TaskGroup() as self._group:
+                self._open()
         if self._queue and ending.winding_up is not None:
             raise ending.winding_up
 

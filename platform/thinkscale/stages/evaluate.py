@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.runtime.asks import ask_replicas
+from thinkscale.runtime.asks import ReplicaAsks
 from thinkscale.runtime.engines import check_same_engine
 from thinkscale.runtime.meter import Meter
 from thinkscale.runtime.progress import Progress
@@ -52,7 +52,7 @@ async def _evaluate_model(
             if not campaign.serve.mixed_engines:
                 check_same_engine(stage.engine(), info, run.output.url)
         room = resources.replicas * campaign.serve.max_concurrent_sequences
-        await ask_replicas(runs, handle, info, room=room, meter=meter, progress=progress)
+        await ReplicaAsks(handle, info, room=room, meter=meter, progress=progress).run(runs)
     for run in runs:
         run.commit()
 

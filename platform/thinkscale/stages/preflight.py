@@ -27,12 +27,6 @@ from thinkscale.store.locations import expand
 from thinkscale.store.models import ModelError, local_model
 
 
-def check_inputs(campaign: Campaign, store: Store, stages: Collection[str], *, here: bool) -> None:
-    """Raises the first of `refusals`."""
-    for error in refusals(campaign, store, stages, here=here):
-        raise error
-
-
 def refusals(campaign: Campaign, store: Store, stages: Collection[str], *, here: bool) -> Iterator[Exception]:
     """What the stages cannot work with, one error after the other.
     TermsError: the teacher's terms are not stated, or are a no. DistillError: worked solutions are to be learned, and
