@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.ledger import Ledger
+from thinkscale.domain.ledger import device_seconds, dollars
 from thinkscale.domain.terms import terms_line
 from thinkscale.report.comparison import Comparison
 from thinkscale.report.metrics import Point
@@ -31,7 +31,7 @@ def model_card(
     """The README.md of the exported model. With results it shows a `curve.png` beside it.
     `manifest`: of the model. `metrics`: a row per training step, with `steps`, `loss` and `tokens`. `found`: points of
     the curves of both models. `compared`: the tuned model against the base."""
-    facts, spent = manifest.extra, Ledger.of(manifest.stats)
+    facts, stats = manifest.extra, manifest.stats
     licence = facts.get("base_licence")
     hub_id, base = base_model(campaign.model.base)
     front = [f"base_model: {hub_id}\n"] if hub_id else []
@@ -53,9 +53,9 @@ def model_card(
         first_loss=metrics[0]["loss"],
         last_loss=metrics[-1]["loss"],
         settings="\n".join(f"- {name}: {value}" for name, value in campaign.train.model_dump().items()),
-        gpu_hours=spent.seconds("gpu") / 3600,
-        cpu_hours=spent.seconds("cpu") / 3600,
-        usd=spent.usd(campaign.prices),
+        gpu_hours=device_seconds(stats, "gpu") / 3600,
+        cpu_hours=device_seconds(stats, "cpu") / 3600,
+        usd=dollars(stats, campaign.prices),
     )
 
 

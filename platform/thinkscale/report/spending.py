@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.ledger import Ledger
+from thinkscale.domain.ledger import USES, device_seconds, dollars
 from thinkscale.report.metrics import Point
 from thinkscale.store.artifact import Manifest, distinct
 
@@ -19,8 +19,9 @@ def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Seque
     """Per stage that held a device: seconds by device and use, dollars, and for samples what a right answer cost."""
     rows = []
     for name, manifest in manifests.items():
-        spent = Ledger.of(manifest.stats)
-        if not (seconds := spent.seconds("cpu") + spent.seconds("gpu")):
+        stats = manifest.stats
+        cpu_s, gpu_s = device_seconds(stats, "cpu"), device_seconds(stats, "gpu")
+        if not (seconds := cpu_s + gpu_s):
             continue
         correct = None
         key = (manifest.extra.get("model"), manifest.extra.get("benchmark"))
@@ -29,17 +30,14 @@ def spending(campaign: Campaign, manifests: Mapping[str, Manifest], found: Seque
         rows.append(
             {
                 "stage": name,
-                "cpu_s": spent.seconds("cpu"),
-                "gpu_s": spent.seconds("gpu"),
-                **{
-                    use: (getattr(spent, f"cpu_{use}_s") + getattr(spent, f"gpu_{use}_s")) / seconds
-                    for use in ("busy", "startup", "idle", "tail")
-                },
-                "usd": spent.usd(campaign.prices),
+                "cpu_s": cpu_s,
+                "gpu_s": gpu_s,
+                **{use: (stats.get(f"cpu_{use}_s", 0.0) + stats.get(f"gpu_{use}_s", 0.0)) / seconds for use in USES},
+                "usd": dollars(stats, campaign.prices),
                 "correct": correct,
                 "samples_of": None if correct is None else key,
-                "decoded_tokens": manifest.stats.get("decoded_tokens"),
-                "separate_tokens": manifest.stats.get("separate_tokens"),
+                "decoded_tokens": stats.get("decoded_tokens"),
+                "separate_tokens": stats.get("separate_tokens"),
             }
         )
     return rows

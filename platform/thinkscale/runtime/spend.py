@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from thinkscale.domain.campaign import Campaign, moment
-from thinkscale.domain.ledger import Ledger
+from thinkscale.domain.ledger import dollars
 from thinkscale.runtime import ending
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store, StoreError
@@ -61,7 +61,8 @@ class Spending:
 
     def usd_of(self, stage: str) -> float:
         seconds = self.stages.get(stage, Counter[str]())
-        return Ledger(cpu_busy_s=seconds["cpu_s"], gpu_busy_s=seconds["gpu_s"]).usd(self._campaign.prices)
+        held = {"cpu_busy_s": seconds["cpu_s"], "gpu_busy_s": seconds["gpu_s"]}
+        return dollars(held, self._campaign.prices)
 
     def _asked_usd(self) -> float:
         paths = (f"{self._campaign.name}/attempts-{number}" for number, _ in enumerate(self._campaign.teacher, 1))

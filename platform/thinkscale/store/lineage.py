@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from thinkscale.domain.campaign import Campaign
-from thinkscale.domain.ledger import Ledger
+from thinkscale.domain.ledger import dollars
 from thinkscale.store.artifact import Artifact, Manifest
 from thinkscale.store.filesystem import Store
 
@@ -70,7 +70,7 @@ def cascade(campaign: Campaign, store: Store) -> list[ModelCost]:
         questions = manifest.rows + sum(manifest.dropped.values())
         first = first or questions
         tokens = int(manifest.stats.get("prompt_tokens", 0) + manifest.stats.get("attempt_tokens", 0))
-        usd = Ledger.of(manifest.stats).usd(campaign.prices)
+        usd = dollars(manifest.stats, campaign.prices)
         share = first / max(questions, 1)
         found.append(
             ModelCost(
