@@ -8,10 +8,12 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json, to_json
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
@@ -90,23 +92,25 @@ class ChatEndpoint:
         if self._key:
             request = request.bearer_auth(self._key)
         if body is not None:
-            request = request.header("Content-Type", "application/json").body_bytes(json.dumps(body).encode())
+            request = request.header("Content-Type", "application/json").body_bytes(to_json(body))
         if form is not None:
             request = request.multipart(form)
         try:
             response = await request.build().send()
-            text = bytes(await response.bytes()).decode("utf-8", "replace")
+            data = bytes(await response.bytes())
         except PyreqwestError as error:
             causes = getattr(error, "details", None) or {}
             inner = [cause["message"] for cause in causes.get("causes") or []]
             words = f"no whole answer from {self._url}: {inner[-1] if inner else error}"
             raise AgainError(self._words(words)) from None
         kind = response.get_header("content-type") or ""
+        found = _json(data)
+        text = data.decode("utf-8", "replace") if found is None else ""
         if response.status >= 300:
-            raise self.fault(response.status, _json(text) or text, response.get_header)
-        if "event-stream" in kind or text.startswith("data:"):
+            raise self.fault(response.status, found or text, response.get_header)
+        if found is None and ("event-stream" in kind or text.startswith("data:")):
             return _assembled(text)
-        return text if (found := _json(text)) is None else found
+        return text if found is None else found
 
     def whole(self, reply: Any) -> dict[str, Any]:
         """The reply, where it is one. Raises as `send`; a reply that was paid is given back whatever it looks like."""
@@ -148,11 +152,14 @@ class ChatEndpoint:
         return (text.replace(self._key, "***") if self._key else text)[:WORDS]
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+def _json(data: bytes | str) -> Any:
+    """Parsed JSON, or None. A half of a character, as cut streams have it, becomes a question mark."""
+    with suppress(ValueError):
+        return from_json(data)
+    with suppress(ValueError):
+        found = json.loads(data if isinstance(data, str) else data.decode("utf-8", "replace"))
+        return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    return None
 
 
 def _wait_s(header: Any) -> float | None:

@@ -60,7 +60,7 @@ class BatchEndpoint:
             if not self._resumed:
                 self._resumed = True
                 for name in await asyncio.to_thread(self._store.files, self._journals):
-                    journal = json.loads(await self._store.read_async(f"{self._journals}/{name}"))
+                    journal = json.loads(await asyncio.to_thread(self._store.read_bytes, f"{self._journals}/{name}"))
                     if await self._named(journal):
                         self._follow(journal)
                     else:  # it was never submitted
@@ -172,7 +172,7 @@ class BatchEndpoint:
                 await asyncio.sleep(error.wait_s or 2.0**number / 4)
 
     async def _write(self, journal: Mapping[str, Any]) -> None:
-        await self._store.create_async(self._path(journal), json.dumps(journal).encode(), replace=True)
+        await asyncio.to_thread(self._store.write_bytes, self._path(journal), json.dumps(journal).encode())
 
     def _path(self, journal: Mapping[str, Any]) -> str:
         return f"{self._journals}/{journal['name']}.json"
