@@ -23,10 +23,16 @@ from thinkscale.domain.question import Status
 
 CONNECT_S = 30.0
 WORDS = 500  # characters of a server's message that are kept
+SECRET = 16  # characters from which on a key is no word of a reply
+LONGEST_WAIT_S = 7 * 86_400.0
 
-_FILTERED = re.compile(r"content[_ ](filter|management|policy)|moderation|flagged|safety|prohibited", re.IGNORECASE)
+_FILTERED = re.compile(
+    r"content[_ ](filter|management|policy|exists risk)|moderation|flagged|safety|prohibited", re.IGNORECASE
+)
 _TOO_LONG = re.compile(
-    r"context[_ ](length|window)|maximum context|too (long|many tokens)|exceeds? .{0,40}(length|tokens)", re.IGNORECASE
+    r"context[_ ](length|window)|maximum context|too (long|many tokens)|exceeds? .{0,40}(length|tokens)"
+    r"|tokens`? .{0,40}must be <=",
+    re.IGNORECASE,
 )
 _UNPAID = re.compile(r"insufficient[_ ](quota|balance|credit|funds)|billing", re.IGNORECASE)
 
@@ -104,7 +110,9 @@ class ChatEndpoint:
             words = f"no whole answer from {self._url}: {inner[-1] if inner else error}"
             raise AgainError(self._words(words)) from None
         kind = response.get_header("content-type") or ""
-        found = _json(data)
+        if len(self._key) >= SECRET:  # some servers repeat it
+            data = data.replace(self._key.encode(), b"***")
+        found = parsed(data)
         text = data.decode("utf-8", "replace") if found is None else ""
         if response.status >= 300:
             raise self.fault(response.status, found or text, response.get_header)
@@ -152,12 +160,12 @@ class ChatEndpoint:
         return (text.replace(self._key, "***") if self._key else text)[:WORDS]
 
 
-def _json(data: bytes | str) -> Any:
+def parsed(data: bytes | str) -> Any:
     """Parsed JSON, or None. A half of a character, as cut streams have it, becomes a question mark."""
     with suppress(ValueError):
         return from_json(data)
     with suppress(ValueError):
-        found = json.loads(data if isinstance(data, str) else data.decode("utf-8", "replace"))
+        found = json.loads(data if isinstance(data, str) else data.decode("utf-8-sig", "replace"))
         return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
     return None
 
@@ -166,15 +174,16 @@ def _wait_s(header: Any) -> float | None:
     """Retry-After, in seconds from now: a number, or a date."""
     try:
         if (milliseconds := header("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        value = header("retry-after")
-        if value is None:
+            wait_s = float(milliseconds) / 1000
+        elif (value := header("retry-after")) is None:
             return None
-        if re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        elif re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
+            wait_s = float(value)
+        else:
+            wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError):
         return None
+    return min(max(0.0, wait_s), LONGEST_WAIT_S)
 
 
 def _assembled(text: str) -> dict[str, Any]:
@@ -182,16 +191,21 @@ def _assembled(text: str) -> dict[str, Any]:
     reply: dict[str, Any] = {}
     message: dict[str, Any] = {}
     finish = None
-    for line in text.splitlines():
-        event = _json(line[5:].strip()) if line.startswith("data:") else None
+    for line in text.split("\n"):  # splitlines would part texts too
+        event = parsed(line[5:].strip()) if line.startswith("data:") else None
         if not isinstance(event, dict):
             continue
         if event.get("error"):
             return event
         reply |= {name: event[name] for name in ("id", "model", "usage") if event.get(name)}
-        for choice in event.get("choices") or []:
-            finish = choice.get("finish_reason") or finish
-            for name, value in (choice.get("delta") or {}).items():
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else []:
+            try:
+                finish = choice.get("finish_reason") or finish
+                parts = (choice.get("delta") or choice.get("message") or {}).items()
+            except AttributeError:
+                raise AgainError(f"the stream holds a choice that is none: {line[:WORDS]}") from None
+            for name, value in parts:
                 if isinstance(value, str | list):
                     message[name] = message[name] + value if type(message.get(name)) is type(value) else value
     if finish is None:

@@ -62,7 +62,8 @@ def read_reply(payload: Mapping[str, Any], marks: Sequence[Marks] = (), **cost: 
         status = "content_filter"
     elif finish in _REPLIES["cut"]:
         status = "cut_thinking" if is_open or not answer else "cut_answer"
-    return Attempt(status=status, words=f"finish_reason {choice.get('finish_reason')!r}", **cost)
+    told = f": {choice['error']}" if choice.get("error") else ""
+    return Attempt(status=status, words=f"finish_reason {choice.get('finish_reason')!r}{told}"[:500], **cost)
 
 
 def complete(thinking: str, answer: str, *, is_open: bool = False) -> Any:

@@ -90,7 +90,7 @@ class EndpointTeacher:
 
     async def _paid(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The stored reply to a request that is sent now. Raises as ChatEndpoint.send, after retries."""
-        limits, began, tries = self._teacher.limits, time.monotonic(), 0
+        limits, began, tries, again = self._teacher.limits, time.monotonic(), 0, 0
         while True:
             counted = await self._pace.admit(self._expected_tokens(body))
             if self._stopped is not None:
@@ -110,18 +110,18 @@ class EndpointTeacher:
                 self._pace.settle(counted, sum(record["tokens"]))
                 return record
             except AgainError as error:
-                tries += not error.is_limit
+                tries, again = tries + (not error.is_limit), again + 1
                 if tries >= limits.tries or (error.is_limit and time.monotonic() - began > limits.timeout_s):
                     raise AgainError(f"{error} (tried {tries} times)") from None
-                pause_s = await self._pause_s(error, tries)
+                pause_s = await self._pause_s(error, again)
             finally:
                 self._under_way -= 1
                 if not self._under_way:
                     self._idle.set()
             await asyncio.sleep(pause_s)
 
-    async def _pause_s(self, error: AgainError, tries: int) -> float:
-        pause_s = min(LONGEST_PAUSE_S, 2.0 ** max(tries - 1, 0)) * (0.5 + random.random() / 2)
+    async def _pause_s(self, error: AgainError, again: int) -> float:
+        pause_s = min(LONGEST_PAUSE_S, 2.0 ** min(again - 1, 10)) * (0.5 + random.random() / 2)
         if error.wait_s is None:
             return pause_s
         if error.is_limit:
