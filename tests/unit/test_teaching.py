@@ -250,6 +250,14 @@ def test_a_wrong_key_ends_it_and_is_not_told(
     assert not [p for p in tmp_path.rglob("replies/*") if p.is_file() and KEY in p.read_text()]
 
 
+def test_a_file_with_more_than_a_key_is_refused_without_its_words(server: TeacherServer, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"# mine\n{KEY}\n")
+    with pytest.raises(StopAskingError, match="holds more than a key") as raised:
+        ask(settings(server, tmp_path, api_key_file=str(tmp_path / "key")), "What is 2 + 3?")
+    assert KEY not in str(raised.value)
+    assert not server.asked
+
+
 def test_an_endpoint_that_holds_a_key_is_refused() -> None:
     for url in ("https://user:key@host/v1", "https://host/v1?key=secret"):
         with pytest.raises(ValueError, match="keys come from api_key_env"):

@@ -65,13 +65,16 @@ def chat_body(teacher: Teacher, question: str) -> dict[str, Any]:
 
 def endpoint_key(teacher: Teacher) -> str:
     """The key of a teacher's endpoint; empty: none. Raises StopAskingError where its file cannot be read."""
-    if teacher.api_key_file is None:
-        return os.environ.get(teacher.api_key_env, "").strip()
-    try:
-        return Path(teacher.api_key_file).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    where, key = teacher.api_key_env, os.environ.get(teacher.api_key_env, "").strip()
+    if teacher.api_key_file is not None:
         where = f"api_key_file {teacher.api_key_file} of teacher {teacher.model!r}"
-        raise StopAskingError(f"{where} cannot be read where the workers run: {type(error).__name__}") from None
+        try:
+            key = Path(teacher.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StopAskingError(f"{where} cannot be read where the workers run: {type(error).__name__}") from None
+    if not key.isprintable():
+        raise StopAskingError(f"{where} holds more than a key: it has several lines, or characters that no key has")
+    return key
 
 
 class ChatEndpoint:
