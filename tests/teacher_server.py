@@ -45,6 +45,8 @@ class TeacherServer:
         """What becomes of the output's lines of the batch of that number."""
         self.lost: Counter[str] = Counter()
         """Calls of the batch API, as `POST /batches`, that are carried out, and whose answers are lost."""
+        self.cost: float | None = None
+        self.may_answer: Any = lambda: True
         self.under_way = self.most_under_way = 0
         self.keep_bodies = True
 
@@ -98,6 +100,8 @@ class TeacherServer:
         question = asked["messages"][-1]["content"]
         self.asked[question] += 1
         await asyncio.sleep(self.delay_s)
+        while not self.may_answer():
+            await asyncio.sleep(0.02)
         if canned := self.canned.get(question):
             code, kind, data = canned[min(self.asked[question], len(canned)) - 1]
             return await self._raw(writer, kind, data, status=code)
@@ -136,7 +140,7 @@ class TeacherServer:
         numbers = [int(n) for n in re.findall(r"(\d+) \+ (\d+)", question)[-1]] if "+" in question else [0, 0]
         total = sum(numbers) + ("wrong" in faults)
         thinking = f"I add {numbers[0]} and {numbers[1]}. " + "Let me check that again. " * (self.paid[question] % 5)
-        usage = {"prompt_tokens": 10, "completion_tokens": 20}
+        usage = {"prompt_tokens": 10, "completion_tokens": 20, **({} if self.cost is None else {"cost": self.cost})}
         if "null" in faults:
             return {"id": "x", "choices": None, "usage": usage}
         message = arriving(asked["model"], thinking.strip(), f"The answer is {total}")

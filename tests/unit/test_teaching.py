@@ -292,6 +292,13 @@ def test_a_batch_is_submitted_once_and_taken_up_by_its_id(server: TeacherServer,
     assert len(server.batches) == 2
 
 
+def test_what_a_reply_says_that_it_cost_counts(server: TeacherServer, tmp_path: Path) -> None:
+    server.cost = 0.25
+    for api in ("chat", "batch"):
+        (found,) = ask(settings(server, tmp_path / api, api=api), "What is 2 + 3?")
+        assert found.usd == 0.25
+
+
 def batch_of(server: TeacherServer, root: Path, **teacher: Any) -> list[Attempt]:
     made = settings(server, root, api="batch", **{"limits": {"timeout_s": 20.0, "concurrency": 4}, **teacher})
     return ask(made, *(f"What is {i} + 1?" for i in range(4)))

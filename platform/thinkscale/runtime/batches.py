@@ -107,7 +107,7 @@ class BatchEndpoint:
             batches = page.get("data") or []
             for batch in batches:
                 name, file = (batch.get("metadata") or {}).get("thinkscale"), batch.get("input_file_id")
-                if name == journal["name"] or file == journal.get("file_id", name):
+                if name == journal["name"] or (file and file == journal.get("file_id")):
                     journal["batch_id"] = batch["id"]
                     return dict(batch)
             more = bool(page.get("has_more") and batches)

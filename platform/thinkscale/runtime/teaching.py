@@ -132,7 +132,7 @@ class EndpointTeacher:
         tokens, cost = _usage(reply)
         prices = self._teacher.prices
         usd = (tokens[0] * prices.prompt_usd_per_million + tokens[1] * prices.completion_usd_per_million) / 1e6
-        usd = (cost or usd) * (BATCH_PRICE if self._teacher.api == "batch" else 1.0)
+        usd = cost or usd * (BATCH_PRICE if self._teacher.api == "batch" else 1.0)
         self._usd += usd
         self._completion_tokens += tokens[1]
         self._replied += 1
