@@ -168,6 +168,16 @@ def test_a_server_that_is_busy_is_asked_ever_less_often(
     assert max(pauses) <= 60
 
 
+def test_failed_requests_take_no_tokens_of_the_quota(
+    server: TeacherServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(0))
+    limits = {"tries": 8, "tokens_per_day": 12_000, "concurrency": 1}  # about 4,400 are reckoned for each
+    found = ask(settings(server, tmp_path, limits=limits), "[always-500] What is 2 + 3?", "What is 1 + 1?")
+    assert [each.status for each in found] == ["error", "ok"]
+
+
 @pytest.mark.parametrize("wait", ["999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_a_wait_beyond_all_measure_ends_it_in_order(server: TeacherServer, tmp_path: Path, wait: str) -> None:
     server.canned["q"] = [(429, JSON + b"\r\nRetry-After: " + wait.encode(), b"{}")]

@@ -101,13 +101,13 @@ class EndpointTeacher:
                     f"--max-usd is reached: {self._usd:.4f} USD were spent in this run, {left:.4f} were left. Every "
                     "reply is kept: a higher --max-usd goes on from here"
                 )
-            self._under_way += 1
+            self._under_way, took = self._under_way + 1, 0
             self._idle.clear()
             try:
                 reply = await self._client.send(key, body)
                 kept = await self._replies.get(key) if self._teacher.api == "batch" else None
                 record = kept or await self._keep(key, reply)
-                self._pace.settle(counted, sum(record["tokens"]))
+                took = sum(record["tokens"])
                 return record
             except AgainError as error:
                 tries, again = tries + (not error.is_limit), again + 1
@@ -115,6 +115,7 @@ class EndpointTeacher:
                     raise AgainError(f"{error} (tried {tries} times)") from None
                 pause_s = await self._pause_s(error, again)
             finally:
+                self._pace.settle(counted, took)
                 self._under_way -= 1
                 if not self._under_way:
                     self._idle.set()
