@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +238,16 @@ def test_spending_ends_with_the_requests_under_way(server: TeacherServer, tmp_pa
     asyncio.run(run())
     assert 10 <= server.paid.total() <= 13
     assert asyncio.run(spent_usd(made, [(q, 0) for q in questions])) == pytest.approx(server.paid.total() * USD)
+
+
+def test_a_process_that_takes_anothers_place_spends_what_that_left(server: TeacherServer, tmp_path: Path) -> None:
+    made = settings(server, tmp_path, limits={"concurrency": 2})
+    asked = [(f"What is {i} + 1?", 0) for i in range(40)]
+    limited = replace(made, usd_left=lambda: 10 * USD - asyncio.run(spent_usd(made, asked)))
+    ask(limited, *(question for question, _ in asked[:8]))
+    with pytest.raises(StopAskingError, match="--max-usd is reached"):
+        ask(limited, *(question for question, _ in asked))
+    assert 10 <= server.paid.total() <= 11
 
 
 def test_concurrency_is_kept(server: TeacherServer, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Owns the order of things: look whether a reply is stored, wait for the limits, s
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class EndpointSettings:
     teacher: Teacher
     store: Store
     campaign: str
-    usd_left: float | None = None  # what this run may still cost; None: whatever it takes
+    usd_left: float | Callable[[], float] | None = None  # what may still be spent, or what tells; None: any sum
 
 
 class EndpointTeacher:
@@ -51,6 +52,11 @@ class EndpointTeacher:
         )
         self._marks = () if not (teacher.start and teacher.end) else ((teacher.start, teacher.end),)
         self._room = asyncio.Semaphore(teacher.limits.concurrency)
+        left = settings.usd_left
+        if callable(left):  # asked anew by a process that takes another's place; in a thread, for it has its own loop
+            with ThreadPoolExecutor(1) as pool:
+                left = pool.submit(left).result()
+        self._usd_left = left
         self._usd, self._completion_tokens, self._replied = 0.0, 0, 0
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -95,7 +101,7 @@ class EndpointTeacher:
             counted = await self._pace.admit(self._expected_tokens(body))
             if self._stopped is not None:
                 raise self._stopped
-            left = self._settings.usd_left
+            left = self._usd_left
             if left is not None and self._usd >= left:
                 raise StopAskingError(
                     f"--max-usd is reached: {self._usd:.4f} USD were spent in this run, {left:.4f} were left. Every "

@@ -3,7 +3,7 @@ Owns what is asked and what an attempt's status is. Which attempts become traces
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -37,11 +37,11 @@ STATUS_LEAST = 50  # attempts of a run before the share of one status can end it
 
 
 def make_attempts(
-    campaign: Campaign, source: Artifact, output: Artifact, teacher: Teacher, usd_left: float | None
+    campaign: Campaign, source: Artifact, output: Artifact, teacher: Teacher, usd_left: Callable[[], float] | None
 ) -> bool:
     """`attempts-<n>`: what one teacher gave for each selected question.
-    `usd_left`: what an endpoint may still cost. Raises EngineError: no engine can be built, or so much fails that it
-    is at fault; StopAskingError: a quota, a key, an account, distill.max_usd or distill.max_status_share ends the
+    `usd_left`: tells what an endpoint may still cost. Raises EngineError: no engine can be built, or so much fails that
+    it is at fault; StopAskingError: a quota, a key, an account, distill.max_usd or distill.max_status_share ends the
     stage."""
     config: dict[str, Any] = {"teacher": teacher.identity, "base": campaign.model.base}
     if teacher.source == "engine" and teacher.endpoint is None:

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -68,16 +69,16 @@ def _ask_all(campaign: Campaign, source: Artifact, outputs: Sequence[Artifact]) 
     """Whether any teacher had to be asked. Endpoints are asked side by side, but where they share dollars; none waits
     for another, and what one raises is raised once all are done."""
     found: list[bool | Exception] = [False] * len(outputs)
+    shared = (campaign.distill.max_usd, campaign.max_usd) != (None, None)
 
     def ask(at: int) -> None:
         teacher = campaign.teacher[at]
         try:
-            left = None if teacher.endpoint is None or outputs[at].manifest() else _usd_left(campaign, source)
+            left = partial(_usd_left, campaign, source) if shared and teacher.endpoint is not None else None
             found[at] = make_attempts(campaign, source, outputs[at], teacher, left)
         except Exception as error:
             found[at] = error
 
-    shared = (campaign.distill.max_usd, campaign.max_usd) != (None, None)
     beside = [at for at, teacher in enumerate(campaign.teacher) if teacher.endpoint is not None and not shared]
     # Daemons: what ends this process does not wait for them.
     threads = [threading.Thread(target=ask, args=(at,), daemon=True) for at in beside[1:]]
@@ -100,11 +101,9 @@ def _rows(campaign: Campaign) -> int:
     return campaign.difficulty.segment_rows
 
 
-def _usd_left(campaign: Campaign, source: Artifact) -> float | None:
+def _usd_left(campaign: Campaign, source: Artifact) -> float:
     """What the endpoints may still cost, by the replies that the campaign has paid for."""
-    most = min((usd for usd in (campaign.distill.max_usd, campaign.max_usd) if usd is not None), default=None)
-    if most is None:
-        return None
+    most = min(usd for usd in (campaign.distill.max_usd, campaign.max_usd) if usd is not None)
     questions = source.read(["question"]).column("question").to_pylist()
     for teacher in campaign.teacher:
         if teacher.endpoint is not None:
