@@ -34,9 +34,19 @@ class TeacherServer:
         self.paid: Counter[str] = Counter()
         """Whole replies by the question's text, the attempt not told apart."""
         self.bodies: list[dict[str, Any]] = []
+        self.canned: dict[str, list[tuple[int, bytes, bytes]]] = {}
+        """By question: statuses, content types and bodies, one after another, the last one for ever."""
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.polls_to_completion = 2
+        self.ends_as: list[str] = []
+        """How batches end, one after another; then all complete."""
+        self.mangle: Any = lambda lines, number: lines
+        """What becomes of the output's lines of the batch of that number."""
+        self.lost: Counter[str] = Counter()
+        """Calls of the batch API, as `POST /batches`, that are carried out, and whose answers are lost."""
+        self.cost: float | None = None
+        self.may_answer: Any = lambda: True
         self.under_way = self.most_under_way = 0
         self.keep_bodies = True
 
@@ -78,6 +88,11 @@ class TeacherServer:
         if path == "/ledger":
             return await self._send(writer, 200, {"asked": self.asked, "paid": self.paid})
         if "/chat/completions" not in path:
+            for call in self.lost:
+                if f"{method} {path.removeprefix('/v1')}".startswith(call) and self.lost[call] > 0:
+                    self.lost[call] -= 1
+                    await self._batch_call(Nobody(), method, path, body)
+                    return await self._send(writer, 500, error("the machine is on fire"))
             return await self._batch_call(writer, method, path, body)
         asked = json.loads(body)
         if self.keep_bodies:
@@ -85,6 +100,11 @@ class TeacherServer:
         question = asked["messages"][-1]["content"]
         self.asked[question] += 1
         await asyncio.sleep(self.delay_s)
+        while not self.may_answer():
+            await asyncio.sleep(0.02)
+        if canned := self.canned.get(question):
+            code, kind, data = canned[min(self.asked[question], len(canned)) - 1]
+            return await self._raw(writer, kind, data, status=code)
         first, faults = self.asked[question] == 1, set(re.findall(r"\[([a-z0-9-]+)\]", question))
         if "always-500" in faults or (first and "500" in faults):
             return await self._send(writer, 500, error("the machine is on fire"))
@@ -120,7 +140,7 @@ class TeacherServer:
         numbers = [int(n) for n in re.findall(r"(\d+) \+ (\d+)", question)[-1]] if "+" in question else [0, 0]
         total = sum(numbers) + ("wrong" in faults)
         thinking = f"I add {numbers[0]} and {numbers[1]}. " + "Let me check that again. " * (self.paid[question] % 5)
-        usage = {"prompt_tokens": 10, "completion_tokens": 20}
+        usage = {"prompt_tokens": 10, "completion_tokens": 20, **({} if self.cost is None else {"cost": self.cost})}
         if "null" in faults:
             return {"id": "x", "choices": None, "usage": usage}
         message = arriving(asked["model"], thinking.strip(), f"The answer is {total}")
@@ -169,8 +189,9 @@ class TeacherServer:
             self.paid[question] += status == 200
             response = {"status_code": status, "body": reply}
             lines.append(json.dumps({"custom_id": line["custom_id"], "response": response, "error": None}))
-        self.files[f"out-{batch['id']}"] = "\n".join(lines)
-        batch |= {"status": "completed", "output_file_id": f"out-{batch['id']}"}
+        self.files[f"out-{batch['id']}"] = "\n".join(self.mangle(lines, len(self.batches) - 1))
+        status = self.ends_as.pop(0) if self.ends_as else "completed"
+        batch |= {"status": status, "output_file_id": f"out-{batch['id']}"}
 
     async def _send(self, writer: Any, status: int, body: dict[str, Any], *headers: str) -> bool:
         data = json.dumps(body).encode()
@@ -184,6 +205,16 @@ class TeacherServer:
         writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + data[:sent])
         await writer.drain()
         return sent is None
+
+
+class Nobody:
+    """Reads an answer that is lost."""
+
+    def write(self, data: bytes) -> None:
+        return
+
+    async def drain(self) -> None:
+        return
 
 
 def error(message: str, **more: str) -> dict[str, Any]:

@@ -110,4 +110,5 @@ def test_it_is_an_honest_teacher(server: str, tmp_path: Path) -> None:
     assert all(each.prompt_tokens > 0 and each.completion_tokens > 0 for each in found)
     assert {each.status for each in found} <= {"cut_answer", "cut_thinking", "empty_thinking", "empty_answer", "ok"}
     assert (long.status, "context length" in long.words) == ("prompt_too_long", True)
-    assert len(list(tmp_path.rglob("*.json"))) == 4
+    (log,) = tmp_path.rglob("*.log")
+    assert log.read_bytes().count(b"\n") == 4

@@ -78,6 +78,22 @@ def test_too_many_refusals_and_spent_money_end_it_in_order(tmp_path: Path) -> No
     assert server.paid.total() == spent
 
 
+def test_no_teacher_waits_for_another(tmp_path: Path) -> None:
+    slow, quick = TeacherServer().start(), TeacherServer().start()
+    slow.may_answer = lambda: quick.asked.total() >= 20
+    teachers = [
+        {"model": "a", "endpoint": slow.url, "limits": {"requests_per_day": 8, "timeout_s": 60, "tries": 1}},
+        {"model": "b", "endpoint": quick.url},
+    ]
+    questions = [f"What is {i} + 2?" for i in range(20)]
+    campaign, store = begun(tmp_path, slow.url, questions, teachers)
+    with pytest.raises(StopAskingError, match="has used up its daily quota"):
+        distill(campaign, store)
+    assert (slow.paid.total(), quick.paid.total()) == (8, 20)
+    assert Artifact(store, "c/attempts-2").require().rows == 20
+    assert Artifact(store, "c/traces").manifest() is None
+
+
 @pytest.mark.parametrize("api", ["chat", "batch"])
 def test_kills_pay_nothing_twice_and_lose_nothing(tmp_path: Path, api: str) -> None:
     found = kill_and_resume(tmp_path, kills=2, questions=120, seed=1, api=api)

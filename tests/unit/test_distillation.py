@@ -112,6 +112,10 @@ def test_a_reply_that_came_twice_counts_once(tiny: str) -> None:
         rows, [same, same, Attempt(status="ok", thinking="I know", answer="2")], GradingPool().grade_all
     )
     assert [row["status"] for row in found.kept.to_pylist()] == ["ok", "duplicate_reply", "ok"]
+    later = asks.collect(each_attempt(ROWS, attempts=1)[3:4], [same], GradingPool().grade_all)  # another segment
+    assert later.kept.to_pylist()[0]["status"] == "duplicate_reply"
+    again = asks.collect(rows[:1], [same], GradingPool().grade_all)  # the segment was lost and is made again
+    assert again.kept.to_pylist()[0]["status"] == "ok"
 
 
 def test_too_much_of_one_status_ends_the_stage(tiny: str) -> None:

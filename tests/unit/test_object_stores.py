@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import pickle
@@ -20,6 +21,7 @@ from thinkscale.store.filesystem import Store, StoreError
 from thinkscale.store.lease import LeaseHeldError, LeaseLostError, hold
 from thinkscale.store.locations import expand
 from thinkscale.store.models import ModelError, local_model
+from thinkscale.store.replies import Replies
 from thinkscale.store.schemas import QUESTIONS, questions, questions_table
 
 SCHEMES = ("s3", "gs", "az")
@@ -48,6 +50,19 @@ def store(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 @pytest.fixture
 def s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> Store:
     return root(server, "s3", monkeypatch)
+
+
+def test_a_paid_reply_is_kept_and_the_first_one_counts(store: Store) -> None:
+    async def run() -> None:
+        replies, others = Replies(store), Replies(store)
+        assert await replies.get("ab" * 32) is None
+        assert await replies.put("ab" * 32, {"reply": "ä"}) == {"reply": "ä"}
+        assert await others.put("ab" * 32, {"reply": 2}) == {"reply": "ä"} == await others.get("ab" * 32)
+        store.write_bytes(f"replies/cd/{'cd' * 32}.json", b'{"repl')  # a part of one counts for none
+        assert await replies.get("cd" * 32) is None
+        assert await replies.put("cd" * 32, {"reply": 3}) == {"reply": 3} == await others.get("cd" * 32)
+
+    asyncio.run(run())
 
 
 def test_what_is_written_is_listed_and_read(store: Store, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Attempt
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher, spent_usd
 from thinkscale.store.filesystem import Store
+from thinkscale.store.schemas import ATTEMPTS, table
 
 PRICES = {"prompt_usd_per_million": 1.0, "completion_usd_per_million": 2.0}
 USD = (10 * 1.0 + 20 * 2.0) / 1e6
@@ -88,6 +91,111 @@ def test_what_goes_wrong_is_a_status_with_the_servers_words(
     assert server.asked[question] == requests
 
 
+JSON, EVENTS = b"application/json", b"text/event-stream"
+MESSAGE = {"reasoning": "so", "content": "4"}
+CHOICE = {"index": 0, "message": MESSAGE, "finish_reason": "stop"}
+
+
+def whole(**changes: Any) -> dict[str, Any]:
+    return {"id": "x", "choices": [CHOICE], "usage": {"prompt_tokens": 10, "completion_tokens": 20}, **changes}
+
+
+def events(*choices: Any) -> bytes:
+    lines = ("data: " + json.dumps({"id": "x", "choices": [each]}, ensure_ascii=False) for each in choices)
+    return (": they are thinking\n\n" + "\n\n".join(lines) + "\n\ndata: [DONE]\n\n").encode()
+
+
+def refused(status: int, words: str) -> tuple[int, bytes, bytes]:
+    return status, JSON, json.dumps({"error": {"message": words}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "thinking"),
+    [
+        ((200, JSON, b"\xef\xbb\xbf" + json.dumps(whole()).encode()), "ok", "so"),
+        ((200, EVENTS, json.dumps(whole()).encode()), "ok", "so"),
+        ((200, b"text/plain", json.dumps(whole()).encode()), "ok", "so"),
+        ((200, JSON, json.dumps(whole()).replace('"so"', '"so \\ud83d"').encode()), "ok", "so ?"),
+        ((200, JSON, json.dumps(whole()).encode().replace(b'"so"', b'"so \xff"')), "ok", "so \ufffd"),
+        ((200, EVENTS, events({"delta": MESSAGE}, {"delta": None, "finish_reason": "stop"})), "ok", "so"),
+        ((200, EVENTS, events(CHOICE)), "ok", "so"),
+        ((200, EVENTS, events({"delta": {"reasoning": "a\u2028b\x85c"}}, CHOICE)), "ok", "a\u2028b\x85cso"),
+        ((200, EVENTS, events(3)), "error", ""),
+        ((200, EVENTS, events({"delta": ["x"], "finish_reason": "stop"})), "error", ""),
+        ((200, JSON, json.dumps(whole(usage={"prompt_tokens": 10**30, "completion_tokens": -7})).encode()), "ok", "so"),
+        ((200, JSON, json.dumps(whole(usage={"cost": float("inf"), "prompt_tokens": True})).encode()), "ok", "so"),
+        (refused(400, "Content Exists Risk"), "content_filter", ""),
+        (refused(422, "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000"), "prompt_too_long", ""),
+        (refused(400, "Input length 5000 exceeds the model's limit of 4096 tokens"), "prompt_too_long", ""),
+        (refused(400, "temperature must be <= 2"), "error", ""),
+    ],
+)
+def test_whatever_a_server_sends_is_a_status(
+    server: TeacherServer, tmp_path: Path, answer: tuple[int, bytes, bytes], status: str, thinking: str
+) -> None:
+    server.canned["q"] = [answer]
+    (found,) = ask(settings(server, tmp_path, limits={"tries": 1, "timeout_s": 5.0}), "q")
+    assert (found.status, found.thinking) == (status, thinking)
+    row = {name: value for name, value in asdict(found).items() if name in ATTEMPTS.names}
+    assert table([{**row, "question_id": "q", "attempt": 0, "teacher": "m", "correct": False}], ATTEMPTS).num_rows == 1
+    assert 0 <= found.usd < 1
+    assert found.prompt_tokens in (0, 1, 10)
+
+
+def test_what_went_wrong_within_a_choice_is_told(server: TeacherServer, tmp_path: Path) -> None:
+    choice = {**CHOICE, "finish_reason": "error", "error": {"code": 502, "message": "the provider died"}}
+    server.canned["q"] = [(200, JSON, json.dumps(whole(choices=[choice])).encode())]
+    (found,) = ask(settings(server, tmp_path), "q")
+    assert found.status == "malformed_reply"
+    assert "the provider died" in found.words
+
+
+def test_a_server_that_is_busy_is_asked_ever_less_often(
+    server: TeacherServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.canned["q"] = [refused(429, "slow down")] * 8 + [(200, JSON, json.dumps(whole()).encode())]
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def at_once(seconds: float, result: Any = None) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", at_once)
+    (found,) = ask(settings(server, tmp_path, limits={"tries": 1}), "q")
+    assert found.status == "ok"
+    assert max(pauses) > 30
+    assert max(pauses) <= 60
+
+
+def test_failed_requests_take_no_tokens_of_the_quota(
+    server: TeacherServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(0))
+    limits = {"tries": 8, "tokens_per_day": 12_000, "concurrency": 1}  # about 4,400 are reckoned for each
+    found = ask(settings(server, tmp_path, limits=limits), "[always-500] What is 2 + 3?", "What is 1 + 1?")
+    assert [each.status for each in found] == ["error", "ok"]
+
+
+@pytest.mark.parametrize("wait", ["999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_beyond_all_measure_ends_it_in_order(server: TeacherServer, tmp_path: Path, wait: str) -> None:
+    server.canned["q"] = [(429, JSON + b"\r\nRetry-After: " + wait.encode(), b"{}")]
+    with pytest.raises(StopAskingError, match="the server's quota"):
+        ask(settings(server, tmp_path), "q")
+
+
+def test_a_key_that_a_server_repeats_is_stored_nowhere(
+    server: TeacherServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECHOED_KEY", KEY)
+    said = {"reasoning": f"You sent {KEY}", "content": "4"}
+    server.canned["q"] = [(200, JSON, json.dumps(whole(choices=[{"message": said, "finish_reason": None}])).encode())]
+    (found,) = ask(settings(server, tmp_path, api_key_env="ECHOED_KEY"), "q")
+    assert found.thinking == "You sent ***"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+
+
 def test_retry_after_is_waited_for(server: TeacherServer, tmp_path: Path) -> None:
     async def run() -> float:
         engine = EndpointTeacher(settings(server, tmp_path))
@@ -132,6 +240,16 @@ def test_spending_ends_with_the_requests_under_way(server: TeacherServer, tmp_pa
     assert asyncio.run(spent_usd(made, [(q, 0) for q in questions])) == pytest.approx(server.paid.total() * USD)
 
 
+def test_a_process_that_takes_anothers_place_spends_what_that_left(server: TeacherServer, tmp_path: Path) -> None:
+    made = settings(server, tmp_path, limits={"concurrency": 2})
+    asked = [(f"What is {i} + 1?", 0) for i in range(40)]
+    limited = replace(made, usd_left=lambda: 10 * USD - asyncio.run(spent_usd(made, asked)))
+    ask(limited, *(question for question, _ in asked[:8]))
+    with pytest.raises(StopAskingError, match="--max-usd is reached"):
+        ask(limited, *(question for question, _ in asked))
+    assert 10 <= server.paid.total() <= 11
+
+
 def test_concurrency_is_kept(server: TeacherServer, tmp_path: Path) -> None:
     server.delay_s = 0.02
     ask(settings(server, tmp_path, limits={"concurrency": 3}), *(f"What is {i} + 1?" for i in range(12)))
@@ -149,7 +267,15 @@ def test_a_wrong_key_ends_it_and_is_not_told(
     (tmp_path / "key").write_text(f"{KEY}\n")
     (found,) = ask(settings(server, tmp_path, api_key_file=str(tmp_path / "key")), "What is 2 + 3?")
     assert found.status == "ok"
-    assert not [p for p in tmp_path.rglob("*.json") if KEY in p.read_text()]
+    assert not [p for p in tmp_path.rglob("replies/*") if p.is_file() and KEY in p.read_text()]
+
+
+def test_a_file_with_more_than_a_key_is_refused_without_its_words(server: TeacherServer, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"# mine\n{KEY}\n")
+    with pytest.raises(StopAskingError, match="holds more than a key") as raised:
+        ask(settings(server, tmp_path, api_key_file=str(tmp_path / "key")), "What is 2 + 3?")
+    assert KEY not in str(raised.value)
+    assert not server.asked
 
 
 def test_an_endpoint_that_holds_a_key_is_refused() -> None:
@@ -184,3 +310,65 @@ def test_a_batch_is_submitted_once_and_taken_up_by_its_id(server: TeacherServer,
     assert not list((tmp_path / "replies" / "batches").rglob("*.json"))
     ask(made, *questions[:5])
     assert len(server.batches) == 2
+
+
+def test_what_a_reply_says_that_it_cost_counts(server: TeacherServer, tmp_path: Path) -> None:
+    server.cost = 0.25
+    for api in ("chat", "batch"):
+        (found,) = ask(settings(server, tmp_path / api, api=api), "What is 2 + 3?")
+        assert found.usd == 0.25
+
+
+def batch_of(server: TeacherServer, root: Path, **teacher: Any) -> list[Attempt]:
+    made = settings(server, root, api="batch", **{"limits": {"timeout_s": 20.0, "concurrency": 4}, **teacher})
+    return ask(made, *(f"What is {i} + 1?" for i in range(4)))
+
+
+@pytest.mark.parametrize(
+    "mangle",
+    [
+        lambda lines: lines[::-1],
+        lambda lines: [*lines, *lines],
+        lambda lines: ["", "<html>", "7", '{"custom_id": null}', '{"custom_id": "other", "response": 7}', *lines],
+        lambda lines: [line.replace("I add", "I\u2028add") for line in lines],
+        lambda lines: [line.replace('"status_code": 200', '"status_code": "200"') for line in lines],
+    ],
+)
+def test_lines_of_a_batch_come_as_they_like(server: TeacherServer, tmp_path: Path, mangle: Any) -> None:
+    server.mangle = lambda lines, number: mangle(lines)
+    found = batch_of(server, tmp_path)
+    assert [(each.status, each.answer) for each in found] == [("ok", f"The answer is {i + 1}") for i in range(4)]
+    assert max(server.paid.values()) == 1
+
+
+def test_what_a_batch_leaves_out_is_asked_again(server: TeacherServer, tmp_path: Path) -> None:
+    server.mangle = lambda lines, number: lines[:1] if number == 0 else lines
+    server.ends_as = ["expired", "completed"]
+    assert {each.status for each in batch_of(server, tmp_path)} == {"ok"}
+    assert sorted(server.asked.values()) == [1, 2, 2, 2]
+
+
+def test_a_batch_that_somebody_cancelled_ends_it_and_keeps_what_came(server: TeacherServer, tmp_path: Path) -> None:
+    server.mangle = lambda lines, number: lines[:1] if number == 0 else lines
+    server.ends_as = ["cancelled", "completed"]
+    with pytest.raises(StopAskingError, match="batch-0 cancelled"):
+        batch_of(server, tmp_path)
+    assert {each.status for each in batch_of(server, tmp_path)} == {"ok"}
+    assert sorted(server.asked.values()) == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("call", ["POST /files", "POST /batches", "GET /batches/", "GET /files/"])
+def test_a_batch_whose_answers_are_lost_is_paid_once(server: TeacherServer, tmp_path: Path, call: str) -> None:
+    server.lost[call] = 3
+    assert {each.status for each in batch_of(server, tmp_path)} == {"ok"}
+    assert len(server.batches) == 1
+    assert max(server.asked.values()) == 1
+
+
+def test_a_server_that_is_away_for_long_loses_no_batch(server: TeacherServer, tmp_path: Path) -> None:
+    server.lost["GET /batches/"] = 10**6
+    with pytest.raises(StopAskingError, match=r"batch-0.*the same command again"):
+        batch_of(server, tmp_path, limits={"timeout_s": 1.0})
+    server.lost.clear()
+    assert {each.status for each in batch_of(server, tmp_path)} == {"ok"}
+    assert len(server.batches) == 1

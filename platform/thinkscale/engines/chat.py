@@ -8,10 +8,12 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json, to_json
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
@@ -21,10 +23,16 @@ from thinkscale.domain.question import Status
 
 CONNECT_S = 30.0
 WORDS = 500  # characters of a server's message that are kept
+SECRET = 16  # characters from which on a key is no word of a reply
+LONGEST_WAIT_S = 7 * 86_400.0
 
-_FILTERED = re.compile(r"content[_ ](filter|management|policy)|moderation|flagged|safety|prohibited", re.IGNORECASE)
+_FILTERED = re.compile(
+    r"content[_ ](filter|management|policy|exists risk)|moderation|flagged|safety|prohibited", re.IGNORECASE
+)
 _TOO_LONG = re.compile(
-    r"context[_ ](length|window)|maximum context|too (long|many tokens)|exceeds? .{0,40}(length|tokens)", re.IGNORECASE
+    r"context[_ ](length|window)|maximum context|too (long|many tokens)|exceeds? .{0,40}(length|tokens)"
+    r"|tokens`? .{0,40}must be <=",
+    re.IGNORECASE,
 )
 _UNPAID = re.compile(r"insufficient[_ ](quota|balance|credit|funds)|billing", re.IGNORECASE)
 
@@ -57,13 +65,16 @@ def chat_body(teacher: Teacher, question: str) -> dict[str, Any]:
 
 def endpoint_key(teacher: Teacher) -> str:
     """The key of a teacher's endpoint; empty: none. Raises StopAskingError where its file cannot be read."""
-    if teacher.api_key_file is None:
-        return os.environ.get(teacher.api_key_env, "").strip()
-    try:
-        return Path(teacher.api_key_file).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    where, key = teacher.api_key_env, os.environ.get(teacher.api_key_env, "").strip()
+    if teacher.api_key_file is not None:
         where = f"api_key_file {teacher.api_key_file} of teacher {teacher.model!r}"
-        raise StopAskingError(f"{where} cannot be read where the workers run: {type(error).__name__}") from None
+        try:
+            key = Path(teacher.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StopAskingError(f"{where} cannot be read where the workers run: {type(error).__name__}") from None
+    if not key.isprintable():
+        raise StopAskingError(f"{where} holds more than a key: it has several lines, or characters that no key has")
+    return key
 
 
 class ChatEndpoint:
@@ -90,23 +101,27 @@ class ChatEndpoint:
         if self._key:
             request = request.bearer_auth(self._key)
         if body is not None:
-            request = request.header("Content-Type", "application/json").body_bytes(json.dumps(body).encode())
+            request = request.header("Content-Type", "application/json").body_bytes(to_json(body))
         if form is not None:
             request = request.multipart(form)
         try:
             response = await request.build().send()
-            text = bytes(await response.bytes()).decode("utf-8", "replace")
+            data = bytes(await response.bytes())
         except PyreqwestError as error:
             causes = getattr(error, "details", None) or {}
             inner = [cause["message"] for cause in causes.get("causes") or []]
             words = f"no whole answer from {self._url}: {inner[-1] if inner else error}"
             raise AgainError(self._words(words)) from None
         kind = response.get_header("content-type") or ""
+        if len(self._key) >= SECRET:  # some servers repeat it
+            data = data.replace(self._key.encode(), b"***")
+        found = parsed(data)
+        text = data.decode("utf-8", "replace") if found is None else ""
         if response.status >= 300:
-            raise self.fault(response.status, _json(text) or text, response.get_header)
-        if "event-stream" in kind or text.startswith("data:"):
+            raise self.fault(response.status, found or text, response.get_header)
+        if found is None and ("event-stream" in kind or text.startswith("data:")):
             return _assembled(text)
-        return text if (found := _json(text)) is None else found
+        return text if found is None else found
 
     def whole(self, reply: Any) -> dict[str, Any]:
         """The reply, where it is one. Raises as `send`; a reply that was paid is given back whatever it looks like."""
@@ -148,26 +163,30 @@ class ChatEndpoint:
         return (text.replace(self._key, "***") if self._key else text)[:WORDS]
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+def parsed(data: bytes | str) -> Any:
+    """Parsed JSON, or None. A half of a character, as cut streams have it, becomes a question mark."""
+    with suppress(ValueError):
+        return from_json(data)
+    with suppress(ValueError):
+        found = json.loads(data if isinstance(data, str) else data.decode("utf-8-sig", "replace"))
+        return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+    return None
 
 
 def _wait_s(header: Any) -> float | None:
     """Retry-After, in seconds from now: a number, or a date."""
     try:
         if (milliseconds := header("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        value = header("retry-after")
-        if value is None:
+            wait_s = float(milliseconds) / 1000
+        elif (value := header("retry-after")) is None:
             return None
-        if re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        elif re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
+            wait_s = float(value)
+        else:
+            wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError):
         return None
+    return min(max(0.0, wait_s), LONGEST_WAIT_S)
 
 
 def _assembled(text: str) -> dict[str, Any]:
@@ -175,16 +194,21 @@ def _assembled(text: str) -> dict[str, Any]:
     reply: dict[str, Any] = {}
     message: dict[str, Any] = {}
     finish = None
-    for line in text.splitlines():
-        event = _json(line[5:].strip()) if line.startswith("data:") else None
+    for line in text.split("\n"):  # splitlines would part texts too
+        event = parsed(line[5:].strip()) if line.startswith("data:") else None
         if not isinstance(event, dict):
             continue
         if event.get("error"):
             return event
         reply |= {name: event[name] for name in ("id", "model", "usage") if event.get(name)}
-        for choice in event.get("choices") or []:
-            finish = choice.get("finish_reason") or finish
-            for name, value in (choice.get("delta") or {}).items():
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else []:
+            try:
+                finish = choice.get("finish_reason") or finish
+                parts = (choice.get("delta") or choice.get("message") or {}).items()
+            except AttributeError:
+                raise AgainError(f"the stream holds a choice that is none: {line[:WORDS]}") from None
+            for name, value in parts:
                 if isinstance(value, str | list):
                     message[name] = message[name] + value if type(message.get(name)) is type(value) else value
     if finish is None:

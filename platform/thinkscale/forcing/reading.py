@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thinkscale.domain.question import Attempt
+from thinkscale.domain.question import Attempt, Status
 from thinkscale.forcing.formats import TABLE
 
 Marks = tuple[str, str]
@@ -40,30 +40,30 @@ def split_thinking(text: str, marks: Sequence[Marks] = ()) -> tuple[str, str, bo
     return "", text.strip(), False
 
 
-def read_reply(payload: Mapping[str, Any], marks: Sequence[Marks] = ()) -> Attempt:
-    """A reply of /chat/completions as an attempt, without what it cost."""
+def read_reply(payload: Mapping[str, Any], marks: Sequence[Marks] = (), **cost: Any) -> Attempt:
+    """A reply of /chat/completions as an attempt. `cost`: what else is known of the attempt."""
     try:
         choice = payload["choices"][0]
         message = choice.get("message") or {}
         thinking, answer, is_open = _parts(message, marks)
         finish = str(choice.get("finish_reason") or "").lower()
-        refusal = _text(message.get("refusal")) or next(
-            (_text(part.get("refusal")) for part in _list(message.get("content")) if part.get("refusal")), ""
+        refusal = _text(message.get("refusal")) or "".join(
+            _text(part.get("refusal")) for part in _list(message.get("content"))
         )
-        reply_id = str(payload.get("id") or "")
+        cost |= {"thinking": thinking, "answer": answer, "reply_id": str(payload.get("id") or "")}
     except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
-        return Attempt(status="malformed_reply", words=f"{type(error).__name__}: {str(payload)[:300]}")
-    found: dict[str, Any] = {"thinking": thinking, "answer": answer, "reply_id": reply_id}
+        return Attempt(status="malformed_reply", words=f"{type(error).__name__}: {str(payload)[:300]}", **cost)
+    if finish in _REPLIES["whole"] and not refusal:
+        return Attempt(status=complete(thinking, answer, is_open=is_open), **cost)
     if refusal or finish == "refusal":
-        return Attempt(status="refusal", words=refusal or answer, **found)
+        return Attempt(status="refusal", words=refusal or answer, **cost)
+    status: Status = "malformed_reply"
     if finish in _REPLIES["filtered"]:
-        return Attempt(status="content_filter", words=f"finish_reason {finish}", **found)
-    if finish in _REPLIES["cut"]:
-        is_thinking = is_open or not answer
-        return Attempt(status="cut_thinking" if is_thinking else "cut_answer", words=f"finish_reason {finish}", **found)
-    if finish not in _REPLIES["whole"]:
-        return Attempt(status="malformed_reply", words=f"finish_reason {choice.get('finish_reason')!r}", **found)
-    return Attempt(status=complete(thinking, answer, is_open=is_open), **found)
+        status = "content_filter"
+    elif finish in _REPLIES["cut"]:
+        status = "cut_thinking" if is_open or not answer else "cut_answer"
+    told = f": {choice['error']}" if choice.get("error") else ""
+    return Attempt(status=status, words=f"finish_reason {choice.get('finish_reason')!r}{told}"[:500], **cost)
 
 
 def complete(thinking: str, answer: str, *, is_open: bool = False) -> Any:

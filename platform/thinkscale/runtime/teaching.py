@@ -4,12 +4,13 @@ Owns the order of things: look whether a reply is stored, wait for the limits, s
 import asyncio
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from thinkscale.domain.generation import EngineInfo, StopAskingError
-from thinkscale.domain.models import Teacher, TokenPrices
+from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Attempt
 from thinkscale.engines.chat import AgainError, ChatEndpoint, RefusedError, chat_body
 from thinkscale.forcing.reading import read_reply
@@ -20,6 +21,7 @@ from thinkscale.store.replies import Replies, request_key
 
 LONGEST_PAUSE_S = 60.0
 BATCH_PRICE = 0.5
+MOST_TOKENS, MOST_USD = 10**9, 10**4  # of one reply: what says more is not believed
 CHARACTERS_A_TOKEN = 4  # about; of prompts, before a reply says how many there were
 
 
@@ -30,7 +32,7 @@ class EndpointSettings:
     teacher: Teacher
     store: Store
     campaign: str
-    usd_left: float | None = None  # what this run may still cost; None: whatever it takes
+    usd_left: float | Callable[[], float] | None = None  # what may still be spent, or what tells; None: any sum
 
 
 class EndpointTeacher:
@@ -50,6 +52,11 @@ class EndpointTeacher:
         )
         self._marks = () if not (teacher.start and teacher.end) else ((teacher.start, teacher.end),)
         self._room = asyncio.Semaphore(teacher.limits.concurrency)
+        left = settings.usd_left
+        if callable(left):  # asked anew by a process that takes another's place; in a thread, for it has its own loop
+            with ThreadPoolExecutor(1) as pool:
+                left = pool.submit(left).result()
+        self._usd_left = left
         self._usd, self._completion_tokens, self._replied = 0.0, 0, 0
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -89,37 +96,39 @@ class EndpointTeacher:
 
     async def _paid(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The stored reply to a request that is sent now. Raises as ChatEndpoint.send, after retries."""
-        limits, began, tries = self._teacher.limits, time.monotonic(), 0
+        limits, began, tries, again = self._teacher.limits, time.monotonic(), 0, 0
         while True:
             counted = await self._pace.admit(self._expected_tokens(body))
             if self._stopped is not None:
                 raise self._stopped
-            left = self._settings.usd_left
+            left = self._usd_left
             if left is not None and self._usd >= left:
                 raise StopAskingError(
                     f"--max-usd is reached: {self._usd:.4f} USD were spent in this run, {left:.4f} were left. Every "
                     "reply is kept: a higher --max-usd goes on from here"
                 )
-            self._under_way += 1
+            self._under_way, took = self._under_way + 1, 0
             self._idle.clear()
             try:
                 reply = await self._client.send(key, body)
-                self._pace.settle(counted, sum(_tokens(reply)))
                 kept = await self._replies.get(key) if self._teacher.api == "batch" else None
-                return kept or await self._keep(key, reply)
+                record = kept or await self._keep(key, reply)
+                took = sum(record["tokens"])
+                return record
             except AgainError as error:
-                tries += not error.is_limit
+                tries, again = tries + (not error.is_limit), again + 1
                 if tries >= limits.tries or (error.is_limit and time.monotonic() - began > limits.timeout_s):
                     raise AgainError(f"{error} (tried {tries} times)") from None
-                pause_s = await self._pause_s(error, tries)
+                pause_s = await self._pause_s(error, again)
             finally:
+                self._pace.settle(counted, took)
                 self._under_way -= 1
                 if not self._under_way:
                     self._idle.set()
             await asyncio.sleep(pause_s)
 
-    async def _pause_s(self, error: AgainError, tries: int) -> float:
-        pause_s = min(LONGEST_PAUSE_S, 2.0 ** max(tries - 1, 0)) * (0.5 + random.random() / 2)
+    async def _pause_s(self, error: AgainError, again: int) -> float:
+        pause_s = min(LONGEST_PAUSE_S, 2.0 ** min(again - 1, 10)) * (0.5 + random.random() / 2)
         if error.wait_s is None:
             return pause_s
         if error.is_limit:
@@ -127,13 +136,15 @@ class EndpointTeacher:
         return error.wait_s + random.random() * min(pause_s, 0.1 * error.wait_s)
 
     async def _keep(self, key: str, reply: Mapping[str, Any]) -> dict[str, Any]:
-        completion = _tokens(reply)[1]
-        usd = _usd(reply, self._teacher.prices) * (BATCH_PRICE if self._teacher.api == "batch" else 1.0)
-        where = {"endpoint": self._teacher.endpoint, "model": self._teacher.model, "at": round(time.time(), 3)}
+        tokens, cost = _usage(reply)
+        prices = self._teacher.prices
+        usd = (tokens[0] * prices.prompt_usd_per_million + tokens[1] * prices.completion_usd_per_million) / 1e6
+        usd = cost or usd * (BATCH_PRICE if self._teacher.api == "batch" else 1.0)
         self._usd += usd
-        self._completion_tokens += completion
+        self._completion_tokens += tokens[1]
         self._replied += 1
-        record = {"reply": reply, "usd": usd, "paid_by": self._settings.campaign}
+        where = {"endpoint": self._teacher.endpoint, "model": self._teacher.model, "at": round(time.time(), 3)}
+        record = {"reply": reply, "tokens": tokens, "usd": usd, "paid_by": self._settings.campaign}
         return await self._replies.put(key, {**where, **record})
 
     def _expected_tokens(self, body: Mapping[str, Any]) -> int:
@@ -145,10 +156,9 @@ class EndpointTeacher:
 
 def attempt_of(record: Mapping[str, Any], campaign: str, marks: Any = ()) -> Attempt:
     """A stored reply as an attempt; its dollars are those of the campaign that paid for it."""
-    prompt, completion = _tokens(record["reply"])
+    prompt, completion = record["tokens"]
     usd = float(record["usd"]) if record["paid_by"] == campaign else 0.0
-    found = read_reply(record["reply"], marks)
-    return replace(found, prompt_tokens=prompt, completion_tokens=completion, usd=usd)
+    return read_reply(record["reply"], marks, prompt_tokens=prompt, completion_tokens=completion, usd=usd)
 
 
 async def spent_usd(settings: EndpointSettings, questions: list[tuple[str, int]]) -> float:
@@ -164,17 +174,12 @@ async def spent_usd(settings: EndpointSettings, questions: list[tuple[str, int]]
     return sum(await asyncio.gather(*(usd(*each) for each in questions)))
 
 
-def _tokens(reply: Mapping[str, Any]) -> tuple[int, int]:
+def _usage(reply: Mapping[str, Any]) -> tuple[list[int], float]:
+    """Tokens of the prompt and of the completion, and what it cost in dollars; 0 where the reply says nothing that
+    can be."""
     usage = reply.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    prompt, completion = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    return (prompt if isinstance(prompt, int) else 0), (completion if isinstance(completion, int) else 0)
-
-
-def _usd(reply: Mapping[str, Any], prices: TokenPrices) -> float:
-    usage = reply.get("usage")
-    cost = usage.get("cost") if isinstance(usage, dict) else None
-    if isinstance(cost, int | float) and cost > 0:
-        return float(cost)
-    prompt, completion = _tokens(reply)
-    return (prompt * prices.prompt_usd_per_million + completion * prices.completion_usd_per_million) / 1e6
+    if not isinstance(usage, dict):
+        return [0, 0], 0.0
+    counts, cost = (usage.get("prompt_tokens"), usage.get("completion_tokens")), usage.get("cost")
+    tokens = [int(n) if isinstance(n, int) and 0 < n <= MOST_TOKENS else 0 for n in counts]
+    return tokens, float(cost) if isinstance(cost, int | float) and 0 < cost <= MOST_USD else 0.0

@@ -3,7 +3,7 @@ Owns what is asked and what an attempt's status is. Which attempts become traces
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -32,11 +32,11 @@ STATUS_LEAST = 50  # attempts of a run before the share of one status can end it
 
 
 def make_attempts(
-    campaign: Campaign, source: Artifact, output: Artifact, teacher: Teacher, usd_left: float | None
+    campaign: Campaign, source: Artifact, output: Artifact, teacher: Teacher, usd_left: Callable[[], float] | None
 ) -> bool:
     """`attempts-<n>`: what one teacher gave for each selected question.
-    `usd_left`: what an endpoint may still cost. Raises EngineError: no engine can be built, or so much fails that it
-    is at fault; StopAskingError: a quota, a key, an account, distill.max_usd or distill.max_status_share ends the
+    `usd_left`: tells what an endpoint may still cost. Raises EngineError: no engine can be built, or so much fails that
+    it is at fault; StopAskingError: a quota, a key, an account, distill.max_usd or distill.max_status_share ends the
     stage."""
     config: dict[str, Any] = {"teacher": teacher.identity, "base": campaign.model.base}
     if teacher.source == "engine" and teacher.endpoint is None:
@@ -55,9 +55,11 @@ def make_attempts(
     actors = Actors(most=resources.replicas, cpus=resources.cpus_per_replica, gpus=resources.gpus_per_replica)
     if teacher.endpoint is not None:
         endpoint = EndpointSettings(teacher=teacher, store=output.store, campaign=campaign.name, usd_left=usd_left)
-        settings, actors = replace(settings, teacher=endpoint), Actors(most=1)  # one counts what is under way
+        # One counts what is under way. It mostly waits, and others may be asked beside it.
+        settings, actors = replace(settings, teacher=endpoint), Actors(most=1, cpus=0.5 / len(campaign.teacher))
     asks = FromTeacher(campaign=campaign, teacher=teacher)
-    run_asks("distill", stage, asks, settings, actors, partial(each_attempt, attempts=teacher.attempts))
+    name = "distill" if len(campaign.teacher) == 1 else f"distill {teacher.model}"
+    run_asks(name, stage, asks, settings, actors, partial(each_attempt, attempts=teacher.attempts))
     return stage.commit(ATTEMPTS)
 
 
@@ -115,6 +117,7 @@ class FromTeacher:
     campaign: Campaign
     teacher: Teacher
     seen: Counter[str] = field(default_factory=Counter)  # statuses of this process's attempts
+    replied: dict[int, str] = field(default_factory=dict)  # whose replies came in this process, by their hash
 
     def key(self, row: dict[str, Any]) -> str:
         return f"{row['id']}/{row['attempt']}"
@@ -162,7 +165,8 @@ class FromTeacher:
 
     def collect(self, rows: Sequence[dict[str, Any]], answers: Sequence[Any], grade_all: GradeAll) -> Result:
         attempts = [Attempt(status="error", words=a.error) if isinstance(a, Failed) else a for a in answers]
-        attempts, base = _without_duplicates(attempts), tokenizer_of(self.campaign.model.base)
+        attempts = [self._once(*pair) for pair in zip(rows, attempts, strict=True)]
+        base = tokenizer_of(self.campaign.model.base)
         kept = _attempt_rows(rows, attempts, [str(self.teacher.model)] * len(rows), grade_all, base)
         stats = {
             "prompt_tokens": sum(attempt.prompt_tokens for attempt in attempts),
@@ -171,18 +175,15 @@ class FromTeacher:
         }
         return Result(kept=table(kept, ATTEMPTS), stats=stats)
 
-
-def _without_duplicates(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """A reply that a server gave twice, by its id and text, was made for one request at most."""
-    seen: set[tuple[str, str, str]] = set()
-    found = []
-    for attempt in attempts:
-        key = (attempt.reply_id, attempt.thinking, attempt.answer)
-        again = bool(attempt.reply_id) and attempt.status == "ok" and key in seen
+    def _once(self, row: dict[str, Any], attempt: Attempt) -> Attempt:
+        """A reply that a server gave twice, by its id and text, was made for one request at most."""
+        if not attempt.reply_id or attempt.status != "ok":
+            return attempt
+        reply = hash((attempt.reply_id, attempt.thinking, attempt.answer))
+        if self.replied.setdefault(reply, self.key(row)) == self.key(row):
+            return attempt
         words = f"the reply {attempt.reply_id} came for another request too"
-        found.append(replace(attempt, status="duplicate_reply", words=words) if again else attempt)
-        seen.add(key)
-    return found
+        return replace(attempt, status="duplicate_reply", words=words)
 
 
 def _attempt_rows(

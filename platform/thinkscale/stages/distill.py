@@ -2,9 +2,11 @@
 Owns the choice, and what the traces carry on: pass rates, the teachers' terms, a card."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -39,12 +41,9 @@ def distill(campaign: Campaign, store: Store) -> bool:
     trace came of it. The errors of `make_attempts`."""
     terms = teachers_terms(campaign)
     source, output = (campaign_artifact(campaign, store, name) for name in ("selected", "traces"))
-    all_attempts, did = [], False
-    for number, teacher in enumerate(campaign.teacher, 1):
-        attempts = campaign_artifact(campaign, store, f"attempts-{number}")
-        left = None if teacher.endpoint is None or attempts.manifest() else _usd_left(campaign, source)
-        did |= make_attempts(campaign, source, attempts, teacher, left)
-        all_attempts.append(attempts)
+    numbers = range(1, len(campaign.teacher) + 1)
+    all_attempts = [campaign_artifact(campaign, store, f"attempts-{number}") for number in numbers]
+    did = _ask_all(campaign, source, all_attempts)
     config = {"teacher": [teacher.identity for teacher in campaign.teacher], "keep": campaign.distill.keep}
     inputs = fingerprints(selected=source, **{attempts.path.rpartition("/")[2]: attempts for attempts in all_attempts})
     stage = _beside(begin_stage(output, config, inputs, lambda: slices(source, _rows(campaign))), all_attempts)
@@ -66,15 +65,45 @@ def distill(campaign: Campaign, store: Store) -> bool:
     return did | (campaign.distill.s1k and _write_s1k(campaign, store, source, output))
 
 
+def _ask_all(campaign: Campaign, source: Artifact, outputs: Sequence[Artifact]) -> bool:
+    """Whether any teacher had to be asked. Endpoints are asked side by side, but where they share dollars; none waits
+    for another, and what one raises is raised once all are done."""
+    found: list[bool | Exception] = [False] * len(outputs)
+    shared = (campaign.distill.max_usd, campaign.max_usd) != (None, None)
+
+    def ask(at: int) -> None:
+        teacher = campaign.teacher[at]
+        try:
+            left = partial(_usd_left, campaign, source) if shared and teacher.endpoint is not None else None
+            found[at] = make_attempts(campaign, source, outputs[at], teacher, left)
+        except Exception as error:
+            found[at] = error
+
+    beside = [at for at, teacher in enumerate(campaign.teacher) if teacher.endpoint is not None and not shared]
+    # Daemons: what ends this process does not wait for them.
+    threads = [threading.Thread(target=ask, args=(at,), daemon=True) for at in beside[1:]]
+    for at in (at for at in range(len(outputs)) if at not in beside):
+        ask(at)
+    for thread in threads:
+        thread.start()
+    for at in beside[:1]:
+        ask(at)
+    for thread in threads:
+        thread.join()
+    if errors := [each for each in found if isinstance(each, Exception)]:
+        for other in errors[1:]:
+            errors[0].add_note(f"and: {other}")
+        raise errors[0]
+    return any(found)
+
+
 def _rows(campaign: Campaign) -> int:
     return campaign.difficulty.segment_rows
 
 
-def _usd_left(campaign: Campaign, source: Artifact) -> float | None:
+def _usd_left(campaign: Campaign, source: Artifact) -> float:
     """What the endpoints may still cost, by the replies that the campaign has paid for."""
-    most = min((usd for usd in (campaign.distill.max_usd, campaign.max_usd) if usd is not None), default=None)
-    if most is None:
-        return None
+    most = min(usd for usd in (campaign.distill.max_usd, campaign.max_usd) if usd is not None)
     questions = source.read(["question"]).column("question").to_pylist()
     for teacher in campaign.teacher:
         if teacher.endpoint is not None:

@@ -142,26 +142,32 @@ class Store:
             return self._put(path, data, "create", retries)
         return self._write_local(path, lambda file: file.write(data), os.link)
 
+    def write_at(self, path: str, offset: int, data: bytes) -> None:
+        """Write into a local file from an offset on. A crash of the machine may leave a part of the data."""
+        with self._told("writing", path):
+            if not offset:
+                os.makedirs(os.path.dirname(self.absolute(path)), exist_ok=True)
+            file = os.open(self.absolute(path), os.O_CREAT | os.O_WRONLY, 0o666)
+            try:
+                while data:
+                    written = os.pwrite(file, data, offset)
+                    data, offset = data[written:], offset + written
+            finally:
+                os.close(file)
+
     async def read_async(self, path: str) -> bytes:
-        """As `read_bytes`, beside many others in one event loop."""
+        """As `read_bytes`, from a bucket, beside many others in one event loop."""
+        objects, key = self._at(path)
         with self._told("reading", path):
-            if not self.is_remote:
-                with open(self.absolute(path), "rb") as file:
-                    return file.read()
-            objects, key = self._at(path)
             return bytes(await (await objects.get_async(key)).bytes_async())
 
     async def create_async(self, path: str, data: bytes, *, replace: bool = False) -> bool:
-        """As `create`, beside many others in one event loop. On a local disk a crash may leave a part of the data.
-        `replace`: what is there."""
+        """As `create`, in a bucket, beside many others in one event loop. `replace`: what is there."""
+        objects, key = self._at(path)
         with self._told("writing", path):
             try:
-                if self.is_remote:
-                    objects, key = self._at(path)
-                    await objects.put_async(key, data, mode="overwrite" if replace else "create")
-                else:
-                    _write_quickly(self.absolute(path), data, replace=replace)
-            except (AlreadyExistsError, PreconditionError, FileExistsError):
+                await objects.put_async(key, data, mode="overwrite" if replace else "create")
+            except (AlreadyExistsError, PreconditionError):
                 return False
         return True
 
@@ -292,17 +298,6 @@ class Store:
                     told = f"{what.format(self.uri)} while {doing} {path}: {remedy} and run the same command again"
                     raise StoreError(told, min(numbers)) from error
             raise StoreError(f"{doing} {path} under {self.uri} failed: {text}") from error
-
-
-def _write_quickly(target: str, data: bytes, *, replace: bool) -> None:
-    flags = os.O_CREAT | os.O_WRONLY | (os.O_TRUNC if replace else os.O_EXCL)
-    try:
-        file = os.open(target, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        file = os.open(target, flags, 0o666)
-    with open(file, "wb") as opened:
-        opened.write(data)
 
 
 def _root(uri: str) -> str:
