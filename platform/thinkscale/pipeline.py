@@ -94,7 +94,7 @@ def run(
 
     root = Store(campaign.root)
     root.check_writable()
-    chosen = chosen_stages(campaign, first, last)
+    chosen, refused = chosen_stages(campaign, first, last), dict[str, Exception]()
     logs: Callable[[], dict[str, Path]] = dict
     if on_cluster := chosen != [LAST]:
         from thinkscale.runtime import session
@@ -105,6 +105,10 @@ def run(
         logs = session.logs
     else:
         check_campaign(root, campaign.name)
+    planned = make_plan(campaign, root, chosen_stages(campaign, FIRST, LAST), refused)
+    for stage in chosen:
+        if stage in refused:
+            raise refused[stage]
     held = hold(root, campaign.name, wait=wait, say=say, lost=ending.interrupt, cancelled=ending.cancel)
     record: Record | None = None
     with ending.listening(), held as lease:
@@ -116,7 +120,6 @@ def run(
                 )
                 check_room(campaign, store, chosen)
             spent = Spending(campaign, store)
-            planned = make_plan(campaign, store, chosen_stages(campaign, FIRST, LAST))
             if dry or not spent.stages:
                 keep_plan(campaign, store, planned)
             if dry:
@@ -186,7 +189,10 @@ def plan(campaign: Campaign, *, address: str | None = None) -> tuple[list[StageP
         refused.append(headline(error))
     finally:
         session.disconnect()
-    return make_plan(campaign, root, chosen), refused
+    unusable: dict[str, Exception] = {}
+    rows = make_plan(campaign, root, chosen, unusable)
+    told = dict.fromkeys(map(headline, unusable.values()))
+    return rows, [*refused, *(line for line in told if not any(each.endswith(line) for each in refused))]
 
 
 def _explained(

