@@ -20,11 +20,11 @@ import openai
 import psutil
 import pytest
 
+from endpoint_engine import EndpointEngine
 from engine_contract import CONTRACT
 from thinkscale.domain.generation import Engine, Sampling
 from thinkscale.domain.models import Serve
 from thinkscale.domain.sample import Budget, Thought
-from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import force
