@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from thinkscale.store.filesystem import Store
 from thinkscale.store.models import ModelError, local_model
 from tiny_model import write_tiny_model
 
+ROOT = Path(__file__).parents[2]
 SECRET = "planted-secret-0123456789"
 
 
@@ -91,3 +93,13 @@ def test_a_server_that_repeats_the_key_does_not_get_it_told(monkeypatch: pytest.
         server.shutdown()
     assert SECRET not in str(raised.value)
     assert raised.value.__context__ is None, "no error that holds it is in the traceback"
+
+
+def test_no_index_of_packages_is_named() -> None:
+    """Installers know theirs, and users set their own; what is named here could not be mirrored."""
+    hosts = re.compile(r"(?:download[.]pytorch|files[.]pythonhosted|(?:test[.])?pypi)[.]org")
+    top = [path for path in ROOT.iterdir() if path.is_file()]
+    below = [path for name in ("docs", "jobs", "platform", "benchmarks") for path in (ROOT / name).rglob("*")]
+    files = [path for path in (*top, *below) if path.is_file() and path.suffix not in (".png", ".pyc")]
+    assert len(files) > 200
+    assert [path.name for path in files if hosts.search(path.read_text(encoding="utf-8", errors="ignore"))] == []
