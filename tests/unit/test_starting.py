@@ -234,6 +234,7 @@ def test_a_campaign_serves_as_the_reference_of_its_model_taken_over_too(tmp_path
     for reference in ("first", "first/model", "second", "second/model"):
         assert local_model(f"{tmp_path}/{reference}") == where
     (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "plan.json").write_text("[]")  # of a campaign that has trained nothing yet
     with pytest.raises(ModelError, match="third holds no model"):
         local_model(f"{tmp_path}/third")
 

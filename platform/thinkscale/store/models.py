@@ -66,7 +66,7 @@ def _resolved(reference: str, weights: bool) -> Path:
             return _downloaded(root, directory, manifest, weights)
         path = Path(root).expanduser() / directory if manifest else path
     if path.is_dir():
-        if not any(path.glob("*.json")):
+        if not any((path / name).exists() for name in ("config.json", "tokenizer.json", "tokenizer_config.json")):
             raise ModelError(f"{reference} holds no model: neither config.json nor a campaign's trained model")
         return path
     if reference.startswith(("/", "./", "~")):
