@@ -15,7 +15,7 @@ WORKDIR /home/ray
 
 FROM base AS cpu
 COPY requirements-cpu.lock ./
-RUN uv pip install --require-hashes --find-links https://download.pytorch.org/whl/cpu/torch/ -r requirements-cpu.lock
+RUN uv pip install --require-hashes --torch-backend cpu -r requirements-cpu.lock
 COPY pyproject.toml README.md LICENSE package/
 COPY platform package/platform
 RUN uv pip install --no-deps --no-build-isolation ./package

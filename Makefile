@@ -44,14 +44,13 @@ clean:
 docs: $(VENV)/.ready
 	$(BIN)/python docs/generate.py
 
-# What images and nodes install, each file with its hash: Python 3.11 on Linux x86-64. PyTorch's builds without CUDA are
-# on an index of its own.
-TORCH_CPU ?= https://download.pytorch.org/whl/cpu/torch/
+# What images and nodes install, each file with its hash: Python 3.11 on Linux x86-64. uv knows where PyTorch's builds
+# without CUDA are.
 COMPILE := $(BIN)/uv pip compile -q --upgrade --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
   --no-annotate --custom-compile-command "make lock" pyproject.toml --extra lora --extra tensorboard
 lock: $(VENV)/.ready
 	$(COMPILE) --extra vllm --extra gpu -o requirements-gpu.lock
-	echo "torch==2.13.0+cpu" | $(COMPILE) --find-links $(TORCH_CPU) --constraint - -o requirements-cpu.lock
+	echo "torch==2.13.0+cpu" | $(COMPILE) --torch-backend cpu --constraint - -o requirements-cpu.lock
 
 # Known vulnerabilities of what images and nodes install (but for builds that PyPI does not have, the GPU's lock holds
 # the CPU's), else of what is here. Asks PyPI's service of them, and fails where that tells nothing of a package.

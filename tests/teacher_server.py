@@ -149,6 +149,8 @@ class TeacherServer:
             message = {"role": "assistant", "content": f"The answer is {total}"}
         if "refuse" in faults:
             message = {"role": "assistant", "content": None, "refusal": "I cannot help with that"}
+        if "VERDICT:" in question:  # a judge is asked
+            message = {"role": "assistant", "content": "The same.\nVERDICT: correct"}
         if "length" in faults:
             finish = "length"
         name = "same" if "same" in faults else f"{question}/{self.asked[question]}"

@@ -94,18 +94,22 @@ def run(
 
     root = Store(campaign.root)
     root.check_writable()
-    chosen = chosen_stages(campaign, first, last)
+    chosen, refused = chosen_stages(campaign, first, last), dict[str, Exception]()
     logs: Callable[[], dict[str, Path]] = dict
     if on_cluster := chosen != [LAST]:
         from thinkscale.runtime import session
         from thinkscale.runtime.room import watched
         from thinkscale.stages.preflight import check_room, refusals
 
-        for refused in refusals(campaign, root, chosen, here=_is_here(address)):
-            raise refused
+        for first_refusal in refusals(campaign, root, chosen, here=_is_here(address)):
+            raise first_refusal
         logs = session.logs
     else:
         check_campaign(root, campaign.name)
+    planned = make_plan(campaign, root, chosen_stages(campaign, FIRST, LAST), refused)
+    for stage in chosen:
+        if stage in refused:
+            raise refused[stage]
     held = hold(root, campaign.name, wait=wait, say=say, lost=ending.interrupt, cancelled=ending.cancel)
     record: Record | None = None
     with ending.listening(), held as lease:
@@ -117,7 +121,6 @@ def run(
                 )
                 check_room(campaign, store, chosen)
             spent = Spending(campaign, store)
-            planned = make_plan(campaign, store, chosen_stages(campaign, FIRST, LAST))
             if dry or not spent.stages:
                 keep_plan(campaign, store, planned)
             if dry:
@@ -187,7 +190,10 @@ def plan(campaign: Campaign, *, address: str | None = None) -> tuple[list[StageP
         refused.append(headline(error))
     finally:
         session.disconnect()
-    return make_plan(campaign, root, chosen), refused
+    unusable: dict[str, Exception] = {}
+    rows = make_plan(campaign, root, chosen, unusable)
+    told = dict.fromkeys(map(headline, unusable.values()))
+    return rows, [*refused, *(line for line in told if not any(each.endswith(line) for each in refused))]
 
 
 def _explained(

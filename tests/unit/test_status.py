@@ -118,6 +118,9 @@ def test_the_last_lines_are_told_without_a_job_server(tmp_path: Path) -> None:
     assert thinkscale("logs", "demo", "--root", str(tmp_path)).stdout.splitlines() == [
         "[1/3] benchmarks: complete", "eval base    10/40 samples", f"kept: {tmp_path}/demo/logs/1/error.log",
     ]  # fmt: skip
+    for command in ("logs", "cancel", "status"):
+        unknown = thinkscale(command, "nothere", "--root", str(tmp_path))
+        assert "there is no campaign 'nothere' under" in str(unknown.exception)
     assert "--follow needs --address" in thinkscale("logs", "demo", "--root", str(tmp_path), "--follow").output
 
 

@@ -3,6 +3,7 @@
 `options` holds what commands share, the other modules the commands, by subject.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ def main() -> None:
     from thinkscale.runtime import ending
 
     signal.signal(signal.SIGTERM, ending.terminate)
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # it tells of every try
     try:
         cli(standalone_mode=False)
     except click.ClickException as told:

@@ -130,6 +130,7 @@ def logs(target: str, root: str | None, address: str | None, follow: bool) -> No
     """The log of a campaign's last job; without --address the last lines of its last run, from the root."""
     from thinkscale.runtime.jobs import JobServer, Request
     from thinkscale.stages.status import last_lines
+    from thinkscale.store.samples import check_campaign
 
     server = JobServer(address) if address else None
     if server is not None and (found := server.attempts(target)):
@@ -141,6 +142,7 @@ def logs(target: str, root: str | None, address: str | None, follow: bool) -> No
         raise click.UsageError(f"--follow needs --address, and a job server that knows {target}")
     else:
         store, name, _ = _located(target, root, None)
+        check_campaign(store, name)
         click.echo("\n".join(last_lines(store, name)))
 
 
@@ -154,6 +156,7 @@ def cancel(target: str, root: str | None, address: str | None) -> None:
     The driver is asked in the root. With --address a job that has not begun is stopped too.
     """
     from thinkscale.store import lease
+    from thinkscale.store.samples import check_campaign
 
     store, name, server = _located(target, root, address)
     asked = lease.cancel(store, name)
@@ -166,6 +169,7 @@ def cancel(target: str, root: str | None, address: str | None) -> None:
         assert server is not None
         server.end(str(job.submission_id), stop=not asked)
     if not asked and not jobs:
+        check_campaign(store, name)
         raise click.ClickException(f"nothing works on {store.url(name)}")
     click.echo(f"{name} has ended; what is committed is kept, and the same command resumes")
 

@@ -4,9 +4,22 @@ Knows no tokenizer and no engine."""
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 TokenIds = tuple[int, ...]
+
+
+class ScoredId(int):
+    """An id that says how probable it was, wherever ids go."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # the likeliest ids at its place and their log probabilities, best first
+
+    def __new__(cls, token: int, logprob: float, top: tuple[tuple[int, float], ...] = ()) -> Self:
+        scored = super().__new__(cls, token)
+        scored.logprob, scored.top = logprob, top
+        return scored
+
 
 Finish = Literal["stop", "length"]  # stop: a stop sequence or an end-of-text token came; length: max_tokens came
 
@@ -26,10 +39,20 @@ class Sampling:
     frequency_penalty: float = 0.0  # as presence_penalty, times how often
     repetition_penalty: float = 1.0  # divides positive logits of ids of prompt and text, multiplies negative ones
 
+    json_schema: str | None = None
+    """A JSON schema, as text, to which the answer must keep; thinking is free. Only vLLM has it, and scores."""
+    scores: int | None = None
+    """The answer's ids come as `ScoredId` with so many alternatives each; None: they come without."""
+
     @property
     def penalises_generated(self) -> bool:
         """Whether the result depends on where prompt and generated text meet."""
         return self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def answers_apart(self) -> bool:
+        """Whether the answer is drawn otherwise than the thinking, so that it needs a request of its own."""
+        return self.json_schema is not None or self.scores is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

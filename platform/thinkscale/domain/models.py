@@ -4,7 +4,7 @@ Owns their settings. Knows nothing of stages."""
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from thinkscale.domain.source import Count, Section, Seed
 
@@ -75,6 +75,18 @@ class TokenPrices(Section):
     """Of completion tokens, thinking among them."""
 
 
+def _without_key(url: str) -> str:
+    if not re.fullmatch(r"https?://[^/@?#\s]+(/[^?#\s]*)?", url):
+        raise ValueError(
+            "endpoint must read http(s)://host/path, without a key: keys come from api_key_env or api_key_file, "
+            "a judge's from THINKSCALE_JUDGE_API_KEY"
+        )
+    return url
+
+
+Endpoint = Annotated[str, AfterValidator(_without_key)]
+
+
 class Teacher(Thinker):
     """Where the reasoning traces come from; each question is put to all teachers."""
 
@@ -83,7 +95,7 @@ class Teacher(Thinker):
     worked solutions and the attempts of the difficulty stage, as traces that look back at a Wait."""
     model: str | None = None
     """A model reference, or the name that the endpoint serves."""
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     """Base URL of an OpenAI-compatible server, as https://host/v1; None: the model runs on the campaign's devices."""
     api: Literal["chat", "batch"] = "chat"
     """Of the endpoint: /chat/completions, or the same by way of /batches at half the price."""
@@ -120,10 +132,6 @@ class Teacher(Thinker):
     def _possible(self) -> Self:
         if self.source == "engine" and not self.model:
             raise ValueError("source = 'engine' needs a model")
-        if self.endpoint is not None and not re.fullmatch(r"https?://[^/@?#\s]+(/[^?#\s]*)?", self.endpoint):
-            raise ValueError(
-                "endpoint must read http(s)://host/path, without a key: keys come from api_key_env or api_key_file"
-            )
         return self
 
     @property
@@ -173,9 +181,15 @@ class Judge(Thinker):
     """A model that grades stored answers. It stands in no campaign: the command line names it."""
 
     model: str
-    """A model reference; with an endpoint, the name by which it is served too."""
-    endpoint: str | None = None
-    """Base URL of an OpenAI-compatible server; its key comes from THINKSCALE_JUDGE_API_KEY."""
+    """A model reference; with an endpoint, the name by which it is served there: no file of it is needed."""
+    endpoint: Endpoint | None = None
+    """Base URL of an OpenAI-compatible server, asked by /chat/completions; its key comes from
+    THINKSCALE_JUDGE_API_KEY."""
+    extra_body: dict[str, Any] = {}
+    """Further fields of the endpoint's requests."""
+    omit: list[str] = []
+    """Fields that the endpoint refuses, as "temperature"."""
+    limits: Limits = Limits()
     ungradable_only: bool = False
     """A second opinion on what the rule graders could not settle; else it judges in their place."""
     max_thinking_tokens: Annotated[int, Field(ge=0)] = 0
@@ -190,6 +204,18 @@ class Judge(Thinker):
     """Seeds the judgements, where the temperature is above 0."""
     date: str = Model.model_fields["date"].default
     """What chat templates that print a date take for today."""
+
+    @property
+    def behind_endpoint(self) -> Teacher:
+        """The judge as what an endpoint is asked for."""
+        names = {*Thinker.model_fields, "model", "endpoint", "extra_body", "omit", "limits", "temperature", "top_p"}
+        return Teacher(
+            **{name: getattr(self, name) for name in names},
+            api_key_env="THINKSCALE_JUDGE_API_KEY",
+            max_thinking_tokens=self.max_thinking_tokens or 1,
+            max_answer_tokens=self.max_answer_tokens,
+        )
+
     serve: Serve = Serve(context_tokens=16_384)
     actors: Count = 1
     """Engines at once; with GPUs each takes serve.tensor_parallel of them."""

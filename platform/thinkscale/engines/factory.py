@@ -9,10 +9,10 @@ from thinkscale.domain.models import Serve
 from thinkscale.engines.precision import fast_dtype
 
 
-async def build_engine(directory: Path, serve: Serve, *, threads: int = 1) -> Engine:
+async def build_engine(directory: Path, serve: Serve, *, threads: int = 1, json_mode: bool = False) -> Engine:
     """An engine that is ready to generate, for a model in the Hugging Face layout; its `info` says which it is.
-    `threads`: CPU threads of an engine without a GPU. Raises EngineError where an extra is missing, or the model cannot
-    be loaded or served so."""
+    `threads`: CPU threads of an engine without a GPU. `json_mode`: a vLLM that can hold answers to a JSON schema.
+    Raises EngineError where an extra is missing, or the model cannot be loaded or served so."""
     check_context(directory, serve.context_tokens)
     if serve.dtype == "auto":
         serve = serve.model_copy(update={"dtype": fast_dtype()})
@@ -22,7 +22,7 @@ async def build_engine(directory: Path, serve: Serve, *, threads: int = 1) -> En
             raise EngineError("serve.engine is 'vllm', which is not installed: pip install 'thinkscale[vllm]'")
         from thinkscale.engines.vllm import VllmEngine
 
-        return await VllmEngine.start(directory, serve, threads=threads)
+        return await VllmEngine.start(directory, serve, threads=threads, json_mode=json_mode)
     if serve.tensor_parallel > 1:
         raise EngineError(
             f"serve.tensor_parallel is {serve.tensor_parallel}, which the transformers engine does not do: "

@@ -3,6 +3,7 @@ The ids are those that the model's `tokenizer.json` gives: loaders that rebuild 
 families wrong without a word. Owns the check that text survives, and that no text of a user becomes a control token."""
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,13 @@ class ModelTokenizer:
         if found := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
             return bytes([int(found[1], 16)])
         return piece.replace("▁", " ").encode()
+
+    def save_plain(self, directory: Path) -> None:
+        """Write files from which loaders take this tokenizer as it is, without the class that it names."""
+        self._tokenizer.save(str(directory / "tokenizer.json"))
+        eos = {"eos_token": self._tokenizer.id_to_token(self.eos_ids[0])} if self.eos_ids else {}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **eos}
+        (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
     @cached_property
     def _is_byte_level(self) -> bool:

@@ -1,12 +1,13 @@
 """vLLM's asynchronous V1 engine, on GPUs and on CPUs, from vLLM 0.26 to 0.32.
 Owns how vLLM is configured, and exact stops of several tokens. Knows no tokenizer text: prompts go in and completions
-come out as ids, and vLLM itself loads no tokenizer."""
+come out as ids, and vLLM itself loads a tokenizer only for JSON mode, whose grammars are over texts."""
 
 import asyncio
 import contextlib
 import gc
 import itertools
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from thinkscale.domain.generation import (
     OnTokens,
     Request,
     Sampling,
+    ScoredId,
     TokenIds,
 )
 from thinkscale.domain.models import Serve
@@ -64,7 +66,13 @@ class VllmEngine:
 
     @classmethod
     async def start(
-        cls, directory: Path, serve: Serve, *, threads: int = 1, options: Mapping[str, Any] | None = None
+        cls,
+        directory: Path,
+        serve: Serve,
+        *,
+        threads: int = 1,
+        json_mode: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> Self:
         """Start an engine; arguments as in `factory.build_engine`, `options` for vLLM's AsyncEngineArgs.
         Raises EngineError where vLLM cannot load the model or does not find the memory."""
@@ -95,7 +103,7 @@ class VllmEngine:
             model=str(directory),
             max_model_len=context_tokens,
             max_num_seqs=serve.max_concurrent_sequences,
-            skip_tokenizer_init=True,
+            skip_tokenizer_init=not json_mode,
             # No sampling defaults and no end-of-text ids from the model's files: a request says all of it.
             generation_config="vllm",
             enable_prefix_caching=True,
@@ -104,7 +112,11 @@ class VllmEngine:
         )
         started: list[Any] = []  # not the thread's result: its future would outlive the engine
         try:
-            await asyncio.to_thread(lambda: started.append(AsyncLLM.from_engine_args(arguments)))
+            with tempfile.TemporaryDirectory() as files:
+                if json_mode:
+                    tokenizer.save_plain(Path(files))
+                    arguments.tokenizer = files
+                await asyncio.to_thread(lambda: started.append(AsyncLLM.from_engine_args(arguments)))
         except Exception as error:
             raise EngineError(
                 f"vLLM {vllm.__version__} cannot serve {directory} as {serve.dtype} with a context of "
@@ -180,13 +192,16 @@ class VllmEngine:
     async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[TokenIds, None]:
         """A request's tokens as vLLM tells of them, some at a time; closing it before its end aborts the request."""
         from vllm import TokensPrompt
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt = TokensPrompt(prompt_token_ids=list(prompt_ids))
         try:
             async with contextlib.aclosing(self._llm.generate(prompt, parameters, uuid.uuid4().hex)) as stream:
                 async for output in stream:
-                    yield tuple(output.outputs[0].token_ids)
+                    yield _ids(output.outputs[0], parameters.logprobs)
+        except VLLMClientError as error:
+            raise ValueError(f"vLLM refuses the request: {error}") from error
         except EngineDeadError as error:
             raise EngineDiedError(DEAD) from error
         except EngineGenerateError as error:
@@ -248,9 +263,19 @@ class VllmEngine:
         gc.collect()  # it shuts down once more when it is deleted, which fails if that is at the interpreter's end
 
 
+def _ids(made: Any, alternatives: int | None) -> TokenIds:
+    if alternatives is None:
+        return tuple(made.token_ids)
+    scored = []
+    for token, found in zip(made.token_ids, made.logprobs, strict=True):
+        top = sorted(((each, score.logprob) for each, score in found.items()), key=lambda pair: -pair[1])
+        scored.append(ScoredId(token, found[token].logprob, tuple(top[:alternatives])))
+    return tuple(scored)
+
+
 def _sampling_params(request: Request, eos_ids: tuple[int, ...], *, every_token: bool) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     sampling = request.sampling
     return SamplingParams(
@@ -267,6 +292,8 @@ def _sampling_params(request: Request, eos_ids: tuple[int, ...], *, every_token:
         ignore_eos=True,  # those above are all there are
         detokenize=False,
         output_kind=RequestOutputKind.DELTA if every_token else RequestOutputKind.FINAL_ONLY,
+        logprobs=sampling.scores,
+        structured_outputs=None if (schema := sampling.json_schema) is None else StructuredOutputsParams(json=schema),
         extra_args=forbid_first(request.forbid_first, uuid.uuid4().hex) if request.forbid_first else None,
     )
 

@@ -88,6 +88,8 @@ def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
     """Raises ValueError where the engine cannot draw tokens so."""
     if info.engine != "vllm" and (sampling.penalises_generated or sampling.repetition_penalty != 1):
         raise ValueError(f"the {info.engine} engine has no presence, frequency or repetition penalty: vllm has")
+    if info.engine != "vllm" and sampling.answers_apart:
+        raise ValueError(f"the {info.engine} engine has no log probabilities and no JSON mode: vllm has")
 
 
 class Continuation:

@@ -45,11 +45,18 @@ Step = Generate | Fork | Join
 
 
 def think(
-    prompt_ids: TokenIds, budget: Budget, ids: ForcingIds, *, context_tokens: int, sampling: Sampling | None = None
+    prompt_ids: TokenIds,
+    budget: Budget,
+    ids: ForcingIds,
+    *,
+    context_tokens: int,
+    sampling: Sampling | None = None,
+    unused_to_answer: bool = False,
 ) -> Generator[Step, Any, Thought]:
     """Think about one prompt under one budget, then answer.
     `prompt_ids`: the prompt with the start-of-thinking delimiter. `ids`: `formats.forcing_ids(tokenizer, format,
-    budget)`. `context_tokens`: what the engine can hold, prompt and answer included."""
+    budget)`. `context_tokens`: what the engine can hold, prompt and answer included. `unused_to_answer`: the answer may
+    be longer by what the thinking leaves of its cap."""
     sampling = sampling or Sampling()
     cap = thinking_cap(len(prompt_ids), budget, ids, context_tokens)
     if cap < 0:
@@ -60,6 +67,8 @@ def think(
         trunk = trunk.with_completion(completion)
         if completion.finish == "stop":
             if trunk.waits_used == budget.waits:
+                unused = cap - len(trunk.thinking) if unused_to_answer else 0
+                budget = replace(budget, max_answer_tokens=budget.max_answer_tokens + unused)
                 return (yield from answer(trunk, trunk.own_end, budget, ids, sampling))
             trunk = trunk.with_wait(ids.wait[: cap - len(trunk.thinking)])
     return (yield from answer(trunk, "cap", budget, ids, sampling))
@@ -170,13 +179,14 @@ def speak(
 ) -> Generator[Step, Completion, Spoken]:
     """An answer in which thinking is not opened again: where the model would, it has to say something else."""
     said, refused = Spoken(), TokenIds()
+    opens = bool(ids.start) and sampling.json_schema is None  # JSON holds no control tokens, and any text
     while len(said.ids) < max_tokens:
         whole = prefix + said.ids
         request = Request(
             prompt_ids=whole,
             max_tokens=max_tokens - len(said.ids),
-            stops=(ids.start,) if ids.start and not ids.start_text else (),
-            stop_text=ids.start_text,
+            stops=(ids.start,) if opens and not ids.start_text else (),
+            stop_text=ids.start_text if opens else None,
             forbid_first=refused,
             sampling=sampling_at(sampling, "answer", len(whole) + len(refused)),
         )
@@ -195,6 +205,8 @@ def speak(
 
 def sampling_at(sampling: Sampling, phase: str, position: int) -> Sampling:
     """Each request of one sample draws from a stream of its own, and the same one at every rerun."""
+    if phase == "think" and sampling.answers_apart:
+        sampling = replace(sampling, json_schema=None, scores=None)
     if sampling.seed is None or sampling.temperature == 0:
         return sampling
     return replace(sampling, seed=derived_seed(sampling.seed, phase, position))

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Engine, EngineDiedError, EngineError, EngineInfo
 from thinkscale.domain.models import Serve
-from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.engines.factory import build_engine
 from thinkscale.engines.tokenizer import TEMPLATE_DATE, ModelTokenizer
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
@@ -39,8 +38,7 @@ class EngineSettings:
     serve: Serve
     threads: int
     date: str = TEMPLATE_DATE  # what a chat template that prints a date takes for today
-    endpoint: str | None = None  # base URL of a server that serves `reference`; None: the engine runs here
-    key_variable: str = "THINKSCALE_TEACHER_API_KEY"  # environment variable with the server's API key
+    json_mode: bool = False  # whether answers can be held to a JSON schema, where the engine is vLLM
     teacher: EndpointSettings | None = None  # one that is asked over the network: no tokenizer, no model here
 
     @property
@@ -58,12 +56,7 @@ class EngineSettings:
 
 async def start_engine(settings: EngineSettings, directory: Path, tokenizer: ModelTokenizer) -> Engine:
     """An engine whose info names the model and what its files hold. Raises EngineError where it cannot be built."""
-    if settings.endpoint is not None:
-        engine: Engine = await EndpointEngine.connect(
-            settings.endpoint, settings.reference, directory, key_variable=settings.key_variable
-        )
-    else:
-        engine = await build_engine(directory, settings.serve, threads=settings.threads)
+    engine = await build_engine(directory, settings.serve, threads=settings.threads, json_mode=settings.json_mode)
     engine.info = dataclasses.replace(
         engine.info,
         model=settings.reference,

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
@@ -130,6 +130,12 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
     session.enter_context(_token_of_its_own())
+    # Where Ray takes clusters of several machines for impossible, a node has the loopback address and listens there
+    # alone. Its switch for that is read as it is imported; the processes that it starts read it anew.
+    session.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    session.callback(os.environ.pop, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, None)
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     nobody = session.enter_context(socket.socket())
     nobody.bind(("127.0.0.1", 0))  # and never listens
     try:

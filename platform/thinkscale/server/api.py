@@ -161,7 +161,7 @@ class OpenAiApi:
         body = parse(kind, await self._read(request))
         self._check_model(body.model)
         choices = await asyncio.to_thread(make, body, self._served)
-        reply = Reply(body, self._service.served_name)
+        reply = Reply(body, self._service.served_name, self._tokenizer)
         if body.stream:
             events = self._stream(request.state.exchange, reply, choices)
             return StreamingResponse(events, media_type="text/event-stream")

@@ -4,6 +4,7 @@ or asks for what is not there is refused: an answer that silently ignored it wou
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -66,8 +67,28 @@ class StreamOptions(_Body):
     include_obfuscation: bool = False
 
 
+class JsonSchema(_Body):
+    name: str
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None  # an answer keeps to the schema in any case
+
+
 class ResponseFormat(_Body):
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with the type json_schema, and the other way round")
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """What answers must keep to."""
+        schema = {"type": "object"} if self.json_schema is None else self.json_schema.schema_
+        return None if self.type == "text" else json.dumps(schema)
 
 
 class _Common(_Body):
@@ -144,8 +165,8 @@ class ChatBody(_Common):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -156,6 +177,17 @@ class ChatBody(_Common):
     reasoning_effort: Effort | None = None
     reasoning: Reasoning | None = None
     service_tier: str | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_scores(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    def sampling(self, choice: int) -> Sampling:
+        scores = (self.top_logprobs or 0) if self.logprobs else None
+        schema = None if self.response_format is None else self.response_format.schema_text
+        return replace(super().sampling(choice), scores=scores, json_schema=schema)
 
     @property
     def total_tokens(self) -> int | None:
@@ -190,12 +222,15 @@ class CompletionBody(_Common):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
-    logprobs: None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     suffix: None = None
     logit_bias: dict[str, float] | None = None
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
+
+    def sampling(self, choice: int) -> Sampling:
+        return replace(super().sampling(choice), scores=self.logprobs)
 
     def forbid_first(self, vocab_size: int) -> tuple[int, ...]:
         """Ids that a bias of -100 forbids. A bias can hold for a single token only; ids that the tokenizer does
@@ -208,9 +243,6 @@ class CompletionBody(_Common):
 
 
 _ABSENT = {
-    "logprobs": "log probabilities",
-    "top_logprobs": "log probabilities",
-    "response_format": "JSON mode: the only type is text",
     "tools": "tool calls",
     "tool_choice": "tool calls: none and auto are taken",
 }  # what clients ask for of other servers, and no engine here gives
@@ -238,6 +270,8 @@ def parse(kind: type[BodyT], data: bytes) -> BodyT:
         if first["type"] == "extra_forbidden":
             name = ".".join(map(str, first["loc"]))
             raise ApiError(f"{name}: unknown field", param=name) from error
+        if not first["loc"]:  # fields that do not go together
+            raise ApiError(first["msg"].removeprefix("Value error, ")) from error
         if (asked := str(first["loc"][0])) in _ABSENT:
             raise ApiError(f"{asked}: this service has no {_ABSENT[asked]}", param=param) from error
         raise ApiError(f"{param}: {first['msg']} (it is {repr(first['input'])[:100]})", param=param) from error
@@ -246,7 +280,7 @@ def parse(kind: type[BodyT], data: bytes) -> BodyT:
 _NAMES = {
     name
     for kind in (ChatBody, CompletionBody, Message, TextPart, Thinking, TemplateSwitches, Reasoning, StreamOptions,
-                 ResponseFormat)
+                 ResponseFormat, JsonSchema)
     for name in kind.model_fields
 }  # fmt: skip
 """Names of fields: pydantic puts the types of a union's members among them."""

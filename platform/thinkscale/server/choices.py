@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 from thinkscale.domain.generation import Completion, Engine, EngineInfo, Request, Sampling, TokenIds
@@ -15,7 +16,7 @@ from thinkscale.engines.tokenizer import ModelTokenizer, TextStream
 from thinkscale.forcing.driver import Told, force, run
 from thinkscale.forcing.ending import check_request, check_sampling
 from thinkscale.forcing.formats import ForcingIds, ThinkingFormat, behind, control_cuts, forcing_ids
-from thinkscale.forcing.program import Spoken, speak, thinking_room
+from thinkscale.forcing.program import Spoken, speak, think, thinking_room
 from thinkscale.server.bodies import AnyBody, ApiError, ChatBody, CompletionBody, Thinking, budget
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default length of /v1/completions
@@ -52,6 +53,7 @@ class Outcome:
     prompt_tokens: int
     prompt_number: int  # choices of one prompt share it
     answer_tokens: int
+    answer_ids: TokenIds  # those of the content
     token_ids: TokenIds = ()  # of a plain completion: all ids, its stop included
     rest: Delta | None = None  # what a stream has not told yet
     reasoning: str | None = None
@@ -151,6 +153,15 @@ async def _generate(engine: Engine, choice: Choice, teller: _Teller | None) -> C
         return await engine.generate(choice.request, on_tokens)
     assert choice.budget is not None
     assert choice.ids is not None
+    if choice.sampling.answers_apart:
+        context, sampling = engine.info.context_tokens, choice.sampling
+        apart: Thought = await run(
+            engine,
+            think(choice.prompt_ids, choice.budget, choice.ids, context_tokens=context, sampling=sampling,
+                  unused_to_answer=True),
+            tell,
+        )  # fmt: skip
+        return apart
     # A stop text ends a generation early: only the continuation form knows by then what was forced.
     in_engine = not choice.stop_texts
     thought = await force(
@@ -201,9 +212,9 @@ class _Teller:
         if made is not None:
             stop_ids = made.stop_ids if isinstance(made, Completion) else ()
             outcome = _complete(self._choice, made, self._tokenizer)
-            # A stop text in the very last tokens came after the engine had ended by itself.
-            finish = "stop" if self.stopped else outcome.finish
-            return replace(outcome, content=content, finish=finish, rest=Delta("answer", rest, stop_ids))
+            if self.stopped:  # in the very last tokens: the engine had ended by itself
+                outcome = replace(outcome, finish="stop", answer_ids=self._before_stop(content))
+            return replace(outcome, content=content, rest=Delta("answer", rest, stop_ids))
         limits = self._choice.budget
         capped = limits is not None and self._counts["thinking"] == limits.max_thinking_tokens
         return Outcome(
@@ -212,6 +223,7 @@ class _Teller:
             prompt_tokens=len(self._choice.prompt_ids),
             prompt_number=self._choice.prompt_number,
             answer_tokens=self._counts["answer"],
+            answer_ids=self._before_stop(content),
             token_ids=tuple(self._ids),
             reasoning="".join(self._texts["thinking"]) if self._choice.request is None else None,
             thinking_tokens=self._counts["thinking"],
@@ -219,6 +231,12 @@ class _Teller:
             waits_used=self._waits,
             end="cap" if capped else "waits_used" if self._waits else "natural",
         )
+
+    def _before_stop(self, content: str) -> TokenIds:
+        """The ids of the answer that begin before its stop text."""
+        sizes = accumulate((len(self._tokenizer.token_bytes(token)) for token in self._ids), initial=0)
+        size = len(content.encode())
+        return tuple(token for token, before in zip(self._ids, sizes, strict=False) if before < size)
 
     def _put(self, part: Literal["thinking", "answer"], text: str, ids: TokenIds) -> None:
         self._texts[part].append(text)
@@ -247,6 +265,7 @@ def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokeni
         prompt_tokens=len(choice.prompt_ids),
         prompt_number=choice.prompt_number,
         answer_tokens=len(ids),
+        answer_ids=tuple(tokenizer.visible(ids)),
     )
     if isinstance(made, Completion):
         return replace(outcome, token_ids=made.ids + made.stop_ids)
@@ -261,7 +280,13 @@ def _complete(choice: Choice, made: Completion | Thought, tokenizer: ModelTokeni
 
 
 def _forced(body: AnyBody, prompt: TokenIds, cap: int | None, total_tokens: int | None, served: Served) -> Choice:
-    thinking = body.thinking or Thinking()
+    thinking, (sampling, stop_texts) = body.thinking or Thinking(), _drawn(body, served)
+    if sampling.json_schema is not None:
+        if "final_answer_text" in thinking.model_fields_set:
+            raise ApiError(
+                "thinking.final_answer_text is no JSON: it does not go with response_format", param="thinking"
+            )
+        thinking = thinking.model_copy(update={"final_answer_text": ""})
     texts = Budget(**thinking.model_dump(include={"waits", "wait_text", "final_answer_text"}))
     ids = forcing_ids(served.tokenizer, served.thinking_format, texts)
     if control_cuts(served.tokenizer, thinking.wait_text) or {*ids.wait} & {*ids.end, *ids.eos}:
@@ -271,12 +296,10 @@ def _forced(body: AnyBody, prompt: TokenIds, cap: int | None, total_tokens: int 
             f"thinking.wait_text and thinking.final_answer_text are {forced} tokens: at most {MAX_FORCED_TOKENS}",
             param="thinking",
         )
-    sampling, stop_texts = body.sampling(0), body.stop_texts()
-    check_sampling(sampling, served.info)
-    if sampling.penalises_generated and (stop_texts or not ids.fits_engine):
+    if sampling.penalises_generated and (stop_texts or sampling.answers_apart or not ids.fits_engine):
         raise ApiError(
-            "presence_penalty and frequency_penalty do not go with thinking and stop texts, or with a format that "
-            "opens or ends thinking with several tokens: those are decoded in several requests"
+            "presence_penalty and frequency_penalty do not go with thinking and stop texts, logprobs, JSON or a format "
+            "that opens or ends thinking with several tokens: those are decoded in several requests"
         )
     room = 1 + thinking_room(len(prompt), Budget(max_answer_tokens=1), ids, served.info.context_tokens)
     answer: dict[str, Any] = {
@@ -293,14 +316,23 @@ def _plain(body: AnyBody, prompt: TokenIds, length: int, served: Served) -> Choi
     if isinstance(body, CompletionBody):
         extra["stops"] = tuple((token,) for token in body.stop_token_ids or ())
         extra["forbid_first"] = body.forbid_first(served.info.vocab_size)
-    sampling = body.sampling(0)
+    sampling, stop_texts = _drawn(body, served)
     request = Request(prompt_ids=prompt, max_tokens=length, sampling=sampling, **extra)
     try:
         check_request(request, served.info)
     except ValueError as error:
         too_long = len(prompt) + length > served.info.context_tokens
         raise ApiError(str(error), code="context_length_exceeded" if too_long else None) from error
-    return Choice(sampling=sampling, stop_texts=body.stop_texts(), prompt_ids=prompt, request=request)
+    return Choice(sampling=sampling, stop_texts=stop_texts, prompt_ids=prompt, request=request)
+
+
+def _drawn(body: AnyBody, served: Served) -> tuple[Sampling, tuple[str, ...]]:
+    sampling, engine = body.sampling(0), served.info.engine
+    for field, value in (("logprobs", sampling.scores), ("response_format", sampling.json_schema)):
+        if value is not None and engine != "vllm":
+            raise ApiError(f"{field}: the {engine} engine does not have it, vllm has", param=field)
+    check_sampling(sampling, served.info)
+    return sampling, body.stop_texts()
 
 
 def _prompts(body: CompletionBody, tokenizer: ModelTokenizer) -> list[TokenIds]:

@@ -46,7 +46,9 @@ class HttpReplica(Replica):
         context = min(service.serve.context_tokens, most or service.serve.context_tokens)
         settings = service.serve.model_copy(update={"context_tokens": context})
         model, threads = service.model, min(service.threads, os.cpu_count() or 1)
-        await super().__init__(EngineSettings(reference=model.base, serve=settings, threads=threads, date=model.date))
+        await super().__init__(
+            EngineSettings(reference=model.base, serve=settings, threads=threads, date=model.date, json_mode=True)
+        )
         thinking_format = resolve_format(model, self.tokenizer)
         self._api = OpenAiApi(
             self.engine, self.tokenizer, thinking_format, service, keys=keys, on_engine_error=self.note,

@@ -5,10 +5,9 @@ from thinkscale.domain.source import AddedSource, Benchmark
 from thinkscale.runtime.progress import Progress
 from thinkscale.runtime.segments import licences
 from thinkscale.stages.artifacts import campaign_artifact
-from thinkscale.store.benchmarks import added_benchmark, read_benchmark
+from thinkscale.store.benchmarks import added_benchmark, added_manifest, read_benchmark
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import source_fingerprints
-from thinkscale.store.locations import IngestError
 from thinkscale.store.schemas import DROPPED, QUESTIONS, question_row, questions, questions_table, table
 from thinkscale.store.stage import WHOLE, begin_stage
 
@@ -24,13 +23,8 @@ def _build_benchmark(campaign: Campaign, store: Store, benchmark: Benchmark) -> 
     source, added = benchmark.source, added_benchmark(store, benchmark.name)
     if not isinstance(source, AddedSource):
         inputs = source_fingerprints(source)
-    elif (manifest := added.manifest()) is not None:
-        inputs = {added.path: manifest.fingerprint}
     else:
-        raise IngestError(
-            f"campaign {campaign.name!r} names the benchmark {benchmark.name!r} without a source, and {added.url} "
-            f"is not there: thinkscale benchmark add {benchmark.name} --root {store.uri}"
-        )
+        inputs = {added.path: added_manifest(store, benchmark.name).fingerprint}
     stage = begin_stage(output, benchmark.model_dump(), inputs, lambda: [WHOLE])
     if stage is None:
         return False

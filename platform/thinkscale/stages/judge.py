@@ -2,13 +2,13 @@
 Owns what it is asked about, and the verdicts that its replies make. Knows nothing of regradings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 import ray
-from thinkscale.domain.generation import Engine, Request, Sampling, derived_seed
+from thinkscale.domain.generation import Request, Sampling, derived_seed
 from thinkscale.domain.models import Judge
 from thinkscale.domain.question import Question
 from thinkscale.domain.sample import Verdict
@@ -19,6 +19,7 @@ from thinkscale.runtime.asking import Failed
 from thinkscale.runtime.asks import GradeAll, run_asks, thought
 from thinkscale.runtime.engines import EngineSettings
 from thinkscale.runtime.segments import Actors, Result
+from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.store.schemas import VERDICTS, table
 from thinkscale.store.stage import Stage
 
@@ -38,10 +39,11 @@ def run_judge(name: str, stage: Stage, judge: Judge, questions: Mapping[str, Que
         serve=judge.serve,
         threads=max(1, int(ray.cluster_resources()["CPU"]) // judge.actors),
         date=judge.date,
-        endpoint=judge.endpoint,
-        key_variable="THINKSCALE_JUDGE_API_KEY",
     )
-    actors = Actors(most=judge.actors, gpus=judge.serve.tensor_parallel if gpus and judge.endpoint is None else 0)
+    actors = Actors(most=judge.actors, gpus=judge.serve.tensor_parallel if gpus else 0)
+    if judge.endpoint is not None:
+        endpoint = EndpointSettings(teacher=judge.behind_endpoint, store=stage.output.store, campaign=name)
+        settings, actors = replace(settings, teacher=endpoint), Actors(most=1)
     run_asks(name, stage, Judging(judge=judge, questions=questions), settings, actors, rows=equal_answers)
 
 
@@ -67,12 +69,15 @@ class Judging:
     def expected(self, row: list[dict[str, Any]]) -> float:
         return float(len(row[0]["answer"] or "")) if self._is_asked(row[0]) else 0.0
 
-    async def ask(self, engine: Engine, tokenizer: ModelTokenizer, row: list[dict[str, Any]]) -> str | None:
+    async def ask(self, engine: Any, tokenizer: ModelTokenizer, row: list[dict[str, Any]]) -> str | Failed | None:
         """The judge's reply, without its thinking; None where it is not asked."""
         first, judge = row[0], self.judge
         if not self._is_asked(first):
             return None
         text = judge_prompt(self.questions[first["question_id"]], first["answer"])
+        if isinstance(engine, EndpointTeacher):
+            attempt = await engine.attempt(text, 0)
+            return attempt.answer or Failed(error=attempt.words or attempt.status)
         seed = derived_seed(judge.seed, first["sample_id"], 0)
         if judge.max_thinking_tokens:
             return tokenizer.decode((await thought(engine, tokenizer, text, judge, seed)).answer_ids)

@@ -26,7 +26,7 @@ from thinkscale.learn.arithmetic import PEAK_FLOPS, model_flops, peak_flops
 from thinkscale.runtime.spend import Spending
 from thinkscale.stages.artifacts import campaign_artifact, is_complete, shape, weights
 from thinkscale.store.artifact import READERS, Artifact, ArtifactError, Manifest
-from thinkscale.store.benchmarks import added_benchmark
+from thinkscale.store.benchmarks import added_manifest
 from thinkscale.store.filesystem import Store
 from thinkscale.store.ingest import plan as pieces_of
 from thinkscale.store.locations import IngestError
@@ -52,8 +52,11 @@ class StagePlan:
     rates: tuple[str, ...] = ()  # what it was counted with, and where each figure comes from
 
 
-def make_plan(campaign: Campaign, store: Store, stages: Collection[str]) -> list[StagePlan]:
-    planner = _Planner(campaign, store)
+def make_plan(
+    campaign: Campaign, store: Store, stages: Collection[str], refused: dict[str, Exception] | None = None
+) -> list[StagePlan]:
+    """`refused`: takes up, by stage, what was wrong with the inputs that were looked at."""
+    planner = _Planner(campaign, store, {} if refused is None else refused)
     return [planner.plan(stage) for stage in stages]
 
 
@@ -99,7 +102,8 @@ _FIGURES = ("minutes", "cpu_hours", "gpu_hours", "usd")
 
 
 class _Planner:
-    def __init__(self, campaign: Campaign, store: Store) -> None:
+    def __init__(self, campaign: Campaign, store: Store, refused: dict[str, Exception]) -> None:
+        self._refused = refused
         self._campaign, self._store, self._wanted = campaign, store, campaign.resources
         self._packaged = tomllib.loads((resources.files("thinkscale") / "rates.toml").read_text(encoding="utf-8"))
         self._used: dict[str, None] = {}
@@ -111,7 +115,8 @@ class _Planner:
         self._used, self._asked_usd = {}, np.zeros(3)
         try:
             work, wall_s, n, cpus, gpus = getattr(self, f"_{stage}")()
-        except (IngestError, ModelError, ArtifactError):
+        except (IngestError, ModelError, ArtifactError) as error:
+            self._refused[stage] = error
             return StagePlan(stage=stage, work="not known: what it needs is refused")
         prices, hours = self._campaign.prices, wall_s * n / 3600
         usd = hours * (cpus * prices.cpu_hour_usd + gpus * prices.gpu_hour_usd) + self._asked_usd
@@ -134,7 +139,7 @@ class _Planner:
     def _rows_of(self, benchmark: Benchmark) -> int:
         made = campaign_artifact(self._campaign, self._store, f"benchmarks/{benchmark.name}").manifest()
         if isinstance(benchmark.source, AddedSource):
-            made = made or added_benchmark(self._store, benchmark.name).require()
+            made = made or added_manifest(self._store, benchmark.name)
         elif made is None:
             return min(sum(piece.rows for piece in pieces_of(benchmark.source, 1024)), benchmark.limit or 1 << 60)
         return min(made.rows, benchmark.limit or 1 << 60)

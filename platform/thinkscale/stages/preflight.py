@@ -158,7 +158,7 @@ def _needs(campaign: Campaign) -> Iterator[tuple[str, str, str, int, float, floa
 def _models(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     yield "embed", "curate.embedding_model", campaign.curate.embedding_model
     for place, model in enumerate(campaign.difficulty.models):
-        yield "difficulty", f"difficulty.models.{place}", model
+        yield "difficulty", "model.base" if model == "base" else f"difficulty.models.{place}", model
     if campaign.curate.domains == "classifier":
         yield "select", "curate.domain_model", campaign.curate.domain_model
     for teacher in campaign.teacher:

@@ -145,14 +145,15 @@ def _facts(judge: Judge | None) -> dict[str, Any]:
         return grading_facts()
     from thinkscale.stages.judge import judge_name
 
-    directory = local_model(judge.model, weights=judge.endpoint is None)
-    facts = {
-        "judge": judge_name(judge),
-        "settings": judge.model_dump(mode="json", exclude={"endpoint", "ungradable_only", "serve", "actors", "gpus"}),
-        "serve": judge.serve.model_dump(mode="json", include={"dtype", "context_tokens"}),
-        "template": ModelTokenizer(directory, date=judge.date).template_hash,
-        "model_hash": directory_hash(directory, MODEL_FILES),
-    }
+    apart = {"endpoint", "ungradable_only", "serve", "actors", "gpus", "limits"}
+    facts = {"judge": judge_name(judge), "settings": judge.model_dump(mode="json", exclude=apart)}
+    if judge.endpoint is None:
+        directory = local_model(judge.model)
+        facts |= {
+            "serve": judge.serve.model_dump(mode="json", include={"dtype", "context_tokens"}),
+            "template": ModelTokenizer(directory, date=judge.date).template_hash,
+            "model_hash": directory_hash(directory, MODEL_FILES),
+        }
     return {**grading_facts(), "second_opinion": facts} if judge.ungradable_only else facts
 
 

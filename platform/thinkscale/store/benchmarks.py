@@ -27,6 +27,17 @@ def added_benchmark(store: Store, name: str) -> Artifact:
     return Artifact(store, f"benchmarks/{name}")
 
 
+def added_manifest(store: Store, name: str) -> Manifest:
+    """Raises IngestError where that benchmark was not added."""
+    added = added_benchmark(store, name)
+    if (manifest := added.manifest()) is None:
+        raise IngestError(
+            f"the campaign names the benchmark {name!r} without a source, and {added.url} is not there: thinkscale "
+            f"benchmark add {name} --root {store.uri}"
+        )
+    return manifest
+
+
 def dataset_path(path: str) -> str:
     """A path of a source; `owner/name`, where no such file is, is a data set of Hugging Face."""
     is_id = _HUB_ID.fullmatch(path) and Path(path).suffix not in {*FORMATS, *COMPRESSIONS} and not Path(path).exists()

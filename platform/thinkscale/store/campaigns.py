@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +52,8 @@ def _validated(model: type[M], raw: dict[str, Any], overrides: Sequence[str], wh
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise CampaignError(f"{where}:\n" + "\n".join(_explain(e, model) for e in error.errors())) from error
+        told = [_explain(each, model) for each in error.errors()]
+        raise CampaignError(f"{where}: {told[0]}" if len(told) == 1 else "\n  ".join([f"{where}:", *told])) from error
 
 
 def packaged_campaigns() -> list[str]:
@@ -67,9 +69,12 @@ def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
             raise CampaignError(f"no campaign {name_or_path!r}: give a .toml file's path or one of {', '.join(known)}")
         source = resources.files("thinkscale") / "campaigns" / f"{name_or_path}.toml"
     elif not path.is_file():
-        raise CampaignError(f"no campaign file {name_or_path}")
+        kind = "a directory" if path.is_dir() else "not there"
+        raise CampaignError(f"no campaign file {name_or_path}: it is {kind}")
     try:
         return name_or_path, tomllib.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CampaignError(f"{name_or_path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CampaignError(f"{name_or_path} is not valid TOML: {error}") from error
 
@@ -112,22 +117,24 @@ def _key(node: Any, part: str, override: str) -> Any:
 def _explain(error: Any, model: type[BaseModel]) -> str:
     said = _PYDANTIC.sub("must ", error["msg"].removeprefix("Value error, ").replace(" after validation", ""))
     if not error["loc"]:  # of several settings, which the message names
-        return f"  {said}"
+        return said
     key, value, kind = ".".join(str(part) for part in error["loc"]), error["input"], error["type"]
     if kind == "extra_forbidden":
         known = ", ".join(sorted({name for each in _at([model], error["loc"][:-1]) for name in each.model_fields}))
-        return f"  {key}: unknown key (value {value!r}); there are: {known}"
+        near = get_close_matches(str(error["loc"][-1]), known.split(", "), 1)
+        told = f"did you mean {near[0]}? There are: {known}" if near else f"there are: {known}"
+        return f"{key}: unknown key (value {value!r}); {told}"
     if kind == "missing":
-        return f"  {key}: must be given"
+        return f"{key}: must be given"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         types = " or ".join(repr(each.model_fields["type"].default) for each in _at([model], error["loc"]))
         given = "must be given" if kind == "union_tag_not_found" else f"{error['ctx']['tag']!r} is refused"
-        return f"  {key}.type: {given}: {types}"
+        return f"{key}.type: {given}: {types}"
     if kind == "model_type":
         said = f"must be a section, [{key}]"
     elif kind == "string_pattern_mismatch" and "A-Za-z0-9" in said:
         said = "must be letters, digits, dots, dashes and underscores, with a letter or digit first"
-    return f"  {key}:{'' if isinstance(value, dict) else f' {value!r} is refused:'} {said}"
+    return f"{key}:{'' if isinstance(value, dict) else f' {value!r} is refused:'} {said}"
 
 
 def _at(sections: list[type[BaseModel]], path: tuple[int | str, ...]) -> list[type[BaseModel]]:

@@ -300,6 +300,16 @@ class Store:
             raise StoreError(f"{doing} {path} under {self.uri} failed: {text}") from error
 
 
+def mistyped(url: str) -> str | None:
+    """What is wrong with a place that reads like a URL and names none, as s3:/x or gs://; None: nothing that shows."""
+    parsed = re.match(r"(?i)([a-z][a-z0-9+.-]+):/", url)
+    if parsed is None or re.fullmatch(r"(s3|gs|az|hf)://[^/]+(/.*)?", url):
+        return None
+    scheme = parsed[1].lower()
+    known = f"{scheme}://" in (*REMOTE, "hf://")
+    return f"{url!r}: use {scheme}://bucket/path" if known else f"{url!r}: {scheme}:// is not supported"
+
+
 def _root(uri: str) -> str:
     parsed = re.match(r"(?i)(s3|gs|az|[a-z][a-z0-9+.-]+(?=:/)):(.*)", uri)
     if parsed is None:

@@ -49,17 +49,23 @@ class Piece:
 
 def plan(source: FilesSource | ReasoningGymSource, segment_rows: int) -> list[Piece]:
     """The pieces of a source, the same for the same content. Raises IngestError: a path matches nothing or cannot be
-    opened, a format is unknown, a mapped column is in none of the first rows; ProceduralError: a family is unknown."""
+    opened, a format is unknown, no row can be read, a mapped column is in none of the first rows; ProceduralError: a
+    family is unknown."""
     if isinstance(source, ReasoningGymSource):
         return [
             Piece(source=source, rows=sum(s.stop - s.start for s in segment), shares=tuple(segment))
             for segment in shares(source.families, source.rows, segment_rows)
         ]
-    pieces = []
+    pieces, readable = [], False
     for location in _locations(source):
         found = file_parts(location, segment_rows)
-        _check_columns(source, found)
+        readable |= _check_columns(source, found)
         pieces += [Piece(source=source, rows=part.rows, part=part) for part in found]
+    if not readable:
+        rows = (row for piece in pieces if piece.part for _, row in raw_rows(piece.part))
+        first = next(rows, None)
+        told = f", none readable; the first at {first.locator}: {first.error}" if isinstance(first, Unreadable) else ""
+        raise IngestError(f"{', '.join(source.paths)}: {sum(p.rows for p in pieces) if told else 'no'} rows{told}")
     return pieces
 
 
@@ -97,12 +103,12 @@ def read(piece: Piece) -> Iterator[Question | Unreadable]:
         yield row if isinstance(row, Unreadable) else _question(source, row, locator, pattern)
 
 
-def _check_columns(source: FilesSource, found: Sequence[FilePart]) -> None:
-    """Raises IngestError naming a mapped column that none of a file's first rows has."""
+def _check_columns(source: FilesSource, found: Sequence[FilePart]) -> bool:
+    """Whether any row can be read. Raises IngestError naming a mapped column that none of a file's first rows has."""
     readable = ((at, row) for part in found for at, row in raw_rows(part) if not isinstance(row, Unreadable))
     rows = list(islice(readable, SNIFFED_ROWS))
     if not rows:
-        return
+        return False
     for field_name, column in _mapped(source.columns):
         if all(_get(row, column) is _ABSENT for _, row in rows):
             raise IngestError(
@@ -114,6 +120,7 @@ def _check_columns(source: FilesSource, found: Sequence[FilePart]) -> None:
         if len(faults) == len(rows) and "options" in faults[0].error:
             first = faults[0]
             raise IngestError(f"{first.locator}: {first.error} (pool {source.name!r}, and so in every row read)")
+    return True
 
 
 def _mapped(columns: Columns) -> Iterator[tuple[str, str]]:

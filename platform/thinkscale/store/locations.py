@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from thinkscale.store.filesystem import REMOTE, Store, StoreError
+from thinkscale.store.filesystem import REMOTE, Store, StoreError, mistyped
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 COMPRESSIONS = (".gz", ".zst", ".bz2")
@@ -87,6 +87,8 @@ def _is_object(text: bytes) -> bool:
 def expand(path: str) -> list[Location]:
     """The files that a path names, by name: itself, those that match its `*` and `?`, or a directory's data files.
     Raises IngestError where there is none, or the place cannot be listed."""
+    if wrong := mistyped(path):
+        raise IngestError(f"pool path {wrong}; files lie in a directory, s3://, gs://, az:// or hf://datasets/")
     if match := _HUB.fullmatch(path):
         names = _hub_files(path, match)
     elif path.startswith(REMOTE):

