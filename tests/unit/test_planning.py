@@ -165,7 +165,7 @@ def test_the_command_prints_the_plan_and_ends_with_1_where_a_run_would_be_refuse
     out = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert out.exit_code == 0, out.output
     assert out.output.startswith("stage        GPU-hours  CPU-hours  minutes from..to")
-    assert "1,400 rows" in out.output
+    assert "1,100 rows" in out.output
     assert not list((tmp_path / "root").glob("demo*"))
 
     out = CliRunner().invoke(cli, [*arguments, "--json", "--set=serve.context_tokens=1000"], catch_exceptions=False)
