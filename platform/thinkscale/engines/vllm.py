@@ -191,16 +191,16 @@ class VllmEngine:
 
     async def _tokens(self, prompt_ids: TokenIds, parameters: Any) -> AsyncGenerator[TokenIds, None]:
         """A request's tokens as vLLM tells of them, some at a time; closing it before its end aborts the request."""
-        from vllm import TokensPrompt
-        from vllm.exceptions import VLLMClientError
+        from vllm import TokensPrompt, exceptions
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt = TokensPrompt(prompt_token_ids=list(prompt_ids))
+        refusal: type[Exception] = getattr(exceptions, "VLLMClientError", ValueError)  # 0.26 has no name for it
         try:
             async with contextlib.aclosing(self._llm.generate(prompt, parameters, uuid.uuid4().hex)) as stream:
                 async for output in stream:
                     yield _ids(output.outputs[0], parameters.logprobs)
-        except VLLMClientError as error:
+        except refusal as error:
             raise ValueError(f"vLLM refuses the request: {error}") from error
         except EngineDeadError as error:
             raise EngineDiedError(DEAD) from error
