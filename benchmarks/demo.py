@@ -1,10 +1,10 @@
 """What `thinkscale run demo` takes on this machine: minutes, and memory of all its processes together.
 
-    python benchmarks/demo.py
+    python benchmarks/demo.py [ROOT]
 
-The demo runs in a new folder, as `make demo` runs it after its set-up. Memory is the proportional set size (shared
-pages count once), summed over every process that the run started, looked at every second. The same run is held
-against its plan: plan-demo.json.
+The demo runs in a new folder, which is deleted, or below ROOT, as `make demo` runs it after its set-up. Memory is the
+proportional set size (shared pages count once), summed over every process that the run started, looked at every
+second. The same run is held against its plan: plan-demo.json.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def memory_of(mark: str) -> int:
 
 def main() -> None:
     mark, peak, at_s = str(os.getpid()), 0, 0.0
-    with tempfile.TemporaryDirectory(prefix="thinkscale-demo-") as root:
+    with tempfile.TemporaryDirectory(prefix="thinkscale-demo-") as folder:
+        root = sys.argv[1] if len(sys.argv) > 1 else folder
         plan = planned("demo", root)
         began = time.monotonic()
         command = [str(Path(sys.executable).parent / "thinkscale"), "run", "demo", "--root", root]
