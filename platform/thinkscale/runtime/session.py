@@ -130,28 +130,39 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
     session.enter_context(_token_of_its_own())
-    # Where Ray takes clusters of several machines for impossible, a node has the loopback address and listens there
-    # alone. Its switch for that is read as it is imported; the processes that it starts read it anew.
-    session.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    session.callback(os.environ.pop, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, None)
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     nobody = session.enter_context(socket.socket())
     nobody.bind(("127.0.0.1", 0))  # and never listens
     try:
-        ray.init(
-            "local",
-            num_cpus=cpus or max(4, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            dashboard_port=nobody.getsockname()[1],
-            log_to_driver=False,
-            _temp_dir=str(directory),
-            # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
-            _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
-        )
+        with _on_loopback():
+            ray.init(
+                "local",
+                num_cpus=cpus or max(4, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                dashboard_port=nobody.getsockname()[1],
+                log_to_driver=False,
+                _temp_dir=str(directory),
+                # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
+                _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
+            )
     except Exception as error:
         raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What is started listens on the loopback address alone: that is a node's where Ray takes clusters of several
+    machines for impossible. This process reads that as Ray is imported, those that are started read it anew."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    given = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if given is not None:
+            os.environ[name] = given
 
 
 @contextmanager
