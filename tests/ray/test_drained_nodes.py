@@ -110,7 +110,7 @@ def test_replicas_end_their_calls_and_others_take_what_comes(
     model, marks = write_tiny_model(tmp_path / "model"), tmp_path / "marks"
     marks.mkdir()
     stays, goes = (cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2))
-    code = "from test_drain import calls_on_two_replicas; calls_on_two_replicas(sys.argv[2], sys.argv[3])"
+    code = "from test_drained_nodes import calls_on_two_replicas; calls_on_two_replicas(sys.argv[2], sys.argv[3])"
     driver = run(cluster, code, str(model), str(marks))
 
     def numbers(kind: str, node: Any) -> set[str]:
