@@ -115,7 +115,7 @@ def test_a_run_ends_in_order_at_its_limit_reports_what_is_there_and_goes_on_with
     first = thinkscale(*arguments)
     wait_for(first, "samples/s")  # a segment is committed
     first.terminate()
-    first.communicate(timeout=120)
+    first.communicate(timeout=300)
     most, before = 2.5 * spent(), len(list(segments.iterdir()))
 
     limited = thinkscale(*arguments, "--max-usd", str(most))
@@ -130,11 +130,11 @@ def test_a_run_ends_in_order_at_its_limit_reports_what_is_there_and_goes_on_with
     assert 0.95 * most <= spent() < 1.5 * most
 
     again = thinkscale(*arguments, "--max-usd", str(most))  # is used up
-    assert "PARTIAL" in again.communicate(timeout=120)[0]
+    assert "PARTIAL" in again.communicate(timeout=300)[0]
     more = thinkscale(*arguments, "--max-usd", str(100 * most))
     assert f"{4 * then:,} samples already done, resuming" in wait_for(more, "resuming")
     more.terminate()
-    more.wait(120)
+    more.wait(300)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def head(s3_root: str, tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port + 1}"
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(300)
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
             os.environ.pop(name, None)
 

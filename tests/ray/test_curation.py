@@ -286,7 +286,7 @@ def began(marks: Path) -> Counter[str]:
     return Counter(mark.name.split("-")[0] for mark in marks.iterdir())
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came"

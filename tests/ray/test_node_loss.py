@@ -57,7 +57,7 @@ def lose_a_node(cluster: Cluster, driver: subprocess.Popen[bytes], ready: Callab
     wait_until(lambda: ready(raylet) or driver.poll() is not None)
     assert driver.poll() is None, "the driver was done before"
     os.kill(raylet, signal.SIGKILL)
-    assert driver.wait(180) == 0
+    assert driver.wait(300) == 0
     cluster.remove_node(node)
 
 
@@ -113,7 +113,7 @@ def test_curation_that_loses_a_node_ends_with_the_rows_of_an_undisturbed_run(clu
         if name == "disturbed":
             segments = tmp_path / name / "curated" / "ingested" / "segments"
             lose_a_node(cluster, driver, lambda _, segments=segments: len(list(segments.glob("*.json"))) >= 6)
-        assert driver.wait(180) == 0
+        assert driver.wait(300) == 0
         found.append(curated(one))
     assert len(found[0]["ingested"][0]) > 290
     assert found[0] == found[1]

@@ -71,7 +71,7 @@ def ask(path: str = "", *, max_tokens: int = 20, thinking: dict[str, int] | None
         model="tiny",
         messages=[{"role": "user", "content": "why?"}],
         max_tokens=max_tokens,
-        timeout=120,
+        timeout=300,
         extra_body={"thinking": thinking} if thinking else {},
         **options,
     )

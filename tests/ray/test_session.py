@@ -155,7 +155,7 @@ def test_sigterm_and_ctrl_c_end_a_run_in_order(
     driver = Driver(tmp_path, stage, wait_s=1)
     driver.started()
     driver.process.send_signal(sent)
-    code, said = driver.end(within_s=60)
+    code, said = driver.end(within_s=180)
     assert code == exit_code, said
     said = [line for line in said if line]  # after a terminal's ^C there is a line's end first
     assert said == [f"thinkscale: {word}", "what is committed is kept: the same command resumes"]
@@ -163,7 +163,7 @@ def test_sigterm_and_ctrl_c_end_a_run_in_order(
 
 
 def test_what_a_task_raised_is_told_in_one_line_with_the_full_log(tmp_path: Path) -> None:
-    code, said = Driver(tmp_path, "raises").end(within_s=60)
+    code, said = Driver(tmp_path, "raises").end(within_s=180)
     assert code == 1
     assert said[0].startswith("thinkscale: KeyError: 'answer' (thinkscale/pipeline.py:")
     assert len(said) == 2  # and no advice to run it again
@@ -173,10 +173,10 @@ def test_what_a_task_raised_is_told_in_one_line_with_the_full_log(tmp_path: Path
 
 
 def test_what_leaves_without_a_word_is_told_all_the_same(tmp_path: Path) -> None:
-    code, said = Driver(tmp_path, "leaves").end(within_s=60)
+    code, said = Driver(tmp_path, "leaves").end(within_s=180)
     assert code == 1
     assert said[0].startswith("thinkscale: RuntimeError: something in this process left with exit code 1 ("), said
-    code, said = Driver(tmp_path, "leaves_a_lost_cluster").end(within_s=60)
+    code, said = Driver(tmp_path, "leaves_a_lost_cluster").end(within_s=180)
     assert code == 1
     assert re.fullmatch(r"thinkscale: the Ray cluster at \S+ is lost: its raylet died", said[0]), said
 
@@ -188,7 +188,7 @@ def test_what_a_killed_driver_left_is_gone_after_the_next_start(tmp_path: Path) 
     driver.process.kill()
     driver.process.wait()
     assert driver.directory.exists()
-    Driver(tmp_path, "raises").end(within_s=60)
+    Driver(tmp_path, "raises").end(within_s=180)
     driver.end(within_s=1)
 
 

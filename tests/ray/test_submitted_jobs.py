@@ -131,10 +131,10 @@ def test_a_lost_driver_and_a_lost_head_are_replaced_and_the_exit_code_is_the_job
     submitter.wait_for_more()
 
     submitter.head.start()  # another one on the same ports, which knows no job
-    wait_until(lambda: submitter.status()["state"] == "running", 120)
+    wait_until(lambda: submitter.status()["state"] == "running")
     submitter.wait_for_more()
     submitter("cancel", "asking", "--root", str(submitter.root))
-    out, errors = following.communicate(timeout=60)
+    out, errors = following.communicate(timeout=300)
     submitter.outputs += [out, errors]
     assert following.returncode == 143, out + errors
     job = out.splitlines()[0]
@@ -184,7 +184,7 @@ def test_a_cluster_without_tokens_works_the_same_and_rays_own_client_too(campaig
         head.start()
         submitter = Submitter(head, campaign, tmp_path / "root")
         job = submitter("submit", *submitter.arguments("--no-wait")).strip()
-        wait_until(lambda: submitter.segments() > 0, 120)
+        wait_until(lambda: submitter.segments() > 0)
         submitter("cancel", job, "--address", head.server)
         assert submitter.status()["state"] == "cancelled"
 
@@ -194,7 +194,7 @@ def test_a_cluster_without_tokens_works_the_same_and_rays_own_client_too(campaig
 
         ray_job("submit", "--no-wait", "--runtime-env", "jobs/runtime_env.yaml", "--", "python", "jobs/run.py",
                 str(campaign), "--root", str(submitter.root))  # fmt: skip
-        wait_until(lambda: submitter.status()["state"] == "running", 120)
+        wait_until(lambda: submitter.status()["state"] == "running")
         submitter.wait_for_more()
         plain = submitter.status()["job"]
         assert plain.startswith("raysubmit_")
@@ -209,8 +209,8 @@ def test_a_stage_that_stands_still_says_what_it_waits_for(submitter: Submitter) 
     root = ("--root", str(submitter.root))
     many = ("--set", "name=many", "--set", "resources.replicas=8")  # on four CPUs
     job = submitter("submit", *submitter.arguments("--no-wait"), *many).strip()
-    wait_until((submitter.root / "many/run.json").exists, 120)
-    wait_until(lambda: bool(json.loads(submitter("status", "many", *root, "--json"))["waits_for"]), 120)
+    wait_until((submitter.root / "many/run.json").exists)
+    wait_until(lambda: bool(json.loads(submitter("status", "many", *root, "--json"))["waits_for"]))
     waits = json.loads(submitter("status", "many", *root, "--json"))["waits_for"]
     assert re.fullmatch(r"waits for \d of 8 replicas \(needs \d x 1 CPU; the cluster has 0 of 4 CPUs free\)", waits)
     assert re.search(rf"no progress for 3\d s: {re.escape(waits)}", submitter("logs", job, *root))
