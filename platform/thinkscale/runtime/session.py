@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from ray._private import ray_constants, services
+from ray._private import services
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
@@ -133,36 +133,19 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     nobody = session.enter_context(socket.socket())
     nobody.bind(("127.0.0.1", 0))  # and never listens
     try:
-        with _on_loopback():
-            ray.init(
-                "local",
-                num_cpus=cpus or max(4, os.cpu_count() or 1),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                dashboard_port=nobody.getsockname()[1],
-                log_to_driver=False,
-                _temp_dir=str(directory),
-                # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
-                _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
-            )
+        ray.init(
+            "local",
+            num_cpus=cpus or max(4, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            dashboard_port=nobody.getsockname()[1],
+            log_to_driver=False,
+            _temp_dir=str(directory),
+            # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
+            _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
+        )
     except Exception as error:
         raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """What is started listens on the loopback address alone: that is a node's where Ray takes clusters of several
-    machines for impossible. This process reads that as Ray is imported, those that are started read it anew."""
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    given = os.environ.get(name)
-    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        os.environ.pop(name)
-        if given is not None:
-            os.environ[name] = given
 
 
 @contextmanager
