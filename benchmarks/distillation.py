@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from recording import record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -171,13 +173,13 @@ def main() -> None:
         ledger(PORT)
         for _ in range(given.repeats):
             with tempfile.TemporaryDirectory() as root:
-                runs.append(asyncio.run(ask(root, given.requests, given.concurrency)))
+                runs.append(uvloop.run(ask(root, given.requests, given.concurrency)))
                 print(runs[-1], flush=True)
     finally:
         server.kill()
         server.wait()
     best = min(runs, key=lambda run: run["elapsed_s"])
-    sleeping_s = asyncio.run(only_sleep(given.requests, given.concurrency, given.delay))
+    sleeping_s = uvloop.run(only_sleep(given.requests, given.concurrency, given.delay))
     rate, ideal = given.requests / best["elapsed_s"], given.concurrency / given.delay
     record(
         "distillation",
