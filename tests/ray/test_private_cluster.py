@@ -35,7 +35,7 @@ found["listens"] = sorted({c.laddr.ip for p in ours for c in p.net_connections("
 found["told"] = [word for p in ours for word in p.cmdline() if os.environ["RAY_AUTH_TOKEN"] in word]
 
 def until(words):
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 240
     while words not in (told := waits_for()):
         assert time.monotonic() < deadline, told
         time.sleep(0.2)
@@ -66,6 +66,11 @@ threading.Thread(target=serve.run, args=(Replica.bind(),), kwargs=running, daemo
 found["replicas"] = until("1 of 2 replicas")
 disconnect()
 found["afterwards"] = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_MODE")]
+try:
+    ray.put(1)
+except Exception as error:
+    found["asked afterwards"] = type(error).__name__
+found["started anew"] = ray.is_initialized()
 print("FOUND" + json.dumps(found), flush=True)
 os._exit(0)  # the thread still waits
 """
@@ -90,6 +95,11 @@ def test_only_who_has_its_token_gets_in(found: dict[str, Any]) -> None:
     assert found["told"] == []  # no process has it among its arguments
     assert not any("auth_token" in path for path in found["home"])
     assert found["afterwards"] == [None, None]
+
+
+def test_nothing_starts_another_cluster_once_it_is_left(found: dict[str, Any]) -> None:
+    """Ray's functions would, in whatever thread they are called."""
+    assert (found["asked afterwards"], found["started anew"]) == ("RaySystemError", False)
 
 
 @pytest.mark.xfail(strict=True, reason="Ray binds its ports to every interface of the node; they demand the token")

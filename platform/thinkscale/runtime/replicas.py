@@ -107,6 +107,7 @@ async def metered_replicas(
     finally:
         watching.cancel()
         await asyncio.to_thread(stop_replicas, name)
+        await handle.shutdown_async()  # else its router goes on asking after them
 
 
 def replicas_held(name: str) -> int:

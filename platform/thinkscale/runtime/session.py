@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from ray._private import services
+from ray._private import auto_init_hook, services
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
@@ -58,6 +58,8 @@ def connect(
     if ray.is_initialized():
         return
     scratch.sweep()
+    # Threads of Serve go on after `disconnect`; asking Ray for something, they would start a cluster of their own.
+    auto_init_hook.enable_auto_connect = False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own default is one thread a worker too; tokenizers and BLAS in workers follow it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
