@@ -19,9 +19,8 @@ from typing import Any
 
 import pytest
 from ray._private.state import GlobalState
-from ray._raylet import GcsClient, GcsClientOptions
+from ray._raylet import GcsClientOptions
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from test_curation import wait_until
 from test_node_loss import run
 from test_serving import campaign
@@ -132,10 +131,12 @@ def test_replicas_end_their_calls_and_others_take_what_comes(
         cluster.remove_node(node)
 
 
-def test_a_recommendation_drains_too_and_the_notice_sets_the_time(cluster: Cluster, server: MetadataServer) -> None:
+def test_a_recommendation_drains_too_and_the_notice_sets_the_time(
+    cluster: Cluster, server: MetadataServer, tmp_path: Path
+) -> None:
     server.said[REBALANCE] = {"noticeTime": "2026-09-18T08:00:00Z"}
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    with busy(cluster, node.node_id) as holding, watcher(cluster, node.node_id, server) as watching:
+    with busy(cluster, node.node_id, tmp_path / "busy") as holding, watcher(cluster, node.node_id, server) as watching:
         wait_until(lambda: drained_until(cluster) == {node.node_id: 0})
         server.said[ACTION] = in_seconds(3600)
         at_ms = round(datetime.fromisoformat(server.said[ACTION]["time"]).timestamp() * 1000)
@@ -146,10 +147,12 @@ def test_a_recommendation_drains_too_and_the_notice_sets_the_time(cluster: Clust
     cluster.remove_node(node)
 
 
-def test_a_recommendation_can_be_ignored_and_a_pod_needs_no_metadata(cluster: Cluster, server: MetadataServer) -> None:
+def test_a_recommendation_can_be_ignored_and_a_pod_needs_no_metadata(
+    cluster: Cluster, server: MetadataServer, tmp_path: Path
+) -> None:
     server.said[REBALANCE] = {"noticeTime": "2026-09-18T08:00:00Z"}
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    with busy(cluster, node.node_id):
+    with busy(cluster, node.node_id, tmp_path / "busy"):
         with watcher(cluster, node.node_id, server, "--every", "0.1", "--ignore-rebalance") as watching:
             wait_until(lambda: server.looks > 6)
             assert drained_until(cluster) == {}
@@ -169,26 +172,20 @@ def test_elsewhere_than_on_ec2_it_says_so(cluster: Cluster, server: MetadataServ
 
 
 @contextmanager
-def busy(cluster: Cluster, node_id: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Hold the node's CPU until the block ends, or the driver that it yields."""
+def busy(cluster: Cluster, node_id: str, mark: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold the node's CPU until the block ends, or the driver that it yields; `mark` is made once it is held."""
     code = (
         "from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On\n"
         "import time\n"
         "on = On(sys.argv[2], soft=False)\n"
-        "hold = ray.remote(max_retries=0)(lambda: time.sleep(600))\n"
-        "ray.get(hold.options(num_cpus=1, scheduling_strategy=on).remote())"
+        "hold = ray.remote(max_retries=0)(lambda mark: (open(mark, 'w').close(), time.sleep(600)))\n"
+        "ray.get(hold.options(num_cpus=1, scheduling_strategy=on).remote(sys.argv[3]))"
     )
-    driver = run(cluster, code, node_id)
-    wait_until(lambda: free_cpus(cluster, node_id) == 0 or driver.poll() is not None)
+    driver = run(cluster, code, node_id, str(mark))
+    wait_until(lambda: mark.exists() or driver.poll() is not None)
     try:
         assert driver.poll() is None
         yield driver
     finally:
         driver.kill()
         driver.wait()
-
-
-def free_cpus(cluster: Cluster, node_id: str) -> float:
-    status = GetClusterStatusReply.FromString(GcsClient(address=cluster.address).get_cluster_status())
-    nodes = status.cluster_resource_state.node_states
-    return next((node.available_resources.get("CPU", 0.0) for node in nodes if node.node_id.hex() == node_id), 1.0)

@@ -107,11 +107,18 @@ def test_a_job_is_submitted_once_watched_and_cancelled_in_order(submitter: Submi
     [listed] = json.loads(submitter("list", *root, "--json"))
     assert (listed["campaign"], listed["state"], listed["stages_over"]) == ("asking", "running", 1)
 
-    exported = urlopen(submitter.head.metrics).read().decode()
-    for name, told in {**metrics.GAUGES, "thinkscale_cpu_seconds_total": metrics.COUNTERS["thinkscale_cpu_seconds"],
-                       "thinkscale_tokens_total": metrics.COUNTERS["thinkscale_tokens"]}.items():  # fmt: skip
-        assert f"# HELP ray_{name} {told}\n" in exported
-        assert re.search(rf'^ray_{name}{{.*campaign="asking".*stage="evaluate"', exported, re.MULTILINE), name
+    exports = {**metrics.GAUGES, "thinkscale_cpu_seconds_total": metrics.COUNTERS["thinkscale_cpu_seconds"],
+               "thinkscale_tokens_total": metrics.COUNTERS["thinkscale_tokens"]}  # fmt: skip
+
+    def are_exported() -> bool:
+        exported = urlopen(submitter.head.metrics).read().decode()
+        return all(
+            f"# HELP ray_{name} {told}\n" in exported
+            and re.search(rf'^ray_{name}{{.*campaign="asking".*stage="evaluate"', exported, re.MULTILINE)
+            for name, told in exports.items()
+        )
+
+    wait_until(are_exported)  # Ray passes them on every few seconds
 
     assert "asking has ended" in submitter("cancel", job, "--address", server)
     found = json.loads(submitter("status", job, "--address", server, "--json"))
