@@ -16,6 +16,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.runtime import runtime_worker_threads
 
 from thinkscale.domain.generation import EngineError, StopAskingError
 from thinkscale.domain.models import Teacher
@@ -85,7 +86,10 @@ class ChatEndpoint:
         self._teacher, self._url, self._key = teacher, teacher.endpoint.rstrip("/"), endpoint_key(teacher)
         builder = ClientBuilder().timeout(timedelta(seconds=teacher.limits.timeout_s)).max_connections(None)
         builder = builder.connect_timeout(timedelta(seconds=min(CONNECT_S, teacher.limits.timeout_s)))
-        self._client = builder.build()
+        # On the runtime of the current thread, a reply that waits for the interpreter would hold up all other requests;
+        # with one worker to a core they would contend for it.
+        runtime_worker_threads(1)
+        self._client = builder.runtime_multithreaded(True).build()
 
     async def send(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to a request, whole, in the form of /chat/completions.

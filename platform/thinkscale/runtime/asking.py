@@ -117,30 +117,45 @@ class Asking:
             self._suspects.append(one)
 
     def _fill(self) -> None:
+        for one in self._next():
+            self._start(one)
+
+    def _next(self) -> list[_Ask]:
+        """What may go under way now, and is counted as such."""
+        found: list[_Ask] = []
         if self._suspects or self._groups:
             if self._under_way:
-                return
+                return found
             if self._suspects:
                 parts = min(GROUPS, len(self._suspects))  # of about the same size
                 self._groups += [self._suspects[i::parts] for i in range(parts)]
                 self._suspects = []
-            group = self._groups.pop()
-            for one in group:
-                one.company = len(group)
-                self._start(one)
-            return
-        room = 0 if self._suspects_under_way else self._room
-        while self._waiting and len(self._under_way) < room:
-            self._start(heapq.heappop(self._waiting)[2])
+            found = self._groups.pop()
+            for one in found:
+                one.company = len(found)
+            self._suspects_under_way = len(found)
+        elif not self._suspects_under_way:
+            room = self._room - len(self._under_way)
+            found = [heapq.heappop(self._waiting)[2] for _ in range(min(room, len(self._waiting)))]
+        self._under_way.update(found)
+        return found
 
     def _start(self, one: _Ask) -> None:
-        self._under_way.add(one)
-        self._suspects_under_way += one.company > 0
         task = asyncio.create_task(self._run(one))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, one: _Ask) -> None:
+        """One ask, and what finds room at its end: at once, for what waits in the loop's queue goes on in one crowd."""
+        following = [one]
+        while following:
+            one, *others = following
+            for other in others:
+                self._start(other)
+            await self._put_once(one)
+            following = self._next()
+
+    async def _put_once(self, one: _Ask) -> None:
         self._changed(one.row, +1, not self._waiting)
         self._witness(one.key, "alone" if one.company == 1 else "begun")
         try:
@@ -169,7 +184,6 @@ class Asking:
             self._suspects_under_way -= one.company > 0
             self._witness(one.key, "ended")
             self._changed(one.row, -1, not self._waiting)
-            self._fill()
 
     def _again(self, one: _Ask) -> None:
         if one.company:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -142,18 +143,18 @@ class Store:
             return self._put(path, data, "create", retries)
         return self._write_local(path, lambda file: file.write(data), os.link)
 
-    def write_at(self, path: str, offset: int, data: bytes) -> None:
-        """Write into a local file from an offset on. A crash of the machine may leave a part of the data."""
+    def opened(self, path: str) -> FileIO:
+        """A new local file, for `write_at`."""
         with self._told("writing", path):
-            if not offset:
-                os.makedirs(os.path.dirname(self.absolute(path)), exist_ok=True)
-            file = os.open(self.absolute(path), os.O_CREAT | os.O_WRONLY, 0o666)
-            try:
-                while data:
-                    written = os.pwrite(file, data, offset)
-                    data, offset = data[written:], offset + written
-            finally:
-                os.close(file)
+            os.makedirs(os.path.dirname(self.absolute(path)), exist_ok=True)
+            return FileIO(self.absolute(path), "wb")
+
+    def write_at(self, path: str, file: FileIO, offset: int, data: bytes) -> None:
+        """Write into an opened file from an offset on. A crash of the machine may leave a part of the data."""
+        with self._told("writing", path):
+            while data:
+                written = os.pwrite(file.fileno(), data, offset)
+                data, offset = data[written:], offset + written
 
     async def read_async(self, path: str) -> bytes:
         """As `read_bytes`, from a bucket, beside many others in one event loop."""

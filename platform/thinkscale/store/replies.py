@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from io import FileIO
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -27,6 +28,7 @@ class Replies:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._log, self._end = f"replies/{uuid.uuid4().hex}.log", 0
+        self._file: FileIO | None = None
         self._places: dict[str, tuple[str, int]] = {}  # log and offset, by the first half of a key
         self._seen: Counter[str] = Counter()  # bytes of each log that stand in `_places`
         self._looked_at = -FRESH_S
@@ -46,7 +48,8 @@ class Replies:
             if key[:32] in self._places and (there := await self.get(key)) is not None:
                 return there
             line = b"%s %s\n" % (key.encode(), to_json(record))
-            self.store.write_at(self._log, self._end, line)
+            self._file = self._file or self.store.opened(self._log)
+            self.store.write_at(self._log, self._file, self._end, line)
             self._places[key[:32]] = self._log, self._end
             self._end += len(line)
         elif not await self.store.create_async(self._path(key), data := to_json(record)):
