@@ -105,6 +105,29 @@ def test_a_status_shows_stages_rate_time_left_dollars_and_what_it_waits_for(tmp_
     assert line.split() == ["demo", "running", "evaluate", "1/2", "1:30", "12.5", "2026-01-01T00:10:00+00:00"]
 
 
+def test_a_root_that_is_not_there_is_told(tmp_path: Path) -> None:
+    found = thinkscale("list", "--root", str(tmp_path / "no"))
+    assert (found.exit_code, found.output) == (
+        1,
+        f"Error: there is no root {tmp_path / 'no'}: give the --root of a run\n",
+    )
+
+
+def test_every_command_takes_a_campaign_by_its_name_below_the_root(tmp_path: Path) -> None:
+    """As it was when it ran: its file may lie on another machine."""
+    left(tmp_path, RELEASED, {})
+    written = thinkscale(
+        "show", "demo", "--set", "name=mine", "--set", "train.epochs=7", "--root", str(tmp_path)
+    ).stdout
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "campaign.toml").write_text(written.replace(str(tmp_path), "/elsewhere"))
+    for campaign in (("mine", "--root", str(tmp_path)), (f"{tmp_path}/mine",)):
+        shown = json.loads(thinkscale("show", *campaign, "--set", "seed=3", "--json").stdout)
+        assert (shown["name"], shown["root"], shown["seed"]) == ("mine", str(tmp_path), 3)
+        assert (shown["train"]["epochs"], thinkscale("why", *campaign).exit_code) == (7, 0)
+    assert "no campaign 'other': give a .toml" in str(thinkscale("show", "other", "--root", str(tmp_path)).exception)
+
+
 def test_a_campaign_is_found_by_its_jobs_id_and_a_wrong_name_is_told(tmp_path: Path) -> None:
     left(tmp_path, RELEASED, {})
     assert thinkscale("status", "demo-0123abcd", "--root", str(tmp_path)).exit_code == 0

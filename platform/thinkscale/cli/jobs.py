@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -182,7 +183,10 @@ def list_campaigns(root: str, as_json: bool) -> None:
     from thinkscale.stages.status import campaigns, campaigns_table
     from thinkscale.store.filesystem import Store
 
-    found = campaigns(Store(root))
+    store = Store(root)
+    if not store.is_remote and not Path(store.uri).is_dir():
+        raise click.ClickException(f"there is no root {root}: give the --root of a run")
+    found = campaigns(store)
     click.echo(json.dumps(found, indent=1) if as_json else campaigns_table(found))
 
 

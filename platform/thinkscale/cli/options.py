@@ -77,8 +77,8 @@ def campaign_of(given: Mapping[str, Any]) -> Campaign:
 
 def load(campaign: str, overrides: tuple[str, ...], root: str | None, pool_files: tuple[str, ...] = ()) -> Campaign:
     from thinkscale.domain.source import FilesSource
-    from thinkscale.store.campaigns import load_campaign
+    from thinkscale.store.samples import find_campaign
 
-    loaded = load_campaign(campaign, [*overrides, *([f'root="{root}"'] if root else [])])
+    loaded = find_campaign(campaign, overrides, root)
     extra = [FilesSource(name=f"file-{n}", paths=[path]) for n, path in enumerate(pool_files, 1)]
     return loaded.model_copy(update={"pool": [*loaded.pool, *extra]}) if extra else loaded

@@ -24,11 +24,12 @@ class CampaignError(ValueError):
     """A campaign file cannot be read or says something impossible."""
 
 
-def load_campaign(name_or_path: str, overrides: Sequence[str] = ()) -> Campaign:
-    """A packaged campaign's name (`demo`) or a TOML file's path, with `key.path=value` overrides.
+def load_campaign(name_or_path: str, overrides: Sequence[str] = (), written: bytes | None = None) -> Campaign:
+    """A packaged campaign's name (`demo`) or a TOML file's path, with `key.path=value` overrides. `written`: the TOML,
+    where it was read already.
     Raises CampaignError: no such campaign, broken TOML, an unknown key, a wrong type, an impossible value."""
-    where, raw = _read(name_or_path)
-    return _validated(Campaign, raw, overrides, where)
+    raw = _read(name_or_path) if written is None else tomllib.loads(written.decode())
+    return _validated(Campaign, raw, overrides, name_or_path)
 
 
 def load_service(model: str, overrides: Sequence[str] = ()) -> Service:
@@ -61,18 +62,21 @@ def packaged_campaigns() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
+def _read(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path)
     source: Any = path
     if path.suffix != ".toml" and "/" not in name_or_path:
         if name_or_path not in (known := packaged_campaigns()):
-            raise CampaignError(f"no campaign {name_or_path!r}: give a .toml file's path or one of {', '.join(known)}")
+            raise CampaignError(
+                f"no campaign {name_or_path!r}: give a .toml file's path, one that ran under --root, or one of "
+                f"{', '.join(known)}"
+            )
         source = resources.files("thinkscale") / "campaigns" / f"{name_or_path}.toml"
     elif not path.is_file():
         kind = "a directory" if path.is_dir() else "not there"
         raise CampaignError(f"no campaign file {name_or_path}: it is {kind}")
     try:
-        return name_or_path, tomllib.loads(source.read_text(encoding="utf-8"))
+        return tomllib.loads(source.read_text(encoding="utf-8"))
     except OSError as error:
         raise CampaignError(f"{name_or_path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -3,11 +3,12 @@ row by row those of the samples' parts; each lies under its own fingerprint and 
 beside them names the one that counts. Knows nothing of how an answer is judged."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from thinkscale.domain.campaign import Campaign
 from thinkscale.store.artifact import Artifact, ArtifactError, StoredFile
 from thinkscale.store.campaigns import CampaignError, load_campaign, packaged_campaigns
 from thinkscale.store.filesystem import Store
@@ -105,6 +106,17 @@ def locate_campaign(campaign: str, root: str | None = None) -> tuple[Store, str]
     if not name or (where and root):
         raise CampaignError(f"{campaign!r}: give a campaign's directory, or its name and --root")
     return Store(where or ("/" if campaign.startswith("/") else root or "runs")), name
+
+
+def find_campaign(campaign: str, overrides: Sequence[str] = (), root: str | None = None) -> Campaign:
+    """As `load_campaign`, or as it was when it last ran: `campaign` may be its directory, or its name below the root.
+    `root`: replaces the campaign's."""
+    if not campaign.endswith(".toml") and campaign not in packaged_campaigns():
+        store, name = locate_campaign(campaign, root)
+        if "campaign.toml" in store.files(name):
+            written = store.read_bytes(f"{name}/campaign.toml")
+            return load_campaign(store.url(name), [*overrides, f'root="{store.uri}"'], written)
+    return load_campaign(campaign, [*overrides, *([f'root="{root}"'] if root else [])])
 
 
 def sample_sets(store: Store, campaign: str) -> list[SampleSet]:
