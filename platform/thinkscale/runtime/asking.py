@@ -146,7 +146,8 @@ class Asking:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, one: _Ask) -> None:
-        """One ask, and what finds room at its end: at once, for what waits in the loop's queue goes on in one crowd."""
+        """One ask, then the next that finds room, in the same turn of the loop: answers that come together would
+        otherwise be followed by asks that leave together, ever larger crowds of them."""
         following = [one]
         while following:
             one, *others = following
