@@ -88,7 +88,8 @@ class ChatEndpoint:
         builder = builder.connect_timeout(timedelta(seconds=min(CONNECT_S, teacher.limits.timeout_s)))
         # On the runtime of the current thread, a reply that waits for the interpreter would hold up all other requests;
         # with one worker to a core they would contend for it.
-        runtime_worker_threads(1)
+        with suppress(RuntimeError):  # somebody else's client runs on it already
+            runtime_worker_threads(1)
         self._client = builder.runtime_multithreaded(True).build()
 
     async def send(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
