@@ -214,10 +214,14 @@ class ReplicaAsks:
             key = f"{work.label}/{work.asks.key(row)}"
             return self._asking.ask((work, row), key, expected=work.asks.expected(row))
 
-        answers = await asyncio.gather(*map(ask, segment.work))
-        self._asking.check(answers)
-        spent = self._meter.take(work.label)
-        await asyncio.to_thread(self._commit, work, segment, answers, spent)
+        try:
+            answers = await asyncio.gather(*map(ask, segment.work))
+            self._asking.check(answers)
+            spent = self._meter.take(work.label)
+            await asyncio.to_thread(self._commit, work, segment, answers, spent)
+        except BaseException:
+            self._queue.clear()  # what ends now opens nothing more
+            raise
         self._progress.advance(segment.rows)
         self._left[work.label] -= 1
         if not self._left[work.label]:
