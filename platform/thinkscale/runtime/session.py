@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from ray._private import auto_init_hook, services
+from ray._private import auto_init_hook, ray_constants, services
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
@@ -135,19 +135,46 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     nobody = session.enter_context(socket.socket())
     nobody.bind(("127.0.0.1", 0))  # and never listens
     try:
-        ray.init(
-            "local",
-            num_cpus=cpus or max(4, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            dashboard_port=nobody.getsockname()[1],
-            log_to_driver=False,
-            _temp_dir=str(directory),
-            # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
-            _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
-        )
+        with _on_loopback():
+            ray.init(
+                "local",
+                num_cpus=cpus or max(4, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                dashboard_port=nobody.getsockname()[1],
+                log_to_driver=False,
+                _temp_dir=str(directory),
+                # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
+                _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
+            )
     except Exception as error:
         raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
+
+
+@contextmanager
+def _environment(**given: str) -> Iterator[None]:
+    """What is started meanwhile inherits these variables."""
+    before = {name: os.environ.get(name) for name in given}
+    os.environ |= given
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What is started listens on the loopback address alone: that is a node's where Ray takes clusters of several
+    machines for impossible. This process read that as Ray was imported, those that are started read it anew."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        with _environment(**{ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -156,21 +183,16 @@ def _token_of_its_own() -> Iterator[None]:
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         yield
         return
-    before = {name: os.environ.pop(name, None) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
 
     def read_anew() -> None:  # Ray keeps what it read in this process
         AuthenticationTokenLoader.instance().reset_cache()
         Config.initialize("")
 
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    read_anew()
     try:
-        yield
+        with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)):
+            read_anew()
+            yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
         read_anew()
 
 
