@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import json, os, subprocess, sys, threading, time
+import contextlib, json, os, subprocess, sys, threading, time
 import psutil, ray
 from ray import serve
 from thinkscale.runtime.session import connect, disconnect
@@ -31,9 +31,13 @@ def joined(token):
 found["with its token"] = joined("").stdout
 found["with another"] = joined("0" * 64).returncode
 
-ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
-found["listens"] = sorted({c.laddr.ip for p in ours for c in p.net_connections("inet") if c.status == "LISTEN"})
-found["told"] = [word for p in ours for word in p.cmdline() if os.environ["RAY_AUTH_TOKEN"] in word]
+listens, words = set(), []
+for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it was idle, and ended
+        listens |= {c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"}
+        words += process.cmdline()
+found["listens"] = sorted(listens)
+found["told"] = [word for word in words if os.environ["RAY_AUTH_TOKEN"] in word]
 
 def until(words):
     deadline = time.monotonic() + 240

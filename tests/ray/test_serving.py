@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from thinkscale.domain.campaign import Campaign
@@ -78,6 +80,17 @@ def test_info_names_the_model_and_what_it_holds(handle: Any, tiny_model: str) ->
     assert (info["engine"], info["model"], info["context_tokens"]) == ("transformers", tiny_model, 512)
     assert all(len(info[name]) == 16 for name in ("model_hash", "tokenizer_hash", "chat_template_hash"))
     assert len({info["model_hash"], info["tokenizer_hash"], info["chat_template_hash"]}) == 3
+
+
+@pytest.mark.usefixtures("handle")
+def test_nothing_of_a_private_cluster_listens_beyond_loopback() -> None:
+    titles, listening = "", set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it was idle, and ended
+            titles += " ".join(process.cmdline())
+            listening |= {c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"}
+    assert "ray::ServeReplica" in titles
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 
 def test_errors_of_the_work_come_back_as_they_are(handle: Any) -> None:

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
@@ -134,8 +134,12 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     session.enter_context(_token_of_its_own())
     nobody = session.enter_context(socket.socket())
     nobody.bind(("127.0.0.1", 0))  # and never listens
+    # Where Ray takes clusters of several machines for impossible, a node has the loopback address and listens there
+    # alone. This process read that as it imported Ray, those that are started read it anew. Other clusters and their
+    # drivers, here or in processes that inherit this environment, are not told so.
+    switch = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
     try:
-        with _on_loopback():
+        with _meanwhile(vars(ray_constants), ENABLE_RAY_CLUSTER=False), _meanwhile(os.environ, **switch):
             ray.init(
                 "local",
                 num_cpus=cpus or max(4, os.cpu_count() or 1),
@@ -152,29 +156,17 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
 
 
 @contextmanager
-def _environment(**given: str) -> Iterator[None]:
-    """What is started meanwhile inherits these variables."""
-    before = {name: os.environ.get(name) for name in given}
-    os.environ |= given
+def _meanwhile(where: MutableMapping[str, Any], **given: Any) -> Iterator[None]:
+    before = {name: where.get(name) for name in given}
+    where.update(given)
     try:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """What is started listens on the loopback address alone: that is a node's where Ray takes clusters of several
-    machines for impossible. This process read that as Ray was imported, those that are started read it anew."""
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        with _environment(**{ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
-            yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+            if value is None:
+                where.pop(name, None)
+            else:
+                where[name] = value
 
 
 @contextmanager
@@ -189,7 +181,7 @@ def _token_of_its_own() -> Iterator[None]:
         Config.initialize("")
 
     try:
-        with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)):
+        with _meanwhile(os.environ, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)):
             read_anew()
             yield
     finally:
