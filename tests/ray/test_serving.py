@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from listening import addresses
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Completion, Engine, EngineDiedError, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
@@ -84,13 +83,9 @@ def test_info_names_the_model_and_what_it_holds(handle: Any, tiny_model: str) ->
 
 @pytest.mark.usefixtures("handle")
 def test_nothing_of_a_private_cluster_listens_beyond_loopback() -> None:
-    titles, listening = "", set()
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it was idle, and ended
-            titles += " ".join(process.cmdline())
-            listening |= {c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"}
-    assert "ray::ServeReplica" in titles
-    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+    found = addresses()
+    assert any("ray::ServeReplica" in title for title in found)
+    assert set().union(*found.values()) == {"127.0.0.1"}
 
 
 def test_errors_of_the_work_come_back_as_they_are(handle: Any) -> None:
