@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 from ray._private.state import GlobalState
 from ray._raylet import GcsClientOptions
-from ray.cluster_utils import Cluster
 from test_curation import wait_until
 from test_node_loss import run
 from test_serving import campaign
 
 import ray
 from metadata_server import ACTION, REBALANCE, MetadataServer, metadata_server
+from several_nodes import SeveralNodes
 from thinkscale.engines.tokenizer import ModelTokenizer
 from thinkscale.runtime.replicas import start_replicas, stop_replicas
 from tiny_model import write_tiny_model
@@ -41,7 +41,9 @@ def in_seconds(seconds: float) -> dict[str, str]:
 
 
 @contextmanager
-def watcher(cluster: Cluster, node_id: str, server: MetadataServer, *options: str) -> Iterator[subprocess.Popen[str]]:
+def watcher(
+    cluster: SeveralNodes, node_id: str, server: MetadataServer, *options: str
+) -> Iterator[subprocess.Popen[str]]:
     """The watcher, as cluster.yaml starts it on a worker."""
     process = subprocess.Popen(
         [
@@ -59,11 +61,9 @@ def watcher(cluster: Cluster, node_id: str, server: MetadataServer, *options: st
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head without room for work; a death is seen after a second."""
-    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
-    args: dict[str, Any] = {"num_cpus": 0, "object_store_memory": 100 << 20, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args={**args, "_system_config": health})
+def cluster() -> Iterator[SeveralNodes]:
+    """A head without room for work."""
+    found = SeveralNodes(num_cpus=0)
     yield found
     found.shutdown()
 
@@ -74,7 +74,7 @@ def server() -> Iterator[MetadataServer]:
         yield found
 
 
-def drained_until(cluster: Cluster) -> dict[str, int]:
+def drained_until(cluster: SeveralNodes) -> dict[str, int]:
     """The nodes that are drained, with when they go (ms since 1970; 0: not known)."""
     state = GlobalState()
     state._initialize_global_state(
@@ -104,11 +104,11 @@ def calls_on_two_replicas(model: str, marks: str) -> None:
 
 
 def test_replicas_end_their_calls_and_others_take_what_comes(
-    cluster: Cluster, server: MetadataServer, tmp_path: Path
+    cluster: SeveralNodes, server: MetadataServer, tmp_path: Path
 ) -> None:
     model, marks = write_tiny_model(tmp_path / "model"), tmp_path / "marks"
     marks.mkdir()
-    stays, goes = (cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2))
+    stays, goes = (cluster.add_node(num_cpus=1) for _ in range(2))
     code = "from test_drained_nodes import calls_on_two_replicas; calls_on_two_replicas(sys.argv[2], sys.argv[3])"
     driver = run(cluster, code, str(model), str(marks))
 
@@ -132,10 +132,10 @@ def test_replicas_end_their_calls_and_others_take_what_comes(
 
 
 def test_a_recommendation_drains_too_and_the_notice_sets_the_time(
-    cluster: Cluster, server: MetadataServer, tmp_path: Path
+    cluster: SeveralNodes, server: MetadataServer, tmp_path: Path
 ) -> None:
     server.said[REBALANCE] = {"noticeTime": "2026-09-18T08:00:00Z"}
-    node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    node = cluster.add_node(num_cpus=1)
     with busy(cluster, node.node_id, tmp_path / "busy") as holding, watcher(cluster, node.node_id, server) as watching:
         wait_until(lambda: drained_until(cluster) == {node.node_id: 0})
         server.said[ACTION] = in_seconds(3600)
@@ -148,10 +148,10 @@ def test_a_recommendation_drains_too_and_the_notice_sets_the_time(
 
 
 def test_a_recommendation_can_be_ignored_and_a_pod_needs_no_metadata(
-    cluster: Cluster, server: MetadataServer, tmp_path: Path
+    cluster: SeveralNodes, server: MetadataServer, tmp_path: Path
 ) -> None:
     server.said[REBALANCE] = {"noticeTime": "2026-09-18T08:00:00Z"}
-    node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    node = cluster.add_node(num_cpus=1)
     with busy(cluster, node.node_id, tmp_path / "busy"):
         with watcher(cluster, node.node_id, server, "--every", "0.1", "--ignore-rebalance") as watching:
             wait_until(lambda: server.looks > 6)
@@ -164,7 +164,7 @@ def test_a_recommendation_can_be_ignored_and_a_pod_needs_no_metadata(
     cluster.remove_node(node)
 
 
-def test_elsewhere_than_on_ec2_it_says_so(cluster: Cluster, server: MetadataServer) -> None:
+def test_elsewhere_than_on_ec2_it_says_so(cluster: SeveralNodes, server: MetadataServer) -> None:
     server.server_close()
     with watcher(cluster, cluster.head_node.node_id, server) as watching:
         assert watching.wait(300) == 1
@@ -172,7 +172,7 @@ def test_elsewhere_than_on_ec2_it_says_so(cluster: Cluster, server: MetadataServ
 
 
 @contextmanager
-def busy(cluster: Cluster, node_id: str, mark: Path) -> Iterator[subprocess.Popen[bytes]]:
+def busy(cluster: SeveralNodes, node_id: str, mark: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Hold the node's CPU until the block ends, or the driver that it yields; `mark` is made once it is held."""
     code = (
         "from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On\n"

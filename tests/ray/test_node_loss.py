@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
 from test_curation import STAGES, began, campaign, numbers, wait_until
 
+from several_nodes import SeveralNodes
 from thinkscale.domain.campaign import Campaign
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
@@ -24,16 +24,14 @@ SLOTS = 2
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A head that works too; a death is seen after a second."""
-    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
-    args = {"num_cpus": SLOTS, "object_store_memory": 100 << 20, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args={**args, "_system_config": health})
+def cluster() -> Iterator[SeveralNodes]:
+    """A head that works too."""
+    found = SeveralNodes(num_cpus=SLOTS)
     yield found
     found.shutdown()
 
 
-def run(cluster: Cluster, code: str, *arguments: str) -> subprocess.Popen[bytes]:
+def run(cluster: SeveralNodes, code: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A driver of its own on the cluster."""
     start = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); "
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
@@ -50,7 +48,7 @@ def parent(pid: int) -> int:
         return 0
 
 
-def lose_a_node(cluster: Cluster, driver: subprocess.Popen[bytes], ready: Callable[[int], bool]) -> None:
+def lose_a_node(cluster: SeveralNodes, driver: subprocess.Popen[bytes], ready: Callable[[int], bool]) -> None:
     """SIGKILL the other node's raylet once `ready` (told its pid) says so; the driver goes on to its end."""
     [node] = cluster.worker_nodes
     raylet = node.all_processes["raylet"][0].process.pid
@@ -61,11 +59,11 @@ def lose_a_node(cluster: Cluster, driver: subprocess.Popen[bytes], ready: Callab
     cluster.remove_node(node)
 
 
-def test_a_lost_node_costs_its_segments_and_no_more(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_lost_node_costs_its_segments_and_no_more(cluster: SeveralNodes, tmp_path: Path) -> None:
     store, marks = Store(str(tmp_path / "runs")), tmp_path / "marks"
     marks.mkdir()
     numbers(store, 200)  # 40 segments
-    cluster.add_node(num_cpus=SLOTS, object_store_memory=100 << 20)
+    cluster.add_node(num_cpus=SLOTS)
     code = "from test_curation import resume; resume(sys.argv[2], sys.argv[3], 0.3, False)"
     driver = run(cluster, code, store.uri, str(marks))
 
@@ -97,7 +95,9 @@ def curated(settings: Campaign) -> dict[str, Any]:
     return found
 
 
-def test_curation_that_loses_a_node_ends_with_the_rows_of_an_undisturbed_run(cluster: Cluster, tmp_path: Path) -> None:
+def test_curation_that_loses_a_node_ends_with_the_rows_of_an_undisturbed_run(
+    cluster: SeveralNodes, tmp_path: Path
+) -> None:
     gym = {"type": "reasoning_gym", "name": "gym", "families": ["gcd", "chain_sum", "aiw"], "rows": 300}
     settings = campaign(tmp_path)
     pool = [settings.pool[0].model_dump(), gym]
@@ -108,7 +108,7 @@ def test_curation_that_loses_a_node_ends_with_the_rows_of_an_undisturbed_run(clu
         one = settings.model_copy(update={"root": str(tmp_path / name)})
         (tmp_path / f"{name}.json").write_text(json.dumps(one.model_dump()))
         if name == "disturbed":
-            cluster.add_node(num_cpus=SLOTS, object_store_memory=100 << 20)
+            cluster.add_node(num_cpus=SLOTS)
         driver = run(cluster, code, str(tmp_path / f"{name}.json"))
         if name == "disturbed":
             segments = tmp_path / name / "curated" / "ingested" / "segments"

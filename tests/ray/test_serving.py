@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from listening import addresses
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Completion, Engine, EngineDiedError, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
@@ -78,6 +79,13 @@ def test_info_names_the_model_and_what_it_holds(handle: Any, tiny_model: str) ->
     assert (info["engine"], info["model"], info["context_tokens"]) == ("transformers", tiny_model, 512)
     assert all(len(info[name]) == 16 for name in ("model_hash", "tokenizer_hash", "chat_template_hash"))
     assert len({info["model_hash"], info["tokenizer_hash"], info["chat_template_hash"]}) == 3
+
+
+@pytest.mark.usefixtures("handle")
+def test_nothing_of_a_private_cluster_listens_beyond_loopback() -> None:
+    found = addresses()
+    assert any("ray::ServeReplica" in title for title in found)
+    assert set().union(*found.values()) == {"127.0.0.1"}
 
 
 def test_errors_of_the_work_come_back_as_they_are(handle: Any) -> None:

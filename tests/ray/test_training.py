@@ -15,6 +15,7 @@ import pytest
 from ray.train import WorkerGroupError
 from transformers import AutoModelForCausalLM
 
+from listening import addresses
 from thinkscale.domain.campaign import Campaign
 from thinkscale.runtime.failure import headline, may_pass
 from thinkscale.stages.train import TrainingError, train
@@ -196,6 +197,7 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
     write_traces(tmp_path)
     checkpoints = tmp_path / "tiny" / "model" / "checkpoints"
     killed: list[int] = []
+    listening: dict[str, set[str]] = {}
 
     def kill_one() -> None:
         deadline = time.monotonic() + 120
@@ -203,6 +205,8 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
             time.sleep(0.01)
         killed.extend(worker_pids()[-1:])
         for pid in killed:
+            os.kill(pid, signal.SIGSTOP)  # what the others wait for
+            listening.update(addresses())
             os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
@@ -210,6 +214,8 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
     train(make_campaign(tmp_path, base), Store(str(tmp_path)))
     killer.join()
     assert killed
+    assert any("RayTrainWorker" in title for title in listening)
+    assert set().union(*listening.values()) == {"127.0.0.1"}
     assert capsys.readouterr().err.count("workers were lost") <= 1
     assert Artifact(Store(str(tmp_path)), "tiny/model").require().stats["worker_restarts"] == 1
     assert losses(tmp_path) == pytest.approx(losses(undisturbed[0]), rel=1e-5)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
 from test_curation import wait_until
 from test_drained_nodes import in_seconds, watcher
 from test_training import base, make_campaign, write_traces  # noqa: F401
 
 from metadata_server import ACTION, metadata_server
+from several_nodes import SeveralNodes
 from thinkscale.domain.campaign import Campaign, Prices
 from thinkscale.domain.reference import commented_toml
 from thinkscale.store.artifact import Artifact
@@ -38,13 +38,10 @@ train(campaign, Store(campaign.root))
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Two nodes with room for one worker each; a death is seen after a second."""
-    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
-    args: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
-    head = {**args, "_system_config": health, "num_gpus": 1}  # a device that a test holds, to spend
-    found = Cluster(initialize_head=True, head_node_args=head)
-    found.add_node(num_cpus=1, object_store_memory=100 << 20)
+def cluster() -> Iterator[SeveralNodes]:
+    """Two nodes with room for one worker each."""
+    found = SeveralNodes(num_cpus=1, num_gpus=1)  # a device that a test holds, to spend
+    found.add_node(num_cpus=1)
     yield found
     found.shutdown()
 
@@ -53,7 +50,7 @@ class Run:
     """One campaign's fine-tuning, by one driver process after the other."""
 
     def __init__(
-        self, cluster: Cluster, root: Path, base: Path, *, fewest: int | None = None, epochs: int = 3  # noqa: F811
+        self, cluster: SeveralNodes, root: Path, base: Path, *, fewest: int | None = None, epochs: int = 3  # noqa: F811
     ) -> None:  # fmt: skip
         self.total = STEPS // 3 * epochs
         campaign = make_campaign(root, base, epochs=epochs, checkpoint_every_steps=20)
@@ -95,14 +92,14 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, base: Path) -> list[float]:  # noqa: F811
+def undisturbed(cluster: SeveralNodes, tmp_path_factory: pytest.TempPathFactory, base: Path) -> list[float]:  # noqa: F811
     run = Run(cluster, tmp_path_factory.mktemp("undisturbed"), base)
     assert run.start().wait(300) == 0, run.said()
     return [step["loss"] for step in run.steps()]
 
 
 def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
-    cluster: Cluster, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
+    cluster: SeveralNodes, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
 ) -> None:  # fmt: skip
     run = Run(cluster, tmp_path, base, fewest=1)
     driver = run.start()
@@ -118,11 +115,11 @@ def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert [step["ranks"] for step in steps] == [2] * stopped + [1] * (STEPS - stopped)
     assert [step["loss"] for step in steps] == pytest.approx(undisturbed, rel=1e-4)
-    cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.add_node(num_cpus=1)
 
 
 def test_a_driver_that_is_told_to_end_and_then_killed_resumes_each_time(
-    cluster: Cluster, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
+    cluster: SeveralNodes, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
 ) -> None:  # fmt: skip
     run = Run(cluster, tmp_path, base)
     driver = run.start()
@@ -150,7 +147,7 @@ sys.stdin.read()
 
 
 def test_max_usd_and_deadline_end_training_in_order_and_with_more_it_goes_on(
-    cluster: Cluster, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
+    cluster: SeveralNodes, tmp_path: Path, base: Path, undisturbed: list[float]  # noqa: F811
 ) -> None:  # fmt: skip
     """Training itself costs nothing here: the dollars begin when the test takes the cluster's GPU."""
     run = Run(cluster, tmp_path, base)

@@ -11,7 +11,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
+from ray._common.tls_utils import add_port_to_grpc_server
+from ray._raylet import build_address, is_localhost  # type: ignore[attr-defined]
 from ray.serve import Application
+from ray.serve._private import replica
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
 import ray
@@ -192,6 +195,9 @@ class Replica:
     a named actor of that job, is gone, they drop their work and delete their application."""
 
     async def __init__(self, settings: EngineSettings, owner: str | None = None) -> None:  # type: ignore[misc]
+        if is_localhost(node := ray.util.get_node_ip_address()):  # of a private cluster: Serve would listen everywhere
+            here = build_address(node, 0)
+            cast(Any, replica).add_port_to_grpc_server = lambda server, _: add_port_to_grpc_server(server, here)
         directory = local_model(settings.reference)
         self.tokenizer = ModelTokenizer(directory, date=settings.date)
         self.engine: Engine = await start_engine(settings, directory, self.tokenizer)

@@ -7,12 +7,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from ray._private import auto_init_hook, services
+from ray._private import auto_init_hook, ray_constants, services
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 
@@ -134,20 +134,39 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     session.enter_context(_token_of_its_own())
     nobody = session.enter_context(socket.socket())
     nobody.bind(("127.0.0.1", 0))  # and never listens
+    # Where Ray takes clusters of several machines for impossible, a node has the loopback address and listens there
+    # alone. This process read that as it imported Ray, those that are started read it anew. Other clusters and their
+    # drivers, here or in processes that inherit this environment, are not told so.
+    switch = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
     try:
-        ray.init(
-            "local",
-            num_cpus=cpus or max(4, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            dashboard_port=nobody.getsockname()[1],
-            log_to_driver=False,
-            _temp_dir=str(directory),
-            # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
-            _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
-        )
+        with _meanwhile(vars(ray_constants), ENABLE_RAY_CLUSTER=False), _meanwhile(os.environ, **switch):
+            ray.init(
+                "local",
+                num_cpus=cpus or max(4, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                dashboard_port=nobody.getsockname()[1],
+                log_to_driver=False,
+                _temp_dir=str(directory),
+                # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
+                _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
+            )
     except Exception as error:
         raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
+
+
+@contextmanager
+def _meanwhile(where: MutableMapping[str, Any], **given: Any) -> Iterator[None]:
+    before = {name: where.get(name) for name in given}
+    where.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                where.pop(name, None)
+            else:
+                where[name] = value
 
 
 @contextmanager
@@ -156,21 +175,16 @@ def _token_of_its_own() -> Iterator[None]:
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         yield
         return
-    before = {name: os.environ.pop(name, None) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
 
     def read_anew() -> None:  # Ray keeps what it read in this process
         AuthenticationTokenLoader.instance().reset_cache()
         Config.initialize("")
 
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    read_anew()
     try:
-        yield
+        with _meanwhile(os.environ, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)):
+            read_anew()
+            yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
         read_anew()
 
 

@@ -7,7 +7,11 @@ at, so that none is lost."""
 from __future__ import annotations
 
 import ctypes
+import importlib
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ray._raylet import is_localhost  # type: ignore[attr-defined]
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ray
@@ -104,11 +109,19 @@ def fit_on_workers(
         def _register_sigint_handler(self, controller: Any) -> None:
             pass
 
+    class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(_listen_where_the_node_does)
+            super().on_start(worker_group, backend_config)
+
+    class Group(TorchConfig):
+        backend_cls = Backend
+
     def fit(scratch_directory: Path) -> Any:
         return Trainer(
             cast(Callable[[dict[str, Any]], None], _work),
             train_loop_config={"job": job},
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
+            torch_config=Group(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
             scaling_config=api.ScalingConfig(
                 num_workers=(fewest, resources.train_workers) if fewest else resources.train_workers,
                 use_gpu=on_gpu,
@@ -138,6 +151,21 @@ def fit_on_workers(
     if "error" in outcome:
         raise TrainingError(outcome["error"])
     return {**outcome, "told_to_end": told.is_set(), "worker_restarts": restarts}
+
+
+def _listen_where_the_node_does() -> None:
+    """In a worker of a private cluster: torch's store would listen on every interface, gloo on that of the machine's
+    name, and neither asks for a token."""
+    module: Any = importlib.import_module("torch.distributed.rendezvous")
+    store = module.TCPStore
+
+    def on_loopback(host_name: str, port: int, *, is_master: bool, **options: Any) -> Any:
+        listening = {"master_listen_fd": socket.create_server((host_name, port)).detach()} if is_master else {}
+        return store(host_name, port, is_master=is_master, **listening, **options)
+
+    if is_localhost(ray.util.get_node_ip_address()):
+        module.TCPStore = on_loopback
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 
 def _until_it_ends(fit: Callable[[], Any], stepping: threading.Event) -> tuple[Any, int]:
