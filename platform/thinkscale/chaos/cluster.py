@@ -17,7 +17,7 @@ from thinkscale.chaos.s3 import free_ports
 from thinkscale.runtime.failure import ClusterError
 
 MARK = "THINKSCALE_CHAOS"
-STARTS_WITHIN_S = 90
+STARTS_WITHIN_S = 300
 OBJECT_STORE_BYTES = 200 << 20
 HEAD, DRIVER = "head", "driver"
 BUSY = re.compile(r"ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")  # of workers with an actor or a task
