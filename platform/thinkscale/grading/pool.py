@@ -93,8 +93,8 @@ def compare_forever(descriptor: int) -> None:
 class GradingPool:
     """Grades many responses; a comparison that hangs or kills its process is `ungradable`, and costs no other.
     A context manager. Plain numbers, letters and texts are judged in the caller's process; the processes start with the
-    first answer that needs algebra. Threads may share a pool; they take turns in its processes. `limit_s`: CPU-seconds of
-    a comparison, for how busy a machine is must not decide a verdict."""
+    first answer that needs algebra. Threads may share a pool; they take turns in its processes.
+    `limit_s`: CPU-seconds of a comparison, for how busy a machine is must not decide a verdict."""
 
     MEMORY_BYTES = 3 << 30
     START_S = 120.0
