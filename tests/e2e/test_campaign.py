@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from asking import CAMPAIGN
-from thinkscale.chaos.s3 import free_ports
+from job_head import JobHead
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from tiny_model import write_tiny_model
@@ -142,33 +142,23 @@ def test_a_run_ends_in_order_at_its_limit_reports_what_is_there_and_goes_on_with
 
 
 @pytest.fixture
-def head(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cluster of its own with a job server, which demands a token; gives the job server's address."""
-    directory = f"/tmp/ts-{secrets.token_hex(4)}"
-    port, dashboard, agent, client = free_ports(4)  # beside other clusters
-    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
-    for name, value in {**settings, "PATH": f"{BIN}:{os.environ['PATH']}"}.items():  # a job's python is the head's
-        monkeypatch.setenv(name, value)
-    command = [
-        str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
-        "--num-cpus=4", f"--temp-dir={directory}", f"--object-store-memory={512 << 20}", "--disable-usage-stats",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def head(s3_root: str, tmp_path: Path) -> Iterator[JobHead]:
+    """A cluster of its own with a job server, which demands a token."""
+    found = JobHead(tmp_path / "head", secrets.token_hex(16))
     try:
-        yield f"http://127.0.0.1:{dashboard}"
+        found.start()
+        yield found
     finally:
-        process.terminate()
-        process.wait(900)
+        found.stop()
 
 
-def submit(address: str, *entrypoint: str, timeout: float) -> str:
+def submit(head: JobHead, *entrypoint: str, timeout: float) -> str:
     command = [
-        str(BIN / "ray"), "job", "submit", f"--address={address}", "--runtime-env", "jobs/runtime_env.yaml", "--",
+        str(BIN / "ray"), "job", "submit", f"--address={head.server}", "--runtime-env", "jobs/runtime_env.yaml", "--",
         *entrypoint,
     ]  # fmt: skip
     for _ in range(300):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, cwd=ROOT, env=head.client, capture_output=True, text=True, timeout=timeout)
         if "No available agent to submit job" not in done.stderr:  # the head is still starting
             break
         time.sleep(2)
@@ -176,17 +166,7 @@ def submit(address: str, *entrypoint: str, timeout: float) -> str:
     return done.stdout
 
 
-def test_stages_and_the_whole_run_as_ray_jobs_on_s3(head: str, s3_root: str) -> None:
-    from urllib.request import urlopen
-
-    for _ in range(1200):  # until the job server answers
-        try:
-            urlopen(f"{head}/api/version", timeout=2)
-            break
-        except OSError as error:
-            if "401" in str(error) or "403" in str(error):
-                break
-            time.sleep(0.5)
+def test_stages_and_the_whole_run_as_ray_jobs_on_s3(head: JobHead, s3_root: str) -> None:
     root = f"{s3_root}/parts"
     for part, words in {
         "curate": "select: complete",
