@@ -316,6 +316,12 @@ def began(marks: Path) -> Counter[str]:
     return Counter(mark.name.split("-")[0] for mark in marks.iterdir())
 
 
+def lives(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -343,7 +349,7 @@ def test_after_a_killed_driver_only_missing_segments_run_again(tmp_path: Path, u
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     # What was under way may still commit, as long as its workers live.
-    wait_until(lambda: not any(psutil.pid_exists(int(mark.name.split("-")[1])) for mark in marks.iterdir()))
+    wait_until(lambda: not any(lives(int(mark.name.split("-")[1])) for mark in marks.iterdir()))
     committed = {record.stem for record in segments.glob("0*.json")}
     before = began(marks)
     assert 3 <= len(committed) <= 4

@@ -139,36 +139,37 @@ def test_stopping_does_not_wait_for_work_under_way(tiny_model: str, tmp_path: Pa
 def test_replicas_that_calls_do_not_need_are_let_go_and_what_they_have_under_way_ends(
     tiny_model: str, tmp_path: Path
 ) -> None:
-    most, end = 8, tmp_path / "end"
-
     async def work(engine: Engine, tokenizer: ModelTokenizer, number: int) -> int:
         (tmp_path / f"{number}-{os.getpid()}").touch()
-        while not end.exists():
+        while not (tmp_path / f"end{number}").exists():
             await asyncio.sleep(0.1)
         return os.getpid()
 
-    def under_way() -> list[str]:
-        return [path.name.split("-")[1] for path in tmp_path.glob("*-*")]
+    def begun() -> list[tuple[int, int]]:
+        """Process and number of each call."""
+        return [(int(path.name.split("-")[1]), int(path.name.split("-")[0])) for path in tmp_path.glob("*-*")]
 
     def end_now() -> int:
         (deployment,) = serve.status().applications["releasing"].deployments.values()
         return int(deployment.replica_states.get("STOPPING", 0))
 
     settings = campaign(replicas=2, cpus_per_replica=0.2)
-    settings = settings.model_copy(
-        update={"serve": settings.serve.model_copy(update={"max_concurrent_sequences": most})}
-    )
+    serving = settings.serve.model_copy(update={"max_concurrent_sequences": 4})  # 8 calls on a replica at most
+    settings = settings.model_copy(update={"serve": serving})
     handle = start_replicas(settings, tiny_model, "releasing", release_after_s=2.0)
     assert replicas_held("releasing") == 2
     time.sleep(5)
     assert replicas_held("releasing") == 2  # without any call yet, all are kept
     calls: list[Any] = []
-    while len(set(under_way())) < 2:  # one by one, for of calls that come together all can go to one replica
-        assert len(calls) < most, "all go to one replica"
-        calls.append(handle.call.remote(work, len(calls)))
-        wait_until(lambda: len(under_way()) == len(calls))
+    while len(dict(begun())) < 2:  # those that need both can all go to one at first
+        calls += [handle.call.remote(work, number) for number in range(len(calls), len(calls) + 8)]
+        wait_until(lambda: len(begun()) == len(calls))
+    left = dict(begun())  # one on each
+    for number in set(range(len(calls))) - set(left.values()):
+        (tmp_path / f"end{number}").touch()
     wait_until(lambda: end_now() == 1)
-    end.touch()
-    assert {str(call.result(timeout_s=600)) for call in calls} == set(under_way())
+    for number in left.values():
+        (tmp_path / f"end{number}").touch()
+    assert {calls[number].result(timeout_s=600) for number in left.values()} == set(left)
     wait_until(lambda: replicas_held("releasing") == 1)
     stop_replicas("releasing")
