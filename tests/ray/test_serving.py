@@ -162,7 +162,7 @@ def test_replicas_that_calls_do_not_need_are_let_go_and_what_they_have_under_way
     assert replicas_held("releasing") == 2  # without any call yet, all are kept
     calls: list[Any] = []
     while len(dict(begun())) < 2:  # those that need both can all go to one at first
-        calls += [handle.call.remote(work, number) for number in range(len(calls), len(calls) + 8)]
+        calls.extend(handle.call.remote(work, number) for number in range(len(calls), len(calls) + 8))
         wait_until(lambda: len(begun()) == len(calls))
     left = dict(begun())  # one on each
     for number in set(range(len(calls))) - set(left.values()):
