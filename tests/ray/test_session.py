@@ -233,7 +233,11 @@ connect("local")
 @ray.remote
 def whom():
     from ray.dashboard.utils import get_address_for_submission_client  # as Ray's state API does
-    return get_address_for_submission_client(ray.get_runtime_context().gcs_address)  # it may find others, told none
+    while True:
+        try:  # told no address, it would find the machine's other clusters
+            return get_address_for_submission_client(ray.get_runtime_context().gcs_address)
+        except ConnectionError:  # what registers it is still starting
+            pass
 
 asked = urlsplit(ray.get(whom.remote()))
 with socket.socket() as probe:
