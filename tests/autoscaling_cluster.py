@@ -25,7 +25,7 @@ from thinkscale.chaos.s3 import free_ports
 
 HEAD = "ray.head.default"
 MARK = "THINKSCALE_AUTOSCALING"
-STARTS_WITHIN_S = 90
+STARTS_WITHIN_S = 300
 
 
 @contextmanager
@@ -75,11 +75,11 @@ def autoscaling_cluster(
         head.wait()
 
 
-def worker_nodes(address: str) -> list[Any]:
-    """What the cluster knows of each node beside the head."""
+def worker_nodes(address: str, *, gone: bool = False) -> list[Any]:
+    """What the cluster knows of each node beside the head; `gone`: of those that it had, too."""
     status = GetClusterStatusReply.FromString(GcsClient(address=address).get_cluster_status())
     nodes = status.cluster_resource_state.node_states
-    return [node for node in nodes if node.status != NodeStatus.DEAD and node.ray_node_type_name != HEAD]
+    return [each for each in nodes if (gone or each.status != NodeStatus.DEAD) and each.ray_node_type_name != HEAD]
 
 
 def _config(address: str, groups: Mapping[str, tuple[Mapping[str, float], int]], idle_s: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from thinkscale.chaos.s3 import ROOT, S3Server
 
@@ -15,8 +16,12 @@ from thinkscale.chaos.s3 import ROOT, S3Server
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# The same examples in every run, however long one takes.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="module")
 def s3_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket of a real S3 server (SeaweedFS) on loopback; the environment points at it."""
     with S3Server(tmp_path_factory.mktemp("weed")):

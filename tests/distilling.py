@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from thinkscale.chaos.s3 import free_ports
 from thinkscale.domain.campaign import Campaign
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
@@ -71,9 +71,7 @@ def kill_and_resume(
     Returns:
         What was paid (whole replies) and asked, the rows, those lost, kills, concurrency.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     url, concurrency, draw = f"http://127.0.0.1:{port}/v1", 4, random.Random(seed)
     asked = [f"What is {i} + 2?" for i in range(questions)]
     limits = {"concurrency": concurrency}
@@ -115,7 +113,7 @@ def kill_and_resume(
 
 
 def ledger(port: int) -> Any:
-    for _ in range(100):
+    for _ in range(3000):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/ledger") as answer:
                 return json.loads(answer.read())

@@ -10,6 +10,7 @@ import pytest
 from thinkscale.domain.generation import Completion, Engine, Request, Sampling
 
 PROMPT = (5, 9, 2, 7)
+LONG = (5, 9, 2, 27)  # after which the engines of the tests say more than 500 tokens before they end
 
 
 async def greedy(engine: Engine, count: int = 24, prompt: tuple[int, ...] = PROMPT) -> tuple[int, ...]:
@@ -154,16 +155,16 @@ async def a_short_request_does_not_wait_for_a_long_one(engine: Engine) -> None:
     ended: list[int] = []
 
     async def ask(count: int) -> None:
-        await engine.generate(Request(prompt_ids=PROMPT, max_tokens=count))
+        await engine.generate(Request(prompt_ids=LONG, max_tokens=count))
         ended.append(count)
 
-    await asyncio.gather(ask(120), ask(4), ask(40))
-    assert ended == [4, 40, 120]
+    await asyncio.gather(ask(500), ask(4), ask(200))
+    assert ended == [4, 200, 500]
 
 
 async def a_cancelled_request_leaves_the_others_alone(engine: Engine) -> None:
     whole = await greedy(engine)
-    long = asyncio.ensure_future(engine.generate(Request(prompt_ids=PROMPT, max_tokens=400)))
+    long = asyncio.ensure_future(engine.generate(Request(prompt_ids=LONG, max_tokens=500)))
     other = asyncio.ensure_future(engine.generate(Request(prompt_ids=PROMPT, max_tokens=24)))
     assert (await other).ids == whole
     long.cancel()

@@ -40,7 +40,7 @@ class JobHead(Cluster):
             f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
             f"--metrics-export-port={metrics}",
         )  # fmt: skip
-        for _ in range(240):
+        for _ in range(2400):
             try:
                 urlopen(f"{self.server}/api/version", timeout=2)
             except HTTPError:  # it wants the token
@@ -60,6 +60,6 @@ class JobHead(Cluster):
     def said(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """What a command prints that ends with this exit code."""
         process = self.thinkscale(*arguments, **environment)
-        out, errors = process.communicate(timeout=200)
+        out, errors = process.communicate(timeout=600)
         assert process.returncode == code, (process.returncode, out, errors)
         return out if code == 0 else out + errors

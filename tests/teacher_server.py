@@ -53,7 +53,7 @@ class TeacherServer:
     def start(self) -> TeacherServer:
         ready = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self.serve(0, ready)), daemon=True).start()
-        ready.wait(10)
+        ready.wait()
         return self
 
     async def serve(self, port: int, ready: threading.Event | None = None) -> None:

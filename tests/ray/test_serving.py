@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_curation import wait_until
 
 from listening import addresses
+from ray import serve
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Completion, Engine, EngineDiedError, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
@@ -58,7 +60,7 @@ def handle(tiny_model: str) -> Iterator[Any]:
 
 
 def wait_on(handle: Any, function: Any, *args: Any) -> Any:
-    return handle.call.remote(function, *args).result(timeout_s=60)
+    return handle.call.remote(function, *args).result(timeout_s=600)
 
 
 def test_work_runs_on_the_replica_with_its_engine_and_tokenizer(handle: Any) -> None:
@@ -75,7 +77,7 @@ def test_work_runs_on_the_replica_with_its_engine_and_tokenizer(handle: Any) -> 
 
 
 def test_info_names_the_model_and_what_it_holds(handle: Any, tiny_model: str) -> None:
-    info = handle.info.remote().result(timeout_s=60)
+    info = handle.info.remote().result(timeout_s=600)
     assert (info["engine"], info["model"], info["context_tokens"]) == ("transformers", tiny_model, 512)
     assert all(len(info[name]) == 16 for name in ("model_hash", "tokenizer_hash", "chat_template_hash"))
     assert len({info["model_hash"], info["tokenizer_hash"], info["chat_template_hash"]}) == 3
@@ -106,7 +108,7 @@ def test_an_engine_that_died_is_replaced(handle: Any) -> None:
     before = wait_on(handle, where)
     with pytest.raises(EngineDiedError, match="gone"):
         wait_on(handle, die)
-    for _ in range(120):
+    for _ in range(1200):
         try:
             if wait_on(handle, where) != before:
                 return
@@ -137,31 +139,45 @@ def test_stopping_does_not_wait_for_work_under_way(tiny_model: str, tmp_path: Pa
             raise
 
     start_replicas(campaign(), tiny_model, "stopping").call.remote(work)
-    while not begun.exists():
-        time.sleep(0.05)
+    wait_until(begun.exists)
     stop_replicas("stopping")
     assert dropped.exists()
 
 
-def test_replicas_that_calls_do_not_need_are_let_go_and_what_they_have_under_way_ends(tiny_model: str) -> None:
-    async def work(engine: Engine, tokenizer: ModelTokenizer, seconds: float) -> int:
-        await asyncio.sleep(seconds)
+def test_replicas_that_calls_do_not_need_are_let_go_and_what_they_have_under_way_ends(
+    tiny_model: str, tmp_path: Path
+) -> None:
+    async def work(engine: Engine, tokenizer: ModelTokenizer, number: int) -> int:
+        (tmp_path / f"{number}-{os.getpid()}").touch()
+        while not (tmp_path / f"end{number}").exists():
+            await asyncio.sleep(0.1)
         return os.getpid()
 
+    def begun() -> list[tuple[int, int]]:
+        """Process and number of each call."""
+        return [(int(path.name.split("-")[1]), int(path.name.split("-")[0])) for path in tmp_path.glob("*-*")]
+
+    def end_now() -> int:
+        (deployment,) = serve.status().applications["releasing"].deployments.values()
+        return int(deployment.replica_states.get("STOPPING", 0))
+
     settings = campaign(replicas=2, cpus_per_replica=0.2)
-    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update={"max_concurrent_sequences": 4})})
+    serving = settings.serve.model_copy(update={"max_concurrent_sequences": 4})  # 8 calls on a replica at most
+    settings = settings.model_copy(update={"serve": serving})
     handle = start_replicas(settings, tiny_model, "releasing", release_after_s=2.0)
     assert replicas_held("releasing") == 2
     time.sleep(5)
     assert replicas_held("releasing") == 2  # without any call yet, all are kept
-    calls = []
-    for _ in range(4):  # one by one: of calls that come together all can go to one replica
-        calls.append(handle.call.remote(work, 20.0))
-        time.sleep(0.5)
-    for _ in range(240):
-        if replicas_held("releasing") == 1:
-            break
-        time.sleep(0.5)
-    assert replicas_held("releasing") == 1
-    assert len({call.result(timeout_s=60) for call in calls}) == 2
+    calls: list[Any] = []
+    while len(dict(begun())) < 2:  # those that need both can all go to one at first
+        calls.extend(handle.call.remote(work, number) for number in range(len(calls), len(calls) + 8))
+        wait_until(lambda: len(begun()) == len(calls))
+    left = dict(begun())  # one on each
+    for number in set(range(len(calls))) - set(left.values()):
+        (tmp_path / f"end{number}").touch()
+    wait_until(lambda: end_now() == 1)
+    for number in left.values():
+        (tmp_path / f"end{number}").touch()
+    assert {calls[number].result(timeout_s=600) for number in left.values()} == set(left)
+    wait_until(lambda: replicas_held("releasing") == 1)
     stop_replicas("releasing")

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -79,7 +80,7 @@ def make_campaign(root: Path, base: Path, **settings: object) -> Campaign:
     )
 
 
-def write_traces(root: Path, count: int = 40) -> None:
+def write_traces(root: Path, count: int = 120) -> None:
     traces = Artifact(Store(str(root)), "tiny/traces")
     traces.begin({}, {})
     rows = [
@@ -103,8 +104,12 @@ def losses(root: Path) -> list[float]:
 
 def worker_pids() -> list[int]:
     """Ray Train's worker processes of the cluster that this process started."""
-    below = psutil.Process().children(recursive=True)
-    return [process.pid for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +131,7 @@ def test_a_campaign_becomes_a_model_that_transformers_loads(undisturbed: tuple[P
     }
     assert "CC0" in (export / "README.md").read_text()
     curve = losses(root)
-    assert len(curve) == 20
+    assert len(curve) == 60
     assert curve[-1] < curve[0] == manifest.extra["loss_first"]
     assert manifest.stats["cpu_busy_s"] > 0
     assert not (root / "tiny" / "model" / "checkpoints").exists()
@@ -200,7 +205,7 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
     listening: dict[str, set[str]] = {}
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not list(checkpoints.glob("step-3-*/.metadata")) and time.monotonic() < deadline:
             time.sleep(0.01)
         killed.extend(worker_pids()[-1:])

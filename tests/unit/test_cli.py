@@ -18,7 +18,7 @@ HEAVY = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy")
 
 def thinkscale(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = "from thinkscale.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=600)
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:

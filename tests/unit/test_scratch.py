@@ -55,7 +55,7 @@ def test_what_a_killed_owner_left_is_swept_with_the_processes_in_it_and_what_a_l
         dead.wait()
         scratch.sweep()
         assert not left.exists()
-        assert orphan.wait(10) == -signal.SIGKILL
+        assert orphan.wait(300) == -signal.SIGKILL
         assert (living / "left").exists()
 
 

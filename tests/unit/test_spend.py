@@ -114,7 +114,7 @@ def test_where_nothing_is_sampled_the_reason_is_told(tmp_path: Path) -> None:
 
 def _ended_for(why: BaseException) -> None:
     threading.Thread(target=ending.in_order, args=(why,)).start()
-    threading.Event().wait(30)
+    threading.Event().wait(300)
 
 
 def test_a_limit_ends_the_main_thread_as_sigterm_does_for_a_reason_of_its_own() -> None:

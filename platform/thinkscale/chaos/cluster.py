@@ -17,7 +17,7 @@ from thinkscale.chaos.s3 import free_ports
 from thinkscale.runtime.failure import ClusterError
 
 MARK = "THINKSCALE_CHAOS"
-STARTS_WITHIN_S = 90
+STARTS_WITHIN_S, START_TRIES = 300, 3
 OBJECT_STORE_BYTES = 200 << 20
 HEAD, DRIVER = "head", "driver"
 BUSY = re.compile(r"ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")  # of workers with an actor or a task
@@ -84,6 +84,16 @@ class Cluster:
             self.lose(name)
 
     def _add(self, name: str, *options: str) -> None:
+        for left in reversed(range(START_TRIES)):  # `ray start` gives itself 30 s, too few beside other work
+            try:
+                return self._try_to_add(name, *options)
+            except ClusterError:
+                self.lose(name)
+                if not left:
+                    raise
+        raise AssertionError
+
+    def _try_to_add(self, name: str, *options: str) -> None:
         command = [
             str(Path(sys.executable).parent / "ray"), "start", "--block", *options, f"--num-cpus={self._cpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", "--include-log-monitor=false",

@@ -135,7 +135,7 @@ def _end(request: web.Request) -> web.StreamResponse:
 
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_REGION": "us-east-1"}
-STARTS_WITHIN_S = 30
+STARTS_WITHIN_S = 300
 ROOT = "s3://bkt"
 
 

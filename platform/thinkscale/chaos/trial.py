@@ -38,10 +38,10 @@ TITLES = {
 }  # of the processes that are killed as such
 NODES, TICK_S, KILLS_A_COPY = 3, 0.2, 10
 FAULT_SHARE = 0.02  # of S3's answers, in copies
-NODE_BACK_S, STORE_BACK_S, ENDS_WITHIN_S = 5.0, 3.0, 20.0
+NODE_BACK_S, STORE_BACK_S, ENDS_WITHIN_S = 5.0, 3.0, 200.0
 EMPTY_RUNS = 3
 RUNS_A_KILL = 5  # runs in a row that may fail since the last kill
-PATIENCE_S, HEAD_PATIENCE_S = 240.0, 60.0
+PATIENCE_S, HEAD_PATIENCE_S = 600.0, 300.0
 """A run hangs that takes longer, since its start or the last kill, than twice the undisturbed one and this; or than
 this alone after the cluster has lost its head."""
 UNDISTURBED = "undisturbed"

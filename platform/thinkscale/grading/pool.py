@@ -3,9 +3,9 @@ Owns the limits of time and memory. Knows nothing of what a verdict is beside it
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,8 +31,8 @@ class _Comparer:
         if self._process is None:
             self._start()
         with suppress(EOFError, OSError, pickle.UnpicklingError):
-            self._connection.send(pair)
-            if self._connection.poll(limit_s):
+            self._connection.send((*pair, limit_s))
+            if self._connection.poll(limit_s * GradingPool.PATIENCE):
                 equal: bool | None = self._connection.recv()
                 return equal
         self.stop()
@@ -71,36 +71,35 @@ def compare_forever(descriptor: int) -> None:
     """What a comparing process does: answer pairs of expressions with whether they are equal, or None on failure."""
     import resource
 
-    import sympy  # noqa: F401  (before the first clock starts)
-
     resource.setrlimit(resource.RLIMIT_AS, (GradingPool.MEMORY_BYTES, GradingPool.MEMORY_BYTES))
     connection = Connection(descriptor)
+    expressions_equal("2x", "x+x")  # what the first one imports and builds is no part of its time
     connection.send(True)
     while True:
         try:
-            reference, answer = connection.recv()
+            reference, answer, limit_s = connection.recv()
         except EOFError:
             return
-        # Whoever would kill this process on time may itself have been killed.
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + GradingPool.ORPHAN_CPU_S, hard))
+        signal.setitimer(signal.ITIMER_PROF, limit_s)  # kills this process after so many CPU-seconds
         equal: bool | None
         try:
             equal = expressions_equal(reference, answer)
         except (Exception, RecursionError, MemoryError):
             equal = None  # reported as ungradable: whatever algebra makes of hostile text is no error of ours
+        signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(equal)
 
 
 class GradingPool:
     """Grades many responses; a comparison that hangs or kills its process is `ungradable`, and costs no other.
     A context manager. Plain numbers, letters and texts are judged in the caller's process; the processes start with the
-    first answer that needs algebra. Threads may share a pool; they take turns in its processes."""
+    first answer that needs algebra. Threads may share a pool; they take turns in its processes.
+    `limit_s`: CPU-seconds of a comparison, for how busy a machine is must not decide a verdict."""
 
     MEMORY_BYTES = 3 << 30
     START_S = 120.0
-    ORPHAN_CPU_S = 120
-    """CPU-seconds after which a comparison ends that nobody waits for any more."""
+    PATIENCE = 40
+    """Times the limit that is waited for a comparison: its CPU-seconds take longer where others work beside it."""
 
     def __init__(self, *, processes: int = 1, limit_s: float = 3.0) -> None:
         self._limit_s = limit_s

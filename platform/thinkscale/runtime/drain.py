@@ -22,7 +22,7 @@ import ray
 ENDPOINT = "http://169.254.169.254"
 """Of the metadata; AWS_EC2_METADATA_SERVICE_ENDPOINT goes before it, as in AWS's own clients."""
 TOKEN_S = 21600
-ANSWER_S, GCS_S = 2.0, 10.0
+ANSWER_S, GCS_S = 5.0, 10.0
 EVERY_S = 5.0  # as EC2 advises, which gives notice two minutes before
 
 log = logging.getLogger("thinkscale.drain")

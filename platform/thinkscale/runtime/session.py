@@ -22,6 +22,7 @@ from thinkscale.runtime.failure import ClusterError, ClusterLostError
 
 OBJECT_STORE_BYTES = 1 << 30  # of a private cluster; what does not fit is spilled to disk
 START_BYTES = 256 << 20  # free disk that a private cluster wants for its sockets, logs and spilled objects
+START_S = 120.0  # time that a private cluster's node may take to start; Ray's own 30 are too few beside other work
 JOIN_S = 4.0  # time that each step of asking a cluster whether it is one may take
 WATCH_EVERY_S = 1.0
 SILENT_S = 20.0  # after so long without an answer a joined cluster is lost
@@ -117,6 +118,27 @@ def disconnect() -> None:
     _directory, _private = None, False
 
 
+@contextmanager
+def _patient() -> Iterator[None]:
+    find, until = services.get_node, time.monotonic() + START_S
+
+    def find_in_time(address: str, node: str) -> Any:
+        while True:
+            try:
+                return find(address, node)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.5)
+
+    services.get_node = find_in_time
+    try:
+        yield
+    finally:
+        services.get_node = find
+
+
+@_patient()
 def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     if (free := os.statvfs(directory)).f_bavail * free.f_frsize < START_BYTES:
         raise ClusterError(
