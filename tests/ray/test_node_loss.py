@@ -19,7 +19,7 @@ from thinkscale.domain.campaign import Campaign
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
-SLOTS = 2
+SLOTS, SEGMENTS = 2, 160  # of 0.3 s: many are left when the node is lost, however late the test sees that it may be
 """Segments that the lost node has under way at most."""
 
 
@@ -55,14 +55,14 @@ def lose_a_node(cluster: SeveralNodes, driver: subprocess.Popen[bytes], ready: C
     wait_until(lambda: ready(raylet) or driver.poll() is not None)
     assert driver.poll() is None, "the driver was done before"
     os.kill(raylet, signal.SIGKILL)
-    assert driver.wait(300) == 0
+    assert driver.wait(900) == 0
     cluster.remove_node(node)
 
 
 def test_a_lost_node_costs_its_segments_and_no_more(cluster: SeveralNodes, tmp_path: Path) -> None:
     store, marks = Store(str(tmp_path / "runs")), tmp_path / "marks"
     marks.mkdir()
-    numbers(store, 200)  # 40 segments
+    numbers(store, 5 * SEGMENTS)
     cluster.add_node(num_cpus=SLOTS)
     code = "from test_curation import resume; resume(sys.argv[2], sys.argv[3], 0.3, False)"
     driver = run(cluster, code, store.uri, str(marks))
@@ -73,9 +73,9 @@ def test_a_lost_node_costs_its_segments_and_no_more(cluster: SeveralNodes, tmp_p
 
     lose_a_node(cluster, driver, has_worked)
     ids = Artifact(store, "copied").read().column("id").to_pylist()
-    assert ids == [str(i) for i in range(200)]
+    assert ids == [str(i) for i in range(5 * SEGMENTS)]
     marked = began(marks)
-    assert 40 <= sum(marked.values()) <= 40 + SLOTS
+    assert SEGMENTS <= sum(marked.values()) <= SEGMENTS + SLOTS
 
 
 def curate(path: str) -> None:
@@ -113,7 +113,7 @@ def test_curation_that_loses_a_node_ends_with_the_rows_of_an_undisturbed_run(
         if name == "disturbed":
             segments = tmp_path / name / "curated" / "ingested" / "segments"
             lose_a_node(cluster, driver, lambda _, segments=segments: len(list(segments.glob("*.json"))) >= 6)
-        assert driver.wait(300) == 0
+        assert driver.wait(900) == 0
         found.append(curated(one))
     assert len(found[0]["ingested"][0]) > 290
     assert found[0] == found[1]

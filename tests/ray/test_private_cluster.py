@@ -86,7 +86,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("home")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     out = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=1200,
         env={**environment, "HOME": str(home), "PYTHONPATH": str(ROOT / "platform")},
     )  # fmt: skip
     assert "FOUND" in out.stdout, out.stdout + out.stderr
