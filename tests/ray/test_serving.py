@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +14,15 @@ from typing import Any
 
 import pytest
 from test_curation import wait_until
+from test_training import pids_of
 
+import ray
 from listening import addresses
 from ray import serve
 from thinkscale.domain.campaign import Campaign
 from thinkscale.domain.generation import Completion, Engine, EngineDiedError, Request
 from thinkscale.engines.tokenizer import ModelTokenizer
-from thinkscale.runtime.replicas import replicas_held, start_replicas, stop_replicas
+from thinkscale.runtime.replicas import WATCH_EVERY_S, replicas_held, start_replicas, stop_replicas
 from tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -96,6 +101,41 @@ def test_errors_of_the_work_come_back_as_they_are(handle: Any) -> None:
 
     with pytest.raises(ValueError, match="more than the context of 512"):
         wait_on(handle, work)
+
+
+def test_the_actor_that_stands_for_this_process_may_be_killed(handle: Any) -> None:
+    async def where(engine: Engine, tokenizer: ModelTokenizer) -> int:
+        return os.getpid()
+
+    before, owners = wait_on(handle, where), pids_of("ray::Owner")
+    assert owners
+    for pid in owners:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(3 * WATCH_EVERY_S)  # its replicas would take this process for gone
+    assert serve.status().applications["tests"].status == "RUNNING"
+    assert wait_on(handle, where) == before
+
+
+def test_replicas_of_a_driver_that_was_killed_end(tiny_model: str) -> None:
+    code = (
+        "import sys, time, ray; ray.init(address=sys.argv[1], log_to_driver=False); from test_serving import campaign\n"
+        "from thinkscale.runtime.replicas import start_replicas\n"
+        "start_replicas(campaign(), sys.argv[2], 'orphans'); time.sleep(3600)"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, ray.get_runtime_context().gcs_address, tiny_model],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
+    )
+
+    def state() -> str:
+        found = serve.status().applications.get("orphans")
+        return found.status if found else "gone"
+
+    wait_until(lambda: state() == "RUNNING" or driver.poll() is not None)
+    assert driver.poll() is None
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: state() == "gone", 90)
 
 
 def test_an_engine_that_died_is_replaced(handle: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ray.train import WorkerGroupError
+from test_curation import wait_until
 from transformers import AutoModelForCausalLM
 
 from listening import addresses
@@ -102,12 +103,12 @@ def losses(root: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def worker_pids() -> list[int]:
-    """Ray Train's worker processes of the cluster that this process started."""
+def pids_of(title: str = "RayTrainWorker") -> list[int]:
+    """Processes of Ray Train's workers, or of an actor, on the cluster that this process started."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it ended meanwhile
-            if "RayTrainWorker" in " ".join(process.cmdline()):
+            if title in " ".join(process.cmdline()):
                 found.append(process.pid)
     return found
 
@@ -208,7 +209,7 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
         deadline = time.monotonic() + 600
         while not list(checkpoints.glob("step-3-*/.metadata")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        killed.extend(worker_pids()[-1:])
+        killed.extend(pids_of()[-1:])
         for pid in killed:
             os.kill(pid, signal.SIGSTOP)  # what the others wait for
             listening.update(addresses())
@@ -223,6 +224,27 @@ def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
     assert set().union(*listening.values()) == {"127.0.0.1"}
     assert capsys.readouterr().err.count("workers were lost") <= 1
     assert Artifact(Store(str(tmp_path)), "tiny/model").require().stats["worker_restarts"] == 1
+    assert losses(tmp_path) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+def test_the_actor_between_workers_and_driver_may_be_killed(
+    undisturbed: tuple[Path, Manifest], base: Path, tmp_path: Path
+) -> None:
+    write_traces(tmp_path)
+    checkpoints = tmp_path / "tiny" / "model" / "checkpoints"
+    killed: list[int] = []
+
+    def kill_it() -> None:
+        wait_until(lambda: bool(list(checkpoints.glob("step-3-*/.metadata"))))
+        killed.extend(pids_of("ray::Board"))
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_it)
+    killer.start()
+    train(make_campaign(tmp_path, base), Store(str(tmp_path)))
+    killer.join()
+    assert killed
     assert losses(tmp_path) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 

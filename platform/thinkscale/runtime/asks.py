@@ -82,7 +82,7 @@ def run_asks(
         return
     room = settings.room
     longest = max(segment.rows for segment in stage.pending)
-    witness = ray.remote(Witness).options(num_cpus=0).remote()
+    witness = ray.remote(Witness).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     before = None if settings.serve.mixed_engines else stage.engine()
     run_segments(
         name,

@@ -64,7 +64,8 @@ def start_replicas(
     # on a worker would hold that node for half a minute after its last replica.
     serve.start(proxy_location="Disabled" if owns_cluster() else "HeadOnly", logging_config=QUIET)
     owner = f"{name}-{uuid.uuid4().hex}"
-    _owners[name] = ray.remote(Owner).options(name=owner, namespace=OWNERS, num_cpus=0).remote()
+    lasting = {"max_restarts": -1}  # it stands for this process, and ends with it alone
+    _owners[name] = ray.remote(Owner).options(name=owner, namespace=OWNERS, num_cpus=0, **lasting).remote()
     deployment = serve.deployment(
         autoscaling_config=AutoscalingConfig(
             min_replicas=1,
@@ -248,8 +249,5 @@ class Replica:
 
 
 def _is_alive(owner: str) -> bool:
-    try:
-        ray.get_actor(owner, namespace=OWNERS)
-    except ValueError:
-        return False
-    return True
+    # Not `get_actor`: a process that has found an actor once finds it for ever.
+    return {"name": owner, "namespace": OWNERS} in ray.util.list_named_actors(all_namespaces=True)

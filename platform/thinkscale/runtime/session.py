@@ -22,7 +22,10 @@ from thinkscale.runtime.failure import ClusterError, ClusterLostError
 
 OBJECT_STORE_BYTES = 1 << 30  # of a private cluster; what does not fit is spilled to disk
 START_BYTES = 256 << 20  # free disk that a private cluster wants for its sockets, logs and spilled objects
-START_S = 120.0  # time that a private cluster's node may take to start; Ray's own 30 are too few beside other work
+START_S, START_TRIES = (
+    120.0,
+    2,
+)  # time that a private cluster's node may take to start; Ray's own 30 are too few beside other work
 JOIN_S = 4.0  # time that each step of asking a cluster whether it is one may take
 WATCH_EVERY_S = 1.0
 SILENT_S = 20.0  # after so long without an answer a joined cluster is lost
@@ -138,7 +141,6 @@ def _patient() -> Iterator[None]:
         services.get_node = find
 
 
-@_patient()
 def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     if (free := os.statvfs(directory)).f_bavail * free.f_frsize < START_BYTES:
         raise ClusterError(
@@ -160,21 +162,28 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
     # alone. This process read that as it imported Ray, those that are started read it anew. Other clusters and their
     # drivers, here or in processes that inherit this environment, are not told so.
     switch = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
-    try:
-        with _meanwhile(vars(ray_constants), ENABLE_RAY_CLUSTER=False), _meanwhile(os.environ, **switch):
-            ray.init(
-                "local",
-                num_cpus=cpus or max(4, os.cpu_count() or 1),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                dashboard_port=nobody.getsockname()[1],
-                log_to_driver=False,
-                _temp_dir=str(directory),
-                # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
-                _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
-            )
-    except Exception as error:
-        raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
+    for left in reversed(range(START_TRIES)):
+        try:
+            with (
+                _meanwhile(vars(ray_constants), ENABLE_RAY_CLUSTER=False),
+                _meanwhile(os.environ, **switch),
+                _patient(),
+            ):
+                ray.init(
+                    "local",
+                    num_cpus=cpus or max(4, os.cpu_count() or 1),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    dashboard_port=nobody.getsockname()[1],
+                    log_to_driver=False,
+                    _temp_dir=str(directory),
+                    # Idle workers keep what they have imported, half a GB with torch: on one machine that is dear.
+                    _system_config={"num_workers_soft_limit": 0, "idle_worker_killing_time_threshold_ms": 5000},
+                )
+            return
+        except Exception as error:
+            if not left or "timed out" not in str(error):  # else another one that started took its port, perhaps
+                raise ClusterError(f"a local Ray cluster cannot be started in {directory}: {error}") from error
 
 
 @contextmanager

@@ -72,7 +72,8 @@ def fit_on_workers(
 
     resources = campaign.resources
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    lasting = {"max_restarts": -1, "max_task_retries": -1}  # new workers would ask a lost one in vain
+    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here, **lasting).remote()
     on_gpu = resources.gpus_per_train_worker > 0
     per_worker = {"CPU": resources.cpus_per_train_worker}
     if on_gpu:
