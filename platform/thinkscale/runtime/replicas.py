@@ -249,5 +249,5 @@ class Replica:
 
 
 def _is_alive(owner: str) -> bool:
-    # Not `get_actor`: a process that has found an actor once finds it for ever.
+    # Not `get_actor`: that goes on finding one whose process was lost.
     return {"name": owner, "namespace": OWNERS} in ray.util.list_named_actors(all_namespaces=True)
