@@ -342,10 +342,14 @@ def test_after_a_killed_driver_only_missing_segments_run_again(tmp_path: Path, u
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen(
         [sys.executable, "-c", code, address, str(Path(__file__).parent), store.uri, str(marks), str(use_actors)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
-    )
+        env={
+            **os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it is on loopback, as the cluster
+        },
+    )  # fmt: skip
     segments = Path(store.uri, "copied", "segments")
-    wait_until(lambda: len(list(segments.glob("0*.json"))) >= 3)
+    wait_until(lambda: len(list(segments.glob("0*.json"))) >= 3 or driver.poll() is not None)
+    assert driver.poll() is None
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     # What was under way may still commit, as long as its workers live.

@@ -101,7 +101,7 @@ class Driver:
         """Exit code and what was said on standard error. Nothing of the cluster stays."""
         said = self.process.communicate(timeout=600)[1]
         if self.directory is not None:
-            deadline = time.monotonic() + 300  # processes that were killed take a moment
+            deadline = time.monotonic() + 120  # processes that were killed take a moment
             while (self.processes() or self.directory.exists()) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert self.processes() == []
