@@ -111,8 +111,9 @@ def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
         wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
         stopped = run.stopped_after()
         assert watching.wait(900) == 0  # once it has nothing to do any more the node ends by itself
-    cluster.add_node(num_cpus=1)  # for those that come after
-    assert driver.wait(900) == 0, run.said()
+    code = driver.wait(900)
+    cluster.add_node(num_cpus=1)  # for the tests that come after, however this one ends
+    assert code == 0, run.said()
     steps = run.steps()
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert [step["ranks"] for step in steps] == [2] * stopped + [1] * (STEPS - stopped)
