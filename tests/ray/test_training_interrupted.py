@@ -24,7 +24,7 @@ from thinkscale.domain.reference import commented_toml
 from thinkscale.store.artifact import Artifact
 from thinkscale.store.filesystem import Store
 
-STEPS = 180
+STEPS = 120
 DRIVER = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
@@ -52,7 +52,7 @@ class Run:
     def __init__(
         self, cluster: SeveralNodes, root: Path, base: Path, *, fewest: int | None = None, epochs: int = 3  # noqa: F811
     ) -> None:  # fmt: skip
-        self.total, self.fewest = STEPS // 3 * epochs, fewest
+        self.total = STEPS // 3 * epochs
         campaign = make_campaign(root, base, epochs=epochs, checkpoint_every_steps=20)
         resources = campaign.resources.model_copy(update={"min_train_workers": fewest})
         write_traces(root, count=STEPS // 3 * 4)
@@ -62,10 +62,9 @@ class Run:
 
     def start(self, poll_s: float = 0.2) -> subprocess.Popen[str]:
         """A driver; `poll_s`: how often Ray Train looks for nodes that are drained."""
-        start_s = "30" if self.fewest else "300"  # then fewer workers do
         settings = {
             "PYTHONPATH": os.pathsep.join(sys.path), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": str(poll_s), "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": start_s,
+            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": str(poll_s), "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
         }  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-c", DRIVER, self.address, str(self.root / "campaign.json")],
@@ -107,17 +106,16 @@ def test_a_drained_node_costs_no_step_and_training_goes_on_with_one_worker_less(
     run.wait_for_checkpoint(driver)
     (node,) = cluster.worker_nodes
     with metadata_server() as server, watcher(cluster, node.node_id, server) as watching:
-        server.said[ACTION] = in_seconds(600)
+        server.said[ACTION] = in_seconds(60)
         wait_until(lambda: "a node is to be taken back" in run.said() or driver.poll() is not None)
         stopped = run.stopped_after()
         assert watching.wait(900) == 0  # once it has nothing to do any more the node ends by itself
-    code = driver.wait(900)
-    cluster.add_node(num_cpus=1)  # for the tests that come after, however this one ends
-    assert code == 0, run.said()
+    assert driver.wait(900) == 0, run.said()
     steps = run.steps()
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert [step["ranks"] for step in steps] == [2] * stopped + [1] * (STEPS - stopped)
-    assert [step["loss"] for step in steps] == pytest.approx(undisturbed, rel=1e-3)  # sums in another order
+    assert [step["loss"] for step in steps] == pytest.approx(undisturbed, rel=1e-4)
+    cluster.add_node(num_cpus=1)
 
 
 def test_a_driver_that_is_told_to_end_and_then_killed_resumes_each_time(
