@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -103,7 +103,7 @@ def losses(root: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def pids_of(title: str = "RayTrainWorker") -> list[int]:
+def pids_of(title: str) -> list[int]:
     """Processes of Ray Train's workers, or of an actor, on the cluster that this process started."""
     found = []
     for process in psutil.Process().children(recursive=True):
@@ -197,29 +197,35 @@ def test_what_a_worker_raised_is_told_and_not_tried_again_where_it_would_only_be
     assert "start from the last checkpoint" not in capsys.readouterr().err
 
 
+@contextmanager
+def kills_at_step_3(root: Path, find: Callable[[], list[int]]) -> Iterator[dict[str, set[str]]]:
+    """While the block trains: SIGKILL to what is found once step 3 is saved. Yields what listened then, where."""
+    checkpoints, listening = root / "tiny" / "model" / "checkpoints", dict[str, set[str]]()
+
+    def kill() -> None:
+        wait_until(lambda: bool(list(checkpoints.glob("step-3-*/.metadata"))))
+        pids = find()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)  # what the others wait for
+        listening.update(addresses())
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill)
+    killer.start()
+    yield listening
+    killer.join()
+    assert killed
+
+
 def test_a_killed_worker_is_replaced_and_the_loss_curve_is_the_undisturbed_one(
     undisturbed: tuple[Path, Manifest], base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_traces(tmp_path)
-    checkpoints = tmp_path / "tiny" / "model" / "checkpoints"
-    killed: list[int] = []
-    listening: dict[str, set[str]] = {}
-
-    def kill_one() -> None:
-        deadline = time.monotonic() + 600
-        while not list(checkpoints.glob("step-3-*/.metadata")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        killed.extend(pids_of()[-1:])
-        for pid in killed:
-            os.kill(pid, signal.SIGSTOP)  # what the others wait for
-            listening.update(addresses())
-            os.kill(pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    train(make_campaign(tmp_path, base), Store(str(tmp_path)))
-    killer.join()
-    assert killed
+    with kills_at_step_3(tmp_path, lambda: pids_of("RayTrainWorker")[-1:]) as listening:
+        train(make_campaign(tmp_path, base), Store(str(tmp_path)))
     assert any("RayTrainWorker" in title for title in listening)
     assert set().union(*listening.values()) == {"127.0.0.1"}
     assert capsys.readouterr().err.count("workers were lost") <= 1
@@ -231,20 +237,8 @@ def test_the_actor_between_workers_and_driver_may_be_killed(
     undisturbed: tuple[Path, Manifest], base: Path, tmp_path: Path
 ) -> None:
     write_traces(tmp_path)
-    checkpoints = tmp_path / "tiny" / "model" / "checkpoints"
-    killed: list[int] = []
-
-    def kill_it() -> None:
-        wait_until(lambda: bool(list(checkpoints.glob("step-3-*/.metadata"))))
-        killed.extend(pids_of("ray::Board"))
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_it)
-    killer.start()
-    train(make_campaign(tmp_path, base), Store(str(tmp_path)))
-    killer.join()
-    assert killed
+    with kills_at_step_3(tmp_path, lambda: pids_of("ray::Board")):
+        train(make_campaign(tmp_path, base), Store(str(tmp_path)))
     assert losses(tmp_path) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 

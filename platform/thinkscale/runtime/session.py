@@ -22,10 +22,8 @@ from thinkscale.runtime.failure import ClusterError, ClusterLostError
 
 OBJECT_STORE_BYTES = 1 << 30  # of a private cluster; what does not fit is spilled to disk
 START_BYTES = 256 << 20  # free disk that a private cluster wants for its sockets, logs and spilled objects
-START_S, START_TRIES = (
-    120.0,
-    2,
-)  # time that a private cluster's node may take to start; Ray's own 30 are too few beside other work
+START_S = 120.0  # time that a private cluster's node may take to start; Ray's own 30 are too few beside other work
+START_TRIES = 2
 JOIN_S = 4.0  # time that each step of asking a cluster whether it is one may take
 WATCH_EVERY_S = 1.0
 SILENT_S = 20.0  # after so long without an answer a joined cluster is lost
