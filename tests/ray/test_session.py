@@ -87,19 +87,20 @@ class Driver:
         )
         self.directory: Path | None = None
         """Of its cluster, once that has started."""
+        self.began, self.start_s = time.monotonic(), 0.0
 
     def started(self) -> dict[str, int]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("started"):
                 raylet, gcs, directory = line.split()[1:]
-                self.directory = Path(directory)
+                self.directory, self.start_s = Path(directory), time.monotonic() - self.began
                 return {"raylet": int(raylet), "gcs_server": int(gcs)}
         raise AssertionError(self.process.communicate())
 
-    def end(self) -> tuple[int, list[str]]:
+    def end(self, within_s: float = 600) -> tuple[int, list[str]]:
         """Exit code and what was said on standard error. Nothing of the cluster stays."""
-        said = self.process.communicate(timeout=600)[1]
+        said = self.process.communicate(timeout=within_s)[1]
         if self.directory is not None:
             deadline = time.monotonic() + 120  # processes that were killed take a moment
             while (self.processes() or self.directory.exists()) and time.monotonic() < deadline:
@@ -128,10 +129,11 @@ IN_DATA = pytest.param(
 
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])
 @pytest.mark.parametrize("stage", ["in_get", IN_DATA, "in_asyncio"])
-def test_a_lost_cluster_is_told_wherever_the_driver_waits(tmp_path: Path, stage: str, process: str) -> None:
+def test_a_lost_cluster_is_told_within_30_s_wherever_the_driver_waits(tmp_path: Path, stage: str, process: str) -> None:
+    """On a machine where starting takes long, so may telling."""
     driver = Driver(tmp_path, stage)
     os.kill(driver.started()[process], signal.SIGKILL)
-    code, said = driver.end()
+    code, said = driver.end(within_s=max(30.0, 6 * driver.start_s))
     assert code == 1, said
     assert re.fullmatch(rf"thinkscale: the Ray cluster at \S+ is lost: its {process} died", said[0]), said
     assert said[1] == "what is committed is kept: once that is mended, the same command resumes"

@@ -121,6 +121,7 @@ def disconnect() -> None:
 
 @contextmanager
 def _patient() -> Iterator[None]:
+    """Where Ray looks for the node that it has started, each look waits; it gives up by itself after 30 s of them."""
     find, until = services.get_node, time.monotonic() + START_S
 
     def find_in_time(address: str, node: str) -> Any:
@@ -186,6 +187,7 @@ def _start(directory: Path, cpus: int | None, session: ExitStack) -> None:
 
 @contextmanager
 def _meanwhile(where: MutableMapping[str, Any], **given: Any) -> Iterator[None]:
+    """These values stand there during the block, and what stood there before comes back."""
     before = {name: where.get(name) for name in given}
     where.update(given)
     try:
